@@ -1,0 +1,85 @@
+// What a job is and stays: fixed by the first trainer that attaches, agreed to by all others, and kept with
+// the job's memory so that any server, or a successor, learns it from there.
+//
+//   JobSpec spec;  spec.job = "gpt";  spec.layout = *Layout::Create(...);  spec.optimizer =
+//   OptimizerKind::kAdamW; ... absl::Status ok = Validate(spec); absl::Status same = CheckSame(spec, asked);
+//   // "world_size is 4 in job gpt but 3 was asked for: ..."
+#ifndef SHERD_CORE_JOB_SPEC_H_
+#define SHERD_CORE_JOB_SPEC_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "core/layout.h"
+#include "core/types.h"
+
+namespace sherd {
+
+// Bounds of what a peer may declare.
+inline constexpr int kMaxWorldSize = 4096;
+inline constexpr int kMaxParts = 32768;
+inline constexpr int kMaxGroups = 65536;
+inline constexpr int kMaxBuffers = 100000;
+inline constexpr int64_t kMaxBlobBytes = int64_t{1} << 20;
+inline constexpr int64_t kMaxBufferBytes = int64_t{1} << 36;  // of all buffers together
+
+// Values are those of kernels::OptimizerKind, and stable: they stand in files.
+enum class OptimizerKind : uint8_t { kSgd = 1, kAdam = 2, kAdamW = 3 };
+
+// "sgd", "adam", "adamw".
+std::string Name(OptimizerKind kind);
+
+// Planes beside "param", in the order of kernels::OptimizerInfo::plane_names.
+std::vector<std::string> OptimizerPlanes(OptimizerKind kind);
+
+// Replicated state that rank 0 hands over with each step.
+struct BufferSpec {
+  std::string name;            // unique among buffers and tensors
+  std::vector<int64_t> shape;  // empty: a scalar
+  std::string dtype;           // as safetensors names it
+  friend bool operator==(const BufferSpec& a, const BufferSpec& b) {
+    return a.name == b.name && a.shape == b.shape && a.dtype == b.dtype;
+  }
+};
+
+// Bytes of one element of a safetensors dtype ("F32", "I64", ...), or 0 if it is not one a buffer may have.
+int64_t BufferElementBytes(absl::string_view dtype);
+
+// Bytes of a valid buffer's values.
+int64_t BufferBytes(const BufferSpec& buffer);
+
+struct JobSpec {
+  std::string job;   // IsValidName
+  std::string uuid;  // told apart from an earlier job of that name; set by whoever creates its directory
+  Layout layout = *Layout::Create({});
+  OptimizerKind optimizer = OptimizerKind::kAdamW;
+  std::vector<std::string> groups;  // names, possibly empty; at least one group
+  int world_size = 1;               // 1..kMaxWorldSize
+  int stage = 2;                    // 0, 1, 2
+  int parts = 1;                    // deliveries of a unit in a step, 1..kMaxParts; 1 unless stage 2
+  double nominal_samples = 1;       // of one rank and step, > 0, finite
+  int64_t max_blob_bytes = kMaxBlobBytes;
+  std::vector<BufferSpec> buffers;
+
+  // "param" and the optimizer's.
+  std::vector<std::string> PlaneNames() const;
+};
+
+// OK, or INVALID_ARGUMENT naming the field and its value.
+absl::Status Validate(const JobSpec& spec);
+
+// OK if `asked` describes the same job as `job`, uuid aside; else FAILED_PRECONDITION naming the first field
+// that differs and both values.
+absl::Status CheckSame(const JobSpec& job, const JobSpec& asked);
+
+// True for 1..64 characters of [A-Za-z0-9._-] not beginning with '.': names of jobs and servers, which become
+// file names.
+bool IsValidName(absl::string_view name);
+
+}  // namespace sherd
+
+#endif  // SHERD_CORE_JOB_SPEC_H_

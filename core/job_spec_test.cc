@@ -1,0 +1,107 @@
+#include "core/job_spec.h"
+
+#include <cmath>
+#include <functional>
+#include <limits>
+
+#include "gtest/gtest.h"
+
+namespace sherd {
+namespace {
+
+JobSpec Good() {
+  JobSpec spec;
+  spec.job = "gpt";
+  spec.layout = *Layout::Create({{{"w", {3, 4}}, {"b", {4}, DType::kFloat32, 1}}});
+  spec.groups = {"decay", ""};
+  spec.world_size = 2;
+  spec.parts = 4;
+  spec.nominal_samples = 8;
+  spec.buffers = {{"running_mean", {4}, "F32"}, {"batches", {}, "I64"}};
+  return spec;
+}
+
+struct Case {
+  const char* named;  // must be in the message
+  std::function<void(JobSpec&)> change;
+};
+
+TEST(JobSpec, ValidateNamesTheBadField) {
+  ASSERT_TRUE(Validate(Good()).ok()) << Validate(Good());
+  const Case cases[] = {
+      {"job=\"\"", [](JobSpec& s) { s.job = ""; }},
+      {"job=\"a/b\"", [](JobSpec& s) { s.job = "a/b"; }},
+      {"job=\"..\"", [](JobSpec& s) { s.job = ".."; }},
+      {"job=", [](JobSpec& s) { s.job = std::string(65, 'a'); }},
+      {"optimizer.kind=0", [](JobSpec& s) { s.optimizer = static_cast<OptimizerKind>(0); }},
+      {"optimizer.kind=9", [](JobSpec& s) { s.optimizer = static_cast<OptimizerKind>(9); }},
+      {"world_size=0", [](JobSpec& s) { s.world_size = 0; }},
+      {"world_size=4097", [](JobSpec& s) { s.world_size = 4097; }},
+      {"stage=3", [](JobSpec& s) { s.stage = 3; }},
+      {"stage=-1", [](JobSpec& s) { s.stage = -1; }},
+      {"accumulation_parts=0", [](JobSpec& s) { s.parts = 0; }},
+      {"accumulation_parts=4", [](JobSpec& s) { s.stage = 1; }},
+      {"nominal_samples=0", [](JobSpec& s) { s.nominal_samples = 0; }},
+      {"nominal_samples=nan", [](JobSpec& s) { s.nominal_samples = std::nan(""); }},
+      {"nominal_samples=inf",
+       [](JobSpec& s) { s.nominal_samples = std::numeric_limits<double>::infinity(); }},
+      {"max_blob_bytes=1048577", [](JobSpec& s) { s.max_blob_bytes = 1048577; }},
+      {"max_blob_bytes=-1", [](JobSpec& s) { s.max_blob_bytes = -1; }},
+      {"optimizer.groups=0", [](JobSpec& s) { s.groups.clear(); }},
+      {"group=1 but there are 1", [](JobSpec& s) { s.groups.pop_back(); }},
+      {"group name", [](JobSpec& s) { s.groups[0] = "\xff"; }},
+      {"buffer name", [](JobSpec& s) { s.buffers[0].name = ""; }},
+      {"buffer w: the name is used twice", [](JobSpec& s) { s.buffers[0].name = "w"; }},
+      {"buffer batches: the name is used twice", [](JobSpec& s) { s.buffers[0].name = "batches"; }},
+      {"dtype \"F8\"", [](JobSpec& s) { s.buffers[0].dtype = "F8"; }},
+      {"shape [-1]", [](JobSpec& s) { s.buffers[0].shape = {-1}; }},
+      {"shape [1099511627776]", [](JobSpec& s) { s.buffers[0].shape = {int64_t{1} << 40}; }},
+  };
+  for (const Case& c : cases) {
+    JobSpec spec = Good();
+    c.change(spec);
+    const absl::Status status = Validate(spec);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << c.named;
+    EXPECT_NE(status.message().find(c.named), std::string::npos) << c.named << " not in: " << status;
+  }
+}
+
+TEST(JobSpec, CheckSameNamesFieldAndBothValues) {
+  JobSpec other = Good();
+  other.uuid = "another";
+  EXPECT_TRUE(CheckSame(Good(), other).ok());
+  const Case cases[] = {
+      {"world_size is 2 in job gpt but 3", [](JobSpec& s) { s.world_size = 3; }},
+      {"stage is 2 in job gpt but 1", [](JobSpec& s) { s.stage = 1; }},
+      {"optimizer.kind is adamw in job gpt but sgd", [](JobSpec& s) { s.optimizer = OptimizerKind::kSgd; }},
+      {"number of optimizer.groups is 2", [](JobSpec& s) { s.groups.push_back("x"); }},
+      {"accumulation_parts is 4 in job gpt but 2", [](JobSpec& s) { s.parts = 2; }},
+      {"nominal_samples is 8 in job gpt but 4", [](JobSpec& s) { s.nominal_samples = 4; }},
+      {"max_blob_bytes", [](JobSpec& s) { s.max_blob_bytes = 5; }},
+      {"tensor 1 is b fp32[4] group 1 in job gpt but b fp32[5] group 1",
+       [](JobSpec& s) {
+         s.layout = *Layout::Create({{{"w", {3, 4}}, {"b", {5}, DType::kFloat32, 1}}});
+       }},
+      {"number of tensors is 2 in job gpt but 1",
+       [](JobSpec& s) {
+         s.layout = *Layout::Create({{{"w", {3, 4}}}});
+       }},
+      {"division into units",
+       [](JobSpec& s) {
+         s.layout = *Layout::Create({{{"w", {3, 4}}}, {{"b", {4}, DType::kFloat32, 1}}});
+       }},
+      {"number of buffers", [](JobSpec& s) { s.buffers.pop_back(); }},
+      {"buffer 1 is batches I64[] in job gpt but batches I32[]",
+       [](JobSpec& s) { s.buffers[1].dtype = "I32"; }},
+  };
+  for (const Case& c : cases) {
+    JobSpec asked = Good();
+    c.change(asked);
+    const absl::Status status = CheckSame(Good(), asked);
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << c.named;
+    EXPECT_NE(status.message().find(c.named), std::string::npos) << c.named << " not in: " << status;
+  }
+}
+
+}  // namespace
+}  // namespace sherd
