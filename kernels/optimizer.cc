@@ -1,0 +1,96 @@
+#include "kernels/optimizer.h"
+
+#include <cmath>
+
+#include "kernels/ops.h"
+#include "kernels/optimizer_simd.h"
+
+namespace sherd {
+namespace kernels {
+namespace {
+
+#include "kernels/optimizers.inc"
+
+template <class Optimizer>
+void UpdateScalar(const UpdateArgs& args, const Scalars& scalars, int64_t elements) {
+  float unused[kMaxPlanes] = {};
+  for (int64_t i = 0; i < elements; ++i) {
+    float* planes[kMaxPlanes];
+    for (int k = 0; k < kMaxPlanes; ++k) planes[k] = k < Optimizer::kPlanes ? args.planes[k] + i : &unused[k];
+    Optimizer::template Update<FloatOps>(scalars, args.grad[i], args.param[i], *planes[0], *planes[1],
+                                         *planes[2]);
+  }
+}
+
+// One row of the registry.
+struct Entry {
+  OptimizerInfo info;
+  std::string (*check)(const Hyper&);
+  void (*prepare)(const Hyper&, uint64_t, Scalars*);
+  UpdateFn update_scalar;
+};
+
+template <class Optimizer>
+constexpr Entry MakeEntry() {
+  Entry e = {{Optimizer::kKind, Optimizer::kName, Optimizer::kPlanes, {}},
+             &Optimizer::Check,
+             &Optimizer::Prepare,
+             &UpdateScalar<Optimizer>};
+  for (int k = 0; k < kMaxPlanes; ++k) e.info.plane_names[k] = Optimizer::kPlaneNames[k];
+  return e;
+}
+
+template <class... Optimizers>
+const Entry* Find(uint8_t kind, OptimizerList<Optimizers...>) {
+  static constexpr Entry kEntries[] = {MakeEntry<Optimizers>()...};
+  for (const Entry& e : kEntries) {
+    if (static_cast<uint8_t>(e.info.kind) == kind) return &e;
+  }
+  return nullptr;
+}
+
+const Entry& Get(OptimizerKind kind) {
+  const Entry* e = Find(static_cast<uint8_t>(kind), AllOptimizers());
+  Require(e != nullptr, "unknown OptimizerKind; check it with FindOptimizer first");
+  return *e;
+}
+
+}  // namespace
+
+const OptimizerInfo& Info(OptimizerKind kind) { return Get(kind).info; }
+
+const OptimizerInfo* FindOptimizer(uint8_t kind) {
+  const Entry* e = Find(kind, AllOptimizers());
+  return e == nullptr ? nullptr : &e->info;
+}
+
+const OptimizerInfo* FindOptimizer(std::string_view name) {
+  for (int kind = 0; kind <= UINT8_MAX; ++kind) {
+    const OptimizerInfo* info = FindOptimizer(static_cast<uint8_t>(kind));
+    if (info != nullptr && name == info->name) return info;
+  }
+  return nullptr;
+}
+
+std::string CheckHyper(OptimizerKind kind, const Hyper& hyper) {
+  std::string problem = CheckRange("lr", hyper.lr, 0, HUGE_VAL);
+  if (problem.empty()) problem = CheckRange("weight_decay", hyper.weight_decay, 0, HUGE_VAL);
+  return problem.empty() ? Get(kind).check(hyper) : problem;
+}
+
+Scalars Prepare(OptimizerKind kind, const Hyper& hyper, uint64_t tensor_step, float grad_scale) {
+  Require(tensor_step >= 1, "Prepare: tensor_step counts the update at hand, so it is at least 1");
+  Scalars s = {};
+  s.grad_scale = grad_scale;
+  Get(kind).prepare(hyper, tensor_step, &s);
+  return s;
+}
+
+UpdateFn Resolve(OptimizerKind kind) { return ResolveSimd(kind).update; }
+
+UpdateFn ResolveScalar(OptimizerKind kind) { return Get(kind).update_scalar; }
+
+SaveFn ResolveSave(OptimizerKind kind) { return ResolveSimd(kind).save; }
+
+}  // namespace kernels
+}  // namespace sherd

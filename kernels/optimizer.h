@@ -1,0 +1,88 @@
+// Element-wise optimizers: SGD, Adam and AdamW with the semantics and names of torch.optim. One expression
+// per optimizer (sgd.inc, adam.inc, adamw.inc) serves a plain loop, every SIMD instruction set and CUDA, with
+// no fused multiply-add anywhere, so all of them agree bit for bit.
+//
+//   const UpdateFn update = Resolve(OptimizerKind::kAdamW);                    // once
+//   const Scalars s = Prepare(OptimizerKind::kAdamW, hyper, tensor_step, unscale * clip);   // per tensor and
+//   step update({param, {exp_avg, exp_avg_sq}, grad}, s, elements);
+//
+// With an undo journal, block by block:
+//   const SaveFn save = ResolveSave(OptimizerKind::kAdamW);
+//   save(args, undo);  /* stamp: undo holds this block */  update(args, s, kBlockElements);  /* stamp: done
+//   */
+//
+// To add an optimizer: its .inc beside the others, a line in optimizers.inc, a value of OptimizerKind, its
+// test.
+//
+// Everything here is thread-safe and never blocks or allocates, but for the strings of CheckHyper.
+#ifndef SHERD_KERNELS_OPTIMIZER_H_
+#define SHERD_KERNELS_OPTIMIZER_H_
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "kernels/block.h"
+#include "kernels/scalars.h"
+
+namespace sherd {
+namespace kernels {
+
+struct OptimizerInfo {
+  OptimizerKind kind;
+  const char* name;                     // "sgd", "adam", "adamw"
+  int planes;                           // how many of the names below are set
+  const char* plane_names[kMaxPlanes];  // as torch.optim's state_dict names them: "exp_avg", ...
+};
+
+// REQUIRES: kind is one of OptimizerKind; aborts otherwise. Check values from outside with FindOptimizer.
+const OptimizerInfo& Info(OptimizerKind kind);
+
+// Null if there is no such optimizer.
+const OptimizerInfo* FindOptimizer(std::string_view name);
+const OptimizerInfo* FindOptimizer(uint8_t kind);
+
+// Empty if `hyper` makes sense for `kind`, else one sentence naming the field, its value and what is allowed.
+// As strict as torch.optim, and eps must be above zero in fp32: with eps 0 an element that never saw a
+// gradient would become 0/0.
+std::string CheckHyper(OptimizerKind kind, const Hyper& hyper);
+
+// What the update of one tensor needs at one step. `tensor_step` counts this tensor's updates including this
+// one (the first is 1). `grad_scale` multiplies the gradient before anything else: 1 / loss scale, times the
+// clip factor. Bias corrections are computed here, in double, by multiplications alone: the same bits on
+// every machine. REQUIRES: CheckHyper(kind, hyper) is empty; tensor_step >= 1 (aborts otherwise).
+Scalars Prepare(OptimizerKind kind, const Hyper& hyper, uint64_t tensor_step, float grad_scale);
+
+// One range of blocks. Borrowed for the call. All aligned to 64 bytes; none overlaps another.
+struct UpdateArgs {
+  float* param;               // fp32 master, updated in place
+  float* planes[kMaxPlanes];  // in the order of OptimizerInfo::plane_names, updated in place
+  const float* grad;          // reduced, still scaled
+};
+
+// Updates `elements` elements. REQUIRES: elements is a multiple of kBlockElements. Zeros everywhere (padding)
+// stay zeros.
+using UpdateFn = void (*)(const UpdateArgs& args, const Scalars& scalars, int64_t elements);
+
+// The best implementation for this CPU, chosen at run time. REQUIRES: a known kind (aborts otherwise).
+UpdateFn Resolve(OptimizerKind kind);
+
+// The same expression in a plain loop: the reference for every other implementation.
+UpdateFn ResolveScalar(OptimizerKind kind);
+
+// Copies one block of param and of each plane to `undo`: (1 + planes) * kBlockElements floats, aligned to 64
+// bytes, param first, and starts loading what comes two blocks later. `undo` is written with ordinary stores:
+// it stays in the cache if the caller uses the same buffer again.
+using SaveFn = void (*)(const UpdateArgs& args, float* undo);
+SaveFn ResolveSave(OptimizerKind kind);
+
+// Floats of an undo buffer that fits every optimizer.
+constexpr int64_t kMaxUndoElements = (1 + kMaxPlanes) * kBlockElements;
+
+// The instruction set that Resolve picks here, for logs: "AVX3", "AVX2", "SSE4", ...
+const char* SimdName();
+
+}  // namespace kernels
+}  // namespace sherd
+
+#endif  // SHERD_KERNELS_OPTIMIZER_H_

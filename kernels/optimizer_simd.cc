@@ -1,0 +1,121 @@
+#include "kernels/optimizer_simd.h"
+
+#include <cmath>
+#include <string>
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/optimizer_simd.cc"
+#include <hwy/foreach_target.h>
+// foreach_target.h comes first: it includes this file once per instruction set.
+#include <hwy/cache_control.h>
+#include <hwy/highway.h>
+
+HWY_BEFORE_NAMESPACE();
+namespace sherd {
+namespace kernels {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// Compiled again here: a function takes on the instruction set of the place where it is written.
+#include "kernels/optimizers.inc"
+
+// Work goes line by line: 64 bytes of each array.
+constexpr int kLine = 16;
+// The hardware's prefetcher stops at each page; this carries every stream over that edge. Two blocks ahead
+// was the best of 1, 2, 4 and 8 (bench/README.md), and is also right when the caller comes one block at a
+// time.
+constexpr int64_t kPrefetchElements = 2 * kBlockElements;
+
+using Tag = hn::CappedTag<float, kLine>;
+constexpr int kLanes = static_cast<int>(hn::MaxLanes(Tag()));
+
+struct VectorOps {
+  using V = hn::Vec<Tag>;
+  static HWY_INLINE V Set(float x) { return hn::Set(Tag(), x); }
+  static HWY_INLINE V Add(V a, V b) { return hn::Add(a, b); }
+  static HWY_INLINE V Sub(V a, V b) { return hn::Sub(a, b); }
+  static HWY_INLINE V Mul(V a, V b) { return hn::Mul(a, b); }
+  static HWY_INLINE V Div(V a, V b) { return hn::Div(a, b); }
+  static HWY_INLINE V Sqrt(V a) { return hn::Sqrt(a); }
+};
+
+template <class Optimizer>
+void Update(const UpdateArgs& args, const Scalars& scalars, int64_t elements) {
+  using V = VectorOps::V;
+  const Tag d;
+  constexpr int kPlanes = Optimizer::kPlanes;
+  // Copies: stores to the planes could otherwise alias them.
+  const Scalars s = scalars;
+  float* const HWY_RESTRICT param = args.param;
+  float* const HWY_RESTRICT plane0 = args.planes[0];
+  float* const HWY_RESTRICT plane1 = args.planes[1];
+  float* const HWY_RESTRICT plane2 = args.planes[2];
+  const float* const HWY_RESTRICT grad = args.grad;
+  for (int64_t at = 0; at < elements; at += kLine) {
+    hwy::Prefetch(grad + at + kPrefetchElements);
+    hwy::Prefetch(param + at + kPrefetchElements);
+    if (kPlanes > 0) hwy::Prefetch(plane0 + at + kPrefetchElements);
+    if (kPlanes > 1) hwy::Prefetch(plane1 + at + kPrefetchElements);
+    if (kPlanes > 2) hwy::Prefetch(plane2 + at + kPrefetchElements);
+    for (int64_t i = at; i < at + kLine; i += kLanes) {
+      V p = hn::Load(d, param + i);
+      V a = kPlanes > 0 ? hn::Load(d, plane0 + i) : hn::Zero(d);
+      V b = kPlanes > 1 ? hn::Load(d, plane1 + i) : hn::Zero(d);
+      V c = kPlanes > 2 ? hn::Load(d, plane2 + i) : hn::Zero(d);
+      Optimizer::template Update<VectorOps>(s, hn::Load(d, grad + i), p, a, b, c);
+      hn::Store(p, d, param + i);
+      if (kPlanes > 0) hn::Store(a, d, plane0 + i);
+      if (kPlanes > 1) hn::Store(b, d, plane1 + i);
+      if (kPlanes > 2) hn::Store(c, d, plane2 + i);
+    }
+  }
+}
+
+template <class Optimizer>
+void Save(const UpdateArgs& args, float* undo) {
+  const Tag d;
+  for (int k = 0; k <= Optimizer::kPlanes; ++k) {
+    const float* const HWY_RESTRICT from = k == 0 ? args.param : args.planes[k - 1];
+    float* const HWY_RESTRICT to = undo + k * kBlockElements;
+    for (int64_t at = 0; at < kBlockElements; at += kLine) {
+      hwy::Prefetch(from + at + kPrefetchElements);
+      for (int64_t i = at; i < at + kLine; i += kLanes) hn::Store(hn::Load(d, from + i), d, to + i);
+    }
+  }
+}
+
+template <class... Optimizers>
+SimdFunctions Find(OptimizerKind kind, OptimizerList<Optimizers...>) {
+  SimdFunctions found = {nullptr, nullptr};
+  ((Optimizers::kKind == kind ? void(found = {&Update<Optimizers>, &Save<Optimizers>}) : void()), ...);
+  return found;
+}
+
+SimdFunctions FindKind(OptimizerKind kind) { return Find(kind, AllOptimizers()); }
+
+}  // namespace HWY_NAMESPACE
+}  // namespace kernels
+}  // namespace sherd
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace sherd {
+namespace kernels {
+namespace {
+HWY_EXPORT(FindKind);
+}  // namespace
+
+SimdFunctions ResolveSimd(OptimizerKind kind) {
+  const SimdFunctions found = HWY_DYNAMIC_DISPATCH(FindKind)(kind);
+  Require(found.update != nullptr, "unknown OptimizerKind; check it with FindOptimizer first");
+  return found;
+}
+
+const char* SimdName() {
+  const int64_t targets = hwy::SupportedTargets() & HWY_TARGETS;
+  return hwy::TargetName(targets & -targets);  // lower bits are better
+}
+
+}  // namespace kernels
+}  // namespace sherd
+#endif  // HWY_ONCE

@@ -1,0 +1,181 @@
+#include "kernels/reduce.h"
+
+#include "kernels/lane_tree.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/reduce.cc"
+#include <hwy/foreach_target.h>
+// foreach_target.h comes first: it includes this file once per instruction set.
+#include <hwy/cache_control.h>
+#include <hwy/highway.h>
+
+HWY_BEFORE_NAMESPACE();
+namespace sherd {
+namespace kernels {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+using FloatTag = hn::CappedTag<float, kNormLanes>;
+using FloatVec = hn::Vec<FloatTag>;
+#if HWY_TARGET == HWY_SCALAR
+using DoubleTag = hn::CappedTag<double, 1>;
+#else
+using DoubleTag = hn::Repartition<double, FloatTag>;
+#endif
+using DoubleVec = hn::Vec<DoubleTag>;
+
+constexpr int kFloatLanes = static_cast<int>(hn::MaxLanes(FloatTag()));
+constexpr int kDoubleLanes = static_cast<int>(hn::MaxLanes(DoubleTag()));
+// Work goes line by line: 64 bytes, one element for each norm lane.
+constexpr int kLine = kNormLanes;
+constexpr int kFloatVecs = kLine / kFloatLanes;
+constexpr int kDoubleVecs = kLine / kDoubleLanes;
+// How far ahead of the loads each source is prefetched: the hardware's prefetcher stops at each page.
+constexpr int64_t kPrefetchElements = 512;
+
+// Loads as fp32 whatever the source holds: an overload for each element type to come.
+HWY_INLINE FloatVec LoadSource(const float* from) { return hn::Load(FloatTag(), from); }
+
+template <bool kScaled, typename T>
+HWY_INLINE FloatVec Term(const T* from, float scale) {
+  const FloatVec v = LoadSource(from);
+  return kScaled ? hn::Mul(v, hn::Set(FloatTag(), scale)) : v;
+}
+
+// Squares are exact in double (24 + 24 bits), so only the order of the additions matters.
+HWY_INLINE void AddSquares(FloatVec v, int j, DoubleVec (&acc)[kDoubleVecs]) {
+  const DoubleTag dd;
+#if HWY_TARGET == HWY_SCALAR
+  const DoubleVec x = hn::PromoteTo(dd, v);
+  acc[j] = hn::Add(acc[j], hn::Mul(x, x));
+#else
+  const hn::Half<FloatTag> half;
+  const DoubleVec lo = hn::PromoteTo(dd, hn::LowerHalf(half, v));
+  const DoubleVec hi = hn::PromoteTo(dd, hn::UpperHalf(half, v));
+  acc[2 * j] = hn::Add(acc[2 * j], hn::Mul(lo, lo));
+  acc[2 * j + 1] = hn::Add(acc[2 * j + 1], hn::Mul(hi, hi));
+#endif
+}
+
+// Adds sources[first...] to t, for the line at element `at`. Skips null ones.
+template <typename T, bool kScaled>
+HWY_INLINE void AddSources(const Source* sources, int first, int n, int64_t at, FloatVec (&t)[kFloatVecs]) {
+  for (int k = first; k < n; ++k) {
+    if (sources[k].data == nullptr) continue;
+    const T* from = static_cast<const T*>(sources[k].data) + at;
+    hwy::Prefetch(from + kPrefetchElements);
+    const float scale = sources[k].scale;
+    for (int j = 0; j < kFloatVecs; ++j) t[j] = hn::Add(t[j], Term<kScaled>(from + j * kFloatLanes, scale));
+  }
+}
+
+enum class Store { kPlain, kAccumulate, kStream };
+
+// kPair: exactly two sources, both live, the common case of two ranks on a host. Otherwise any number, of
+// which sources[0] is live if n > 0.
+template <typename T, bool kScaled, Store kStore, bool kPair>
+void Reduce(const Source* sources, int n, float* out, int64_t blocks, double* block_sumsq) {
+  const FloatTag df;
+  const DoubleTag dd;
+  // Copies: stores to out could otherwise alias the scales.
+  const T* const first = n > 0 ? static_cast<const T*>(sources[0].data) : nullptr;
+  const float first_scale = n > 0 ? sources[0].scale : 1.0f;
+  const T* const second = kPair ? static_cast<const T*>(sources[1].data) : nullptr;
+  const float second_scale = kPair ? sources[1].scale : 1.0f;
+  for (int64_t b = 0; b < blocks; ++b) {
+    DoubleVec acc[kDoubleVecs];
+    for (int j = 0; j < kDoubleVecs; ++j) acc[j] = hn::Zero(dd);
+    for (int64_t at = b * kBlockElements; at < (b + 1) * kBlockElements; at += kLine) {
+      FloatVec t[kFloatVecs];
+      if (first != nullptr) hwy::Prefetch(first + at + kPrefetchElements);
+      if (kPair) hwy::Prefetch(second + at + kPrefetchElements);
+      if (kStore == Store::kAccumulate) hwy::Prefetch(out + at + kPrefetchElements);
+      for (int j = 0; j < kFloatVecs; ++j) {
+        const int64_t i = at + j * kFloatLanes;
+        t[j] = first != nullptr ? Term<kScaled>(first + i, first_scale) : hn::Zero(df);
+        if (kPair) t[j] = hn::Add(t[j], Term<kScaled>(second + i, second_scale));
+      }
+      if (!kPair) AddSources<T, kScaled>(sources, 1, n, at, t);
+      for (int j = 0; j < kFloatVecs; ++j) {
+        float* to = out + at + j * kFloatLanes;
+        if (kStore == Store::kAccumulate) t[j] = hn::Add(hn::Load(df, to), t[j]);
+        if (kStore == Store::kStream) {
+          hn::Stream(t[j], df, to);
+        } else {
+          hn::Store(t[j], df, to);
+        }
+        AddSquares(t[j], j, acc);
+      }
+    }
+    HWY_ALIGN double lanes[kNormLanes];
+    for (int j = 0; j < kDoubleVecs; ++j) hn::Store(acc[j], dd, lanes + j * kDoubleLanes);
+    block_sumsq[b] = SumLanes(lanes);
+  }
+  if (kStore == Store::kStream) hwy::FlushStream();
+}
+
+template <typename T, bool kScaled, Store kStore>
+void ReduceCount(const Source* sources, int n, float* out, int64_t blocks, double* block_sumsq) {
+  if (n == 2 && sources[1].data != nullptr) {
+    Reduce<T, kScaled, kStore, true>(sources, n, out, blocks, block_sumsq);
+  } else {
+    Reduce<T, kScaled, kStore, false>(sources, n, out, blocks, block_sumsq);
+  }
+}
+
+template <typename T, bool kScaled>
+void ReduceStore(const Source* sources, int n, bool accumulate, float* out, int64_t blocks,
+                 double* block_sumsq, bool stream) {
+  if (accumulate) return ReduceCount<T, kScaled, Store::kAccumulate>(sources, n, out, blocks, block_sumsq);
+  if (stream) return ReduceCount<T, kScaled, Store::kStream>(sources, n, out, blocks, block_sumsq);
+  ReduceCount<T, kScaled, Store::kPlain>(sources, n, out, blocks, block_sumsq);
+}
+
+void ReduceFloat32(const Source* sources, int n, bool accumulate, float* out, int64_t blocks,
+                   double* block_sumsq, bool stream) {
+  bool scaled = false;
+  for (int k = 0; k < n; ++k) scaled |= sources[k].data != nullptr && sources[k].scale != 1.0f;
+  if (scaled) {
+    ReduceStore<float, true>(sources, n, accumulate, out, blocks, block_sumsq, stream);
+  } else {
+    ReduceStore<float, false>(sources, n, accumulate, out, blocks, block_sumsq, stream);
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace kernels
+}  // namespace sherd
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace sherd {
+namespace kernels {
+namespace {
+
+HWY_EXPORT(ReduceFloat32);
+
+bool Aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % kBlockAlignment == 0; }
+
+}  // namespace
+
+void ReduceBlocks(const Source* sources, int n, bool accumulate, float* out, int64_t blocks,
+                  double* block_sumsq, bool stream) {
+  Require(!(accumulate && stream), "ReduceBlocks: accumulate reads out, stream writes it past the caches");
+  Require(n >= 0 && blocks >= 0, "ReduceBlocks: counts must not be negative");
+  Require(Aligned(out), "ReduceBlocks: out must be aligned to 64 bytes");
+  for (int k = 0; k < n; ++k) {
+    Require(Aligned(sources[k].data), "ReduceBlocks: sources must be aligned to 64 bytes");
+    Require(sources[k].data == nullptr || sources[k].dtype == DType::kFloat32,
+            "ReduceBlocks: dtype not supported");
+  }
+  // Null sources in front are dropped here, so that the loops below may start with the first one.
+  while (n > 0 && sources->data == nullptr) {
+    ++sources;
+    --n;
+  }
+  HWY_DYNAMIC_DISPATCH(ReduceFloat32)(sources, n, accumulate, out, blocks, block_sumsq, stream);
+}
+
+}  // namespace kernels
+}  // namespace sherd
+#endif  // HWY_ONCE
