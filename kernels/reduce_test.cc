@@ -13,7 +13,7 @@ namespace sherd {
 namespace kernels {
 namespace {
 
-constexpr int64_t kBlocks = 5;
+constexpr int64_t kBlocks = 3;
 constexpr int64_t kElements = kBlocks * kBlockElements;
 
 struct Case {
