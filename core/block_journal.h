@@ -1,0 +1,68 @@
+// Mutating a block in place so that a death at any instant tears nothing (DESIGN.md, the block journal).
+//
+//   JournalSlot& slot = ...;                       // one per worker, in memory that survives it
+//   JournaledMutate(slot, stamp, mark, block, [&] { copy the block's planes to the slot's buffer },
+//                   [&] { update them in place });
+// After a death: RecoverSlot puts the block in hand back, if it was not stamped; then every block whose stamp
+// is older than the mark is mutated again. So each block is mutated exactly once per mark.
+//
+// Only the order of stores matters, and only against the death of the process that makes them: a process is
+// stopped between two instructions, and every store before that point is seen by all. Release order keeps the
+// compiler (and weaker processors) to it.
+#ifndef SHERD_CORE_BLOCK_JOURNAL_H_
+#define SHERD_CORE_BLOCK_JOURNAL_H_
+
+#include <atomic>
+#include <cstdint>
+
+#include "core/mark.h"
+
+namespace sherd {
+
+// In shared memory; zero is disarmed.
+struct JournalSlot {
+  std::atomic<uint64_t> block_plus_1;
+  std::atomic<uint64_t> mark;
+};
+static_assert(sizeof(JournalSlot) == 16 && std::atomic<uint64_t>::is_always_lock_free);
+
+// Called between the stores that make up a journaled mutation. The simulator's kills there.
+struct NoTick {
+  void operator()() const {}
+};
+
+// Saves, arms, mutates, stamps. The slot's former block, if any, must be stamped.
+// Wait-free. One thread per slot; no two slots may hold the same block.
+template <typename Save, typename Mutate, typename Tick = NoTick>
+inline void JournaledMutate(JournalSlot& slot, std::atomic<uint64_t>& stamp, Mark mark, int64_t block,
+                            Save&& save, Mutate&& mutate, Tick&& tick = Tick()) {
+  slot.block_plus_1.store(0, std::memory_order_relaxed);
+  std::atomic_thread_fence(std::memory_order_release);
+  tick();
+  save();
+  tick();
+  slot.mark.store(mark.word(), std::memory_order_relaxed);
+  slot.block_plus_1.store(static_cast<uint64_t>(block) + 1, std::memory_order_release);
+  std::atomic_thread_fence(std::memory_order_release);
+  tick();
+  mutate();
+  tick();
+  stamp.store(mark.word(), std::memory_order_release);
+}
+
+// Undoes what a dead worker left half done: restore(block) copies the slot's buffer back if the armed block's
+// stamp (stamp_of(block)) is older than the slot's mark. Disarms. May itself die anywhere and be repeated.
+// REQUIRES: the worker is dead.
+template <typename StampOf, typename Restore>
+inline void RecoverSlot(JournalSlot& slot, StampOf&& stamp_of, Restore&& restore) {
+  const uint64_t armed = slot.block_plus_1.load(std::memory_order_acquire);
+  if (armed == 0) return;
+  const int64_t block = static_cast<int64_t>(armed - 1);
+  if (stamp_of(block) < slot.mark.load(std::memory_order_relaxed)) restore(block);
+  std::atomic_thread_fence(std::memory_order_release);
+  slot.block_plus_1.store(0, std::memory_order_release);
+}
+
+}  // namespace sherd
+
+#endif  // SHERD_CORE_BLOCK_JOURNAL_H_

@@ -1,0 +1,220 @@
+#include "core/step_pipeline.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "core/verdict.h"
+
+namespace sherd {
+
+StepPipeline::StepPipeline(Config config, StepId done, Proposals decided, uint8_t rejected_attempts)
+    : config_(std::move(config)), after_(done), decided_(decided) {
+  ranks_.resize(config_.world_size);
+  owners_.resize(config_.servers);
+  StepId next = done.NextStep();
+  next.attempt = rejected_attempts;
+  BeginStep(next);
+}
+
+void StepPipeline::BeginStep(StepId id) {
+  id_ = id;
+  phase_ = Phase::kReducing;
+  for (RankState& r : ranks_) {
+    r.delivered.assign(config_.owns.size(), 0);
+    r.step.reset();
+  }
+  units_.assign(config_.owns.size(), UnitState{});
+  steps_seen_ = 0;
+  for (OwnerPage& o : owners_) o.prepared.reset();
+}
+
+void StepPipeline::OnDelivered(Rank rank, int unit, Mark delivered, std::vector<Effect>* out) {
+  const uint32_t parts = delivered.PartsOf(id_);
+  uint16_t& known = ranks_[rank.value()].delivered[unit];
+  if (parts <= known) return;
+  known = static_cast<uint16_t>(parts);
+  TryReduce(unit, out);
+}
+
+void StepPipeline::OnTrainerStep(Rank rank, const TrainerStep& step, std::vector<Effect>* out) {
+  RankState& r = ranks_[rank.value()];
+  if (step.id != id_ || r.step.has_value()) return;
+  r.step = step;
+  ++steps_seen_;
+  // What the record says was delivered, was: marks that were not looked at yet count too.
+  for (size_t u = 0; u < config_.owns.size(); ++u) {
+    if (u < step.parts.size()) r.delivered[u] = std::max(r.delivered[u], step.parts[u]);
+    TryReduce(static_cast<int>(u), out);
+  }
+  TryPrepare(out);
+  TryDecide(out);
+}
+
+void StepPipeline::OnReduced(int unit, std::vector<Effect>* out) {
+  UnitState& u = units_[unit];
+  if (!u.in_hand) return;
+  u.in_hand = false;
+  ++u.reduced;
+  TryReduce(unit, out);
+  TryPrepare(out);
+}
+
+void StepPipeline::TryReduce(int unit, std::vector<Effect>* out) {
+  UnitState& u = units_[unit];
+  if (!config_.owns[unit] || u.in_hand || phase_ != Phase::kReducing) return;
+  if (owners_[config_.slot.value()].prepared.has_value()) return;  // a predecessor came further
+  bool someone = false;
+  for (const RankState& r : ranks_) {
+    if (r.delivered[unit] > u.reduced) {
+      someone = true;
+    } else if (!r.step.has_value()) {
+      return;  // may still deliver this part
+    }
+  }
+  if (!someone) return;
+  u.in_hand = true;
+  out->push_back({Effect::kReduce, unit, u.reduced, id_});
+}
+
+int StepPipeline::FinalParts(int unit) const {
+  int parts = 0;
+  for (const RankState& r : ranks_) {
+    if (!r.step.has_value()) return -1;
+    parts = std::max<int>(parts, r.delivered[unit]);
+  }
+  return parts;
+}
+
+uint32_t StepPipeline::DoneHere(const OwnerPage& o) const {
+  const BoundaryOffer& d = o.boundary_done;
+  return d.after == after_ && d.ranges_epoch == config_.ranges_epoch ? d.n : 0;
+}
+
+bool StepPipeline::IsNext(const BoundaryOffer& b) const {
+  return b.after == after_ && b.n == boundary_n_ && b.ranges_epoch == config_.ranges_epoch;
+}
+
+bool StepPipeline::BoundaryBlocksPrepare() const {
+  if (!boundary_offered_) return false;
+  // PREPARED was read before BOUNDARY: whoever prepared without having offered this boundary never will.
+  for (const OwnerPage& o : owners_) {
+    if (o.prepared.has_value() && !IsNext(o.boundary)) return false;
+  }
+  return true;
+}
+
+void StepPipeline::TryPrepare(std::vector<Effect>* out) {
+  if (phase_ != Phase::kReducing || steps_seen_ < config_.world_size) return;
+  if (owners_[config_.slot.value()].prepared.has_value()) return;
+  for (size_t u = 0; u < units_.size(); ++u) {
+    if (config_.owns[u] && units_[u].reduced < FinalParts(static_cast<int>(u))) return;
+  }
+  if (BoundaryBlocksPrepare()) return;
+  phase_ = Phase::kPreparing;
+  out->push_back({Effect::kPrepare, -1, -1, id_});
+}
+
+void StepPipeline::OnOwner(Slot slot, const OwnerPage& page, std::vector<Effect>* out) {
+  OwnerPage& o = owners_[slot.value()];
+  o.boundary = page.boundary;
+  o.boundary_done = page.boundary_done;
+  if (page.prepared.has_value() && page.prepared->id == id_ &&
+      page.prepared->ranges_epoch == config_.ranges_epoch) {
+    o.prepared = page.prepared;
+  }
+  // A predecessor in this slot: what it published stands.
+  if (slot == config_.slot) {
+    if (DoneHere(o) >= boundary_n_) {
+      boundary_n_ = DoneHere(o) + 1;
+      boundary_offered_ = boundary_deciding_ = false;
+    }
+    if (IsNext(o.boundary)) boundary_offered_ = true;
+    if (o.prepared.has_value() && phase_ < Phase::kPrepared) phase_ = Phase::kPrepared;
+  }
+  TryBoundary(out);
+  TryPrepare(out);
+  TryDecide(out);
+}
+
+void StepPipeline::OnProposals(const Proposals& boundary, std::vector<Effect>* out) {
+  boundary_proposals_.MergeMax(boundary);
+  TryBoundary(out);
+}
+
+void StepPipeline::TryBoundary(std::vector<Effect>* out) {
+  if (boundary_deciding_ || phase_ > Phase::kReducing) {
+    // Prepared owners offer nothing, but one that was offered before may still be decided by the others'
+    // pages.
+    if (boundary_deciding_ || !boundary_offered_) return;
+  }
+  if (!boundary_offered_) {
+    bool wanted = boundary_proposals_.AnyNewerThan(decided_);
+    for (const OwnerPage& o : owners_) {
+      // Somebody else offers: join in, whatever this owner has read so far.
+      if (IsNext(o.boundary)) wanted = true;
+      if (o.prepared.has_value()) return;  // can not be decided any more
+      // Each boundary record is read by all before the next one replaces it.
+      if (DoneHere(o) + 1 < boundary_n_) return;
+    }
+    if (!wanted) return;
+    boundary_offered_ = true;
+    out->push_back({Effect::kPublishBoundary, -1, -1, after_, boundary_n_});
+    return;
+  }
+  Proposals decision = decided_;
+  for (const OwnerPage& o : owners_) {
+    if (!IsNext(o.boundary)) return;
+    decision.MergeMax(o.boundary.proposals);
+  }
+  boundary_deciding_ = true;
+  boundary_decision_ = decision;
+  decided_ = decision;
+  out->push_back({Effect::kDecideBoundary, -1, -1, after_, boundary_n_});
+}
+
+void StepPipeline::TryDecide(std::vector<Effect>* out) {
+  if (phase_ != Phase::kPrepared || steps_seen_ < config_.world_size) return;
+  std::vector<OwnerPrepared> prepared;
+  prepared.reserve(owners_.size());
+  for (const OwnerPage& o : owners_) {
+    if (!o.prepared.has_value()) return;
+    prepared.push_back(*o.prepared);
+  }
+  std::vector<TrainerStep> steps;
+  steps.reserve(ranks_.size());
+  for (const RankState& r : ranks_) steps.push_back(*r.step);
+  verdict_ = Decide(steps, prepared);
+  phase_ = Phase::kApplying;
+  out->push_back({Effect::kStoreVerdict, -1, -1, id_});
+  if (verdict_.kind == VerdictKind::kReject) {
+    out->push_back({Effect::kPublishDone, -1, -1, id_});
+    BeginStep(id_.NextAttempt());
+    return;
+  }
+  out->push_back({Effect::kApply, -1, -1, id_});
+}
+
+void StepPipeline::OnApplied(std::vector<Effect>* out) {
+  if (phase_ != Phase::kApplying) return;
+  out->push_back({Effect::kPublishDone, -1, -1, id_});
+  decided_.MergeMax(verdict_.proposals);
+  after_ = id_;
+  boundary_n_ = 1;
+  boundary_offered_ = boundary_deciding_ = false;
+  BeginStep(id_.NextStep());
+}
+
+std::string StepPipeline::WaitsFor() const {
+  for (size_t r = 0; r < ranks_.size(); ++r) {
+    if (!ranks_[r].step.has_value()) return absl::StrCat("rank ", r, " (step ", id_.ToString(), ")");
+  }
+  for (size_t m = 0; m < owners_.size(); ++m) {
+    if (phase_ == Phase::kPrepared && !owners_[m].prepared.has_value()) {
+      return absl::StrCat("slot ", m, " (PREPARED of step ", id_.ToString(), ")");
+    }
+  }
+  return "";
+}
+
+}  // namespace sherd

@@ -1,0 +1,141 @@
+// One owner's side of the step protocol, as a state machine without I/O, clock or threads (DESIGN.md, the
+// life of a step). The server's engine and the simulator drive the same code: they show it what stands in the
+// shared records and carry out the effects it returns.
+//
+//   StepPipeline p(config, done, boundaries);
+//   std::vector<Effect> todo;
+//   p.OnDelivered(rank, unit, mark, &todo);          // -> kReduce when every rank has delivered that part
+//   p.OnTrainerStep(rank, record, &todo);            // -> kPrepare when all is reduced and every rank has
+//   recorded STEP p.OnOwner(slot, page, &todo);                    // -> kStoreVerdict + kApply when all
+//   owners are PREPARED p.OnApplied(&todo);                              // -> kPublishDone; the pipeline
+//   stands in the next step
+//
+// A successor of a dead owner builds a fresh pipeline at the step after its slot's DONE and shows it all
+// records, its own slot's included: what was published is kept, everything else is asked for again, and
+// carrying it out again is harmless because blocks are stamped (core/block_journal.h).
+//
+// Thread-compatible.
+#ifndef SHERD_CORE_STEP_PIPELINE_H_
+#define SHERD_CORE_STEP_PIPELINE_H_
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/step_records.h"
+
+namespace sherd {
+
+struct Effect {
+  enum Kind : uint8_t {
+    kReduce,   // sum part `part` of `unit` over the ranks that delivered it; then OnReduced
+    kPrepare,  // publish PREPARED{id, exact sum of own block norms, proposals read now}; then OnOwner(own
+               // slot)
+    kStoreVerdict,     // write `verdict()` to the own page, before anything is stored
+    kApply,            // bring every own block to step `id`; then OnApplied
+    kPublishDone,      // publish DONE{id}; wake the trainers if all owners are done
+    kPublishBoundary,  // publish BOUNDARY{after, n, offer()}; then OnOwner(own slot)
+    kDecideBoundary,   // all offered: carry out `boundary_decision()`, publish BOUNDARY_DONE{after, n}; then
+                       // OnOwner(own)
+  };
+  Kind kind;
+  int unit = -1;
+  int part = -1;
+  StepId id;
+  uint32_t n = 0;
+};
+
+// What stands in one owner's page, read in one go: prepared before boundary before done.
+struct OwnerPage {
+  std::optional<OwnerPrepared> prepared;  // of the step in hand
+  BoundaryOffer boundary;                 // the last published
+  BoundaryOffer boundary_done;            // the last carried out (its proposals do not count)
+};
+
+class StepPipeline {
+ public:
+  struct Config {
+    int world_size = 0;
+    int servers = 0;
+    Slot slot;
+    uint64_t ranges_epoch = 0;
+    std::vector<bool> owns;  // per unit: this slot owns at least one of its blocks
+  };
+
+  // Stands before the step after `done`. `decided`: what earlier verdicts and boundaries have carried out.
+  // `rejected_attempts`: attempts of the step in hand that were rejected.
+  StepPipeline(Config config, StepId done, Proposals decided, uint8_t rejected_attempts = 0);
+
+  // The step in hand.
+  StepId current() const { return id_; }
+  uint64_t ranges_epoch() const { return config_.ranges_epoch; }
+
+  // A rank's DELIVERED mark of a unit. Marks of other steps, and repetitions, change nothing.
+  void OnDelivered(Rank rank, int unit, Mark delivered, std::vector<Effect>* out);
+  // A rank's STEP record. Of another step: ignored.
+  void OnTrainerStep(Rank rank, const TrainerStep& step, std::vector<Effect>* out);
+  // The part last asked for with kReduce has been reduced on all own blocks of the unit.
+  void OnReduced(int unit, std::vector<Effect>* out);
+  // An owner's page was read (the own one too, after publishing).
+  void OnOwner(Slot slot, const OwnerPage& page, std::vector<Effect>* out);
+  // What the coordinator proposes for verdicts, and what it allows to be decided at a boundary without
+  // trainers.
+  void OnProposals(const Proposals& boundary, std::vector<Effect>* out);
+  // All own blocks stand at the step; nothing to apply is applied at once by the engine.
+  void OnApplied(std::vector<Effect>* out);
+
+  // REQUIRES: a kStoreVerdict effect was returned for current(), and OnApplied was not called since.
+  const Verdict& verdict() const { return verdict_; }
+  // What a kPublishBoundary effect is to publish, and what a kDecideBoundary effect is to carry out.
+  const Proposals& offer() const { return boundary_proposals_; }
+  const Proposals& boundary_decision() const { return boundary_decision_; }
+  const Proposals& decided() const { return decided_; }
+
+  // Whom this owner waits for, in words: "rank 2 (gradients of unit 5)", "slot 1 (PREPARED)"; empty if for
+  // nobody.
+  std::string WaitsFor() const;
+
+ private:
+  enum class Phase : uint8_t { kReducing, kPreparing, kPrepared, kApplying };
+  struct RankState {
+    std::vector<uint16_t> delivered;  // per unit, parts of the step in hand
+    std::optional<TrainerStep> step;
+  };
+  struct UnitState {
+    uint16_t reduced = 0;
+    bool in_hand = false;
+  };
+
+  void BeginStep(StepId id);
+  // Asks for the next part of a unit if it is complete over ranks.
+  void TryReduce(int unit, std::vector<Effect>* out);
+  void TryPrepare(std::vector<Effect>* out);
+  void TryDecide(std::vector<Effect>* out);
+  void TryBoundary(std::vector<Effect>* out);
+  // `b` is the boundary that this owner stands before (or in).
+  bool IsNext(const BoundaryOffer& b) const;
+  // Boundaries after after_ that an owner has carried out.
+  uint32_t DoneHere(const OwnerPage& o) const;
+  // No owner's boundary offer stands open, or a PREPARED proves that it will never be decided.
+  bool BoundaryBlocksPrepare() const;
+  // Parts of a unit over all ranks; -1 while a rank without STEP record may still deliver more.
+  int FinalParts(int unit) const;
+
+  const Config config_;
+  StepId id_;
+  StepId after_;  // DONE
+  Phase phase_ = Phase::kReducing;
+  std::vector<RankState> ranks_;
+  std::vector<UnitState> units_;
+  int steps_seen_ = 0;
+  std::vector<OwnerPage> owners_;
+  Verdict verdict_;
+  Proposals decided_, boundary_proposals_, boundary_decision_;
+  uint32_t boundary_n_ = 1;  // the next boundary after after_
+  bool boundary_offered_ = false, boundary_deciding_ = false;
+};
+
+}  // namespace sherd
+
+#endif  // SHERD_CORE_STEP_PIPELINE_H_

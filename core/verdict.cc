@@ -1,0 +1,89 @@
+#include "core/verdict.h"
+
+#include <cmath>
+
+#include "absl/strings/str_format.h"
+
+namespace sherd {
+namespace {
+
+// NaN agrees with NaN: what counts is that ranks handed in the same thing.
+bool Same(double a, double b) { return a == b || (std::isnan(a) && std::isnan(b)); }
+
+std::string Differ(absl::string_view what, double first, size_t rank, double other) {
+  return absl::StrFormat(
+      "ranks disagree on %s: rank 0 has %.9g, rank %d has %.9g; every rank must pass the same value", what,
+      first, rank, other);
+}
+
+// Empty, or one line that names the first field on which a rank differs from rank 0.
+std::string Disagreement(const std::vector<TrainerStep>& steps) {
+  const TrainerStep& a = steps[0];
+  for (size_t r = 1; r < steps.size(); ++r) {
+    const TrainerStep& b = steps[r];
+    if (a.groups.size() != b.groups.size()) {
+      return Differ("the number of parameter groups", a.groups.size(), r, b.groups.size());
+    }
+    for (size_t g = 0; g < a.groups.size(); ++g) {
+      for (int f = 0; f < kScalarFields; ++f) {
+        if (!Same(a.groups[g][f], b.groups[g][f])) {
+          return Differ(absl::StrFormat("%s of parameter group %d", ScalarFieldName(f), g), a.groups[g][f], r,
+                        b.groups[g][f]);
+        }
+      }
+    }
+    if (!Same(a.max_grad_norm, b.max_grad_norm))
+      return Differ("max_grad_norm", a.max_grad_norm, r, b.max_grad_norm);
+    if (!Same(a.loss_scale, b.loss_scale)) return Differ("the loss scale", a.loss_scale, r, b.loss_scale);
+  }
+  return "";
+}
+
+}  // namespace
+
+const char* ScalarFieldName(int field) {
+  static constexpr const char* kNames[kScalarFields] = {"lr",           "beta1",    "beta2",     "eps",
+                                                        "weight_decay", "momentum", "dampening", "nesterov"};
+  return field >= 0 && field < kScalarFields ? kNames[field] : "unknown";
+}
+
+Verdict Decide(const std::vector<TrainerStep>& steps, const std::vector<OwnerPrepared>& prepared) {
+  Verdict v;
+  v.id = steps[0].id;
+  double weight = 0, loss_sum = 0;
+  for (const TrainerStep& s : steps) {
+    weight += s.weight;
+    v.samples += s.samples;
+    if (s.samples > 0) loss_sum += s.loss * static_cast<double>(s.samples);
+    v.has_grad.resize(std::max(v.has_grad.size(), s.has_grad.size()));
+    for (size_t i = 0; i < s.has_grad.size(); ++i) v.has_grad[i] |= s.has_grad[i];
+    v.imports.insert(v.imports.end(), s.imports.begin(), s.imports.end());
+  }
+  v.loss = v.samples > 0 ? loss_sum / static_cast<double>(v.samples) : 0;
+  v.groups = steps[0].groups;
+  v.reason = Disagreement(steps);
+  if (v.reason.empty() && !(weight > 0)) {
+    v.reason = "no rank contributed a sample to this step; give at least one rank a batch";
+  }
+  if (!v.reason.empty()) {
+    v.kind = VerdictKind::kReject;
+    v.imports.clear();
+    return v;
+  }
+  ExactSum total;
+  for (const OwnerPrepared& p : prepared) {
+    total.Merge(p.sum_squares);
+    v.proposals.MergeMax(p.proposals);
+  }
+  const double mean = 1.0 / (weight * steps[0].loss_scale);
+  v.grad_norm = std::sqrt(total.Value()) * mean;
+  if (!std::isfinite(v.grad_norm)) {
+    v.kind = VerdictKind::kSkip;
+    return v;
+  }
+  if (steps[0].max_grad_norm > 0) v.clip = std::min(1.0, steps[0].max_grad_norm / (v.grad_norm + 1e-6));
+  v.grad_scale = mean * v.clip;
+  return v;
+}
+
+}  // namespace sherd
