@@ -87,6 +87,8 @@ class StepPipeline {
 
   // REQUIRES: a kStoreVerdict effect was returned for current(), and OnApplied was not called since.
   const Verdict& verdict() const { return verdict_; }
+  // A rank's STEP record of the step in hand, if it has been seen.
+  const std::optional<TrainerStep>& step(Rank rank) const { return ranks_[rank.value()].step; }
   // What a kPublishBoundary effect is to publish, and what a kDecideBoundary effect is to carry out.
   const Proposals& offer() const { return boundary_proposals_; }
   const Proposals& boundary_decision() const { return boundary_decision_; }

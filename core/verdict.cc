@@ -39,6 +39,36 @@ std::string Disagreement(const std::vector<TrainerStep>& steps) {
   return "";
 }
 
+// Empty, or one line that names a scalar no optimizer can work with. What reaches a kernel has passed here.
+std::string BadScalar(const TrainerStep& step) {
+  for (size_t g = 0; g < step.groups.size(); ++g) {
+    const GroupScalars& v = step.groups[g];
+    const auto bad = [&](ScalarField f, const char* rule) {
+      return absl::StrFormat("%s of parameter group %d is %g: it must be %s", ScalarFieldName(f), g, v[f],
+                             rule);
+    };
+    for (ScalarField f : {kLr, kWeightDecay, kMomentum}) {
+      if (!(std::isfinite(v[f]) && v[f] >= 0)) return bad(f, "finite and at least 0");
+    }
+    for (ScalarField f : {kBeta1, kBeta2}) {
+      if (!(v[f] >= 0 && v[f] < 1)) return bad(f, "at least 0 and below 1");
+    }
+    if (!(std::isfinite(v[kEps]) && static_cast<float>(v[kEps]) > 0))
+      return bad(kEps, "finite and above 0 in fp32");
+    if (!std::isfinite(v[kDampening])) return bad(kDampening, "finite");
+    if (v[kNesterov] != 0 && !(v[kMomentum] > 0 && v[kDampening] == 0)) {
+      return bad(kNesterov, "0 unless momentum is above 0 and dampening is 0");
+    }
+  }
+  if (!(std::isfinite(step.loss_scale) && step.loss_scale > 0)) {
+    return absl::StrFormat("the loss scale is %g: it must be finite and above 0", step.loss_scale);
+  }
+  if (!(step.max_grad_norm >= 0)) {
+    return absl::StrFormat("max_grad_norm is %g: it must be at least 0 (0: no clipping)", step.max_grad_norm);
+  }
+  return "";
+}
+
 }  // namespace
 
 const char* ScalarFieldName(int field) {
@@ -62,6 +92,7 @@ Verdict Decide(const std::vector<TrainerStep>& steps, const std::vector<OwnerPre
   v.loss = v.samples > 0 ? loss_sum / static_cast<double>(v.samples) : 0;
   v.groups = steps[0].groups;
   v.reason = Disagreement(steps);
+  if (v.reason.empty()) v.reason = BadScalar(steps[0]);
   if (v.reason.empty() && !(weight > 0)) {
     v.reason = "no rank contributed a sample to this step; give at least one rank a batch";
   }

@@ -1,0 +1,117 @@
+// The control page of one job: what concerns all its processes (DESIGN.md, where things lie). Plain shared
+// memory, zero when new.
+//
+// Words that several processes may write are written with the same value by all of them, or by one writer at
+// a time (the coordinator); which, is said at each. Thread-safe through its atomics.
+#ifndef SHERD_RUNTIME_CONTROL_PAGE_H_
+#define SHERD_RUNTIME_CONTROL_PAGE_H_
+
+#include <atomic>
+#include <cstdint>
+#include <optional>
+
+#include "core/step_records.h"
+#include "runtime/doorbell.h"
+#include "runtime/process_identity.h"
+#include "runtime/records.h"
+
+namespace sherd::runtime {
+
+// Who stands in a place (rank or slot). Written by the coordinator before the member may act.
+struct MemberEntry {
+  enum State : uint32_t { kVacant = 0, kAttached = 1, kFinished = 2, kDead = 3 };
+  std::atomic<uint64_t> incarnation;
+  std::atomic<uint64_t> start_ticks;
+  std::atomic<int32_t> pid;
+  std::atomic<uint32_t> state;
+  uint64_t unused[5];
+  DoorbellWord bell;  // rung for this member
+
+  ProcessIdentity identity() const {
+    return {pid.load(std::memory_order_acquire), start_ticks.load(std::memory_order_acquire)};
+  }
+  void Set(const ProcessIdentity& who, uint64_t life, State s) {
+    start_ticks.store(who.start_ticks, std::memory_order_relaxed);
+    incarnation.store(life, std::memory_order_relaxed);
+    pid.store(who.pid, std::memory_order_release);
+    state.store(s, std::memory_order_release);
+  }
+};
+
+// Who owns what from which step on.
+struct Assignment {
+  uint64_t epoch = 0;  // ranges epoch
+  Step from_step;
+  int servers = 0;
+};
+
+// Monotone proposal words (core/step_records.h). Written by the coordinator.
+struct ProposalWordsShared {
+  std::atomic<uint64_t> ranges, snapshot, import;
+  Proposals Read() const {
+    return {ranges.load(std::memory_order_acquire), snapshot.load(std::memory_order_acquire),
+            import.load(std::memory_order_acquire)};
+  }
+};
+
+// An open snapshot. The coordinator fills in everything but `cut_plus_1` and sets `id` last, before it
+// proposes it; frees by id = 0.
+struct SnapshotEntry {
+  std::atomic<uint64_t> id;
+  // 1 + the step after which it is cut; 0: not decided. Written by owners, all the same value.
+  std::atomic<uint64_t> cut_plus_1;
+  std::atomic<uint64_t> plane_mask;   // bit 0: param, bit 1+i: optimizer plane i
+  std::atomic<uint64_t> pool_blocks;  // capacity
+  std::atomic<uint64_t> used;         // pool blocks taken (by owners)
+  std::atomic<uint32_t> overflowed;   // a block found no room (owners): the snapshot is lost
+  std::atomic<uint32_t> wait_when_full;
+  std::atomic<int64_t> expires_ns;  // CLOCK_MONOTONIC; whoever reads the snapshot sets it to now + idle_ns
+  std::atomic<int64_t> idle_ns;
+  char token[64];
+};
+
+class ControlPage {
+ public:
+  static constexpr int kSnapshots = 16;
+  static constexpr int kAssignments = 64;
+
+  // Sizes, for a check when opening.
+  uint64_t layout_hash;
+  int32_t world_size;
+  int32_t stage;
+
+  std::atomic<uint32_t> initialized;  // the initial values are whole; coordinator, once
+  std::atomic<uint32_t> shutting_down;
+  std::atomic<uint64_t> epoch;    // of the newest epoch document; coordinator
+  ProposalWordsShared proposals;  // for verdicts
+  ProposalWordsShared boundary;   // for boundaries without trainers; never ahead of `proposals`
+
+  // Rung at each DONE, boundary, attach, detach: for the coordinator and for whoever waits for a decision.
+  DoorbellWord bell;
+  SnapshotEntry snapshots[kSnapshots];
+  MemberEntry servers[kMaxSlots];
+
+  // Writes the assignment of ranges epoch `epoch`. `from` is not known before it is decided: see Activate.
+  // Coordinator.
+  void PutAssignment(uint64_t epoch, int servers);
+  // The assignment takes effect at `from`. Any owner, all with the same values.
+  void Activate(uint64_t epoch, Step from);
+  // The assignment in force for a step: the newest active one with from_step <= step. nullopt before the
+  // first.
+  std::optional<Assignment> AssignmentFor(Step step) const;
+  // The newest active one.
+  std::optional<Assignment> Newest() const;
+
+ private:
+  struct AssignmentEntry {
+    std::atomic<uint64_t> epoch;
+    std::atomic<uint64_t> from_plus_1;  // 0: not active
+    std::atomic<int32_t> servers;
+  };
+  AssignmentEntry& At(uint64_t epoch) { return assignments_[epoch % kAssignments]; }
+  AssignmentEntry assignments_[kAssignments];
+};
+
+}  // namespace sherd::runtime
+
+#endif  // SHERD_RUNTIME_CONTROL_PAGE_H_

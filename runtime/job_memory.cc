@@ -1,0 +1,243 @@
+#include "runtime/job_memory.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+
+namespace sherd::runtime {
+namespace {
+
+constexpr int64_t kBlockBytes = kBlockElements * 4;
+
+int64_t AlignUp(int64_t n) { return (n + 63) / 64 * 64; }
+
+}  // namespace
+
+JobMemory::JobMemory(const JobDir* dir, JobSpec spec, Role role)
+    : dir_(dir), spec_(std::move(spec)), role_(role), plane_names_(spec_.PlaneNames()) {
+  for (const UnitInfo& unit : layout().units()) {
+    bool trainable = false;
+    for (int t = unit.first_tensor; t < unit.end_tensor; ++t)
+      trainable |= layout().tensors()[t].spec.trainable;
+    if (trainable) trainable_blocks_ = std::max(trainable_blocks_, unit.blocks.end);
+  }
+  sumsq_at_ = AlignUp(trainable_blocks_ * 8);
+  apply_at_ = 2 * sumsq_at_;
+  steps_at_ = apply_at_ + AlignUp(layout().total_blocks() * 8);
+  stamps_bytes_ = steps_at_ + 2 * AlignUp(static_cast<int64_t>(layout().tensors().size()) * 8);
+}
+
+int64_t JobMemory::BytesFor(const JobSpec& spec) {
+  const JobMemory sizes(nullptr, spec, Role::kReader);
+  return sizes.layout().total_blocks() * kBlockBytes +
+         sizes.trainable_blocks_ * kBlockBytes *
+             (static_cast<int64_t>(OptimizerPlanes(spec.optimizer).size()) + 1) +
+         sizes.stamps_bytes_ + spec.world_size * RankRecords::BytesFor(spec);
+}
+
+std::string JobMemory::OwnerName(Slot slot) { return absl::StrCat("owner.", slot.value()); }
+std::string JobMemory::StagingName(Rank rank, uint32_t chunk) {
+  return absl::StrCat("staging.", rank.value(), ".", chunk);
+}
+
+absl::StatusOr<Segment> JobMemory::Get(const std::string& name, SegmentKind kind, int64_t bytes, bool create,
+                                       bool writable) {
+  if (create) {
+    // Left by a coordinator that died while it made the job: nobody uses it yet.
+    const absl::Status unlinked = Segment::Unlink(*dir_, name);
+    if (!unlinked.ok() && !absl::IsNotFound(unlinked)) return unlinked;
+    return Segment::Create(*dir_, name, kind, bytes);
+  }
+  absl::StatusOr<Segment> segment =
+      Segment::Open(*dir_, name, writable ? Segment::Access::kReadWrite : Segment::Access::kReadOnly, kind);
+  if (segment.ok() && segment->size() != bytes) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "segment ", name, " of ", dir_->path(), " has ", segment->size(), " bytes, this job's sizes need ",
+        bytes, "; the job was created from another model or configuration"));
+  }
+  return segment;
+}
+
+absl::Status JobMemory::MapAll(bool create) {
+  const bool owner = role_ == Role::kOwner;
+  const auto get = [&](Segment* into, const std::string& name, SegmentKind kind, int64_t bytes,
+                       bool writable) {
+    absl::StatusOr<Segment> s = Get(name, kind, bytes, create, writable);
+    if (s.ok()) *into = *std::move(s);
+    return s.status();
+  };
+  // Opened first and made last.
+  const int64_t control_bytes = sizeof(ControlPage);
+  if (!create) {
+    absl::Status s = get(&control_, "control", SegmentKind::kControl, control_bytes, role_ != Role::kReader);
+    if (!s.ok()) return s;
+    const ControlPage& c = control();
+    if (c.layout_hash == 0 && c.world_size == 0) {
+      return absl::NotFoundError(absl::StrCat("job ", dir_->job(), " is being created"));
+    }
+    if (c.layout_hash != layout().hash() || c.world_size != spec_.world_size || c.stage != spec_.stage) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("job ", dir_->job(), " has layout ", absl::Hex(c.layout_hash), ", ", c.world_size,
+                       " ranks and stage ", c.stage, "; asked for layout ", absl::Hex(layout().hash()), ", ",
+                       spec_.world_size, " ranks and stage ", spec_.stage));
+    }
+  }
+  planes_.resize(planes());
+  rank_segments_.resize(spec_.world_size);
+  for (int p = 0; p < planes(); ++p) {
+    absl::Status s =
+        get(&planes_[p], absl::StrCat("plane.", plane_name(p)),
+            p == 0 ? SegmentKind::kParameters : SegmentKind::kPlane, plane_blocks(p) * kBlockBytes, owner);
+    if (!s.ok()) return s;
+  }
+  absl::Status s = get(&stamps_, "stamps", SegmentKind::kStamps, stamps_bytes_, owner);
+  if (s.ok()) s = get(&grad_, "grad", SegmentKind::kReduced, trainable_blocks_ * kBlockBytes, owner);
+  if (s.ok()) {
+    s = get(&members_, "members", SegmentKind::kControl,
+            spec_.world_size * static_cast<int64_t>(sizeof(MemberEntry)), role_ != Role::kReader);
+  }
+  for (int r = 0; r < spec_.world_size && s.ok(); ++r) {
+    s = get(&rank_segments_[r], absl::StrCat("rank.", r), SegmentKind::kControl, RankRecords::BytesFor(spec_),
+            role_ != Role::kReader);
+    if (s.ok()) ranks_.emplace_back(&spec_, rank_segments_[r].as<char>());
+  }
+  if (s.ok() && create) {
+    for (int m = 0; m < kMaxSlots && s.ok(); ++m) {
+      // Pages of an earlier, unfinished creation; made again when a slot is taken.
+      s = Segment::Unlink(*dir_, OwnerName(Slot(m)));
+      if (absl::IsNotFound(s)) s = absl::OkStatus();
+    }
+    absl::StatusOr<Segment> control = Segment::Anonymous(control_bytes);
+    if (s.ok()) s = get(&control_, "control", SegmentKind::kControl, control_bytes, true);
+    if (s.ok()) {
+      ControlPage& c = this->control();
+      c.layout_hash = layout().hash();
+      c.world_size = spec_.world_size;
+      c.stage = spec_.stage;
+    }
+  }
+  return s;
+}
+
+absl::StatusOr<std::unique_ptr<JobMemory>> JobMemory::Create(const JobDir* dir, JobSpec spec) {
+  std::unique_ptr<JobMemory> memory(new JobMemory(dir, std::move(spec), Role::kOwner));
+  absl::Status s = memory->MapAll(/*create=*/true);
+  if (!s.ok()) {
+    for (int p = 0; p < memory->planes(); ++p) {
+      Segment::Unlink(*dir, absl::StrCat("plane.", memory->plane_name(p))).IgnoreError();
+    }
+    for (const char* name : {"stamps", "grad", "members"}) Segment::Unlink(*dir, name).IgnoreError();
+    for (int r = 0; r < memory->spec_.world_size; ++r) {
+      Segment::Unlink(*dir, absl::StrCat("rank.", r)).IgnoreError();
+    }
+    if (absl::IsResourceExhausted(s)) {
+      return absl::ResourceExhaustedError(absl::StrCat(s.message(), " (the whole job needs ",
+                                                       BytesFor(memory->spec_),
+                                                       " bytes and its trainers' staging)"));
+    }
+    return s;
+  }
+  return memory;
+}
+
+absl::StatusOr<std::unique_ptr<JobMemory>> JobMemory::Open(const JobDir* dir, JobSpec spec, Role role) {
+  std::unique_ptr<JobMemory> memory(new JobMemory(dir, std::move(spec), role));
+  absl::Status s = memory->MapAll(/*create=*/false);
+  if (!s.ok()) return s;
+  return memory;
+}
+
+MemberEntry& JobMemory::trainer(Rank rank) const { return members_.as<MemberEntry>()[rank.value()]; }
+
+std::atomic<uint64_t>* JobMemory::reduce_stamps() const { return stamps_.as<std::atomic<uint64_t>>(); }
+std::atomic<uint64_t>* JobMemory::apply_stamps() const {
+  return reinterpret_cast<std::atomic<uint64_t>*>(stamps_.data() + apply_at_);
+}
+std::atomic<uint64_t>* JobMemory::tensor_steps(Step step) const {
+  const int64_t one = AlignUp(static_cast<int64_t>(layout().tensors().size()) * 8);
+  return reinterpret_cast<std::atomic<uint64_t>*>(stamps_.data() + steps_at_ +
+                                                  static_cast<int64_t>(step.value() & 1) * one);
+}
+
+absl::StatusOr<OwnerRecords*> JobMemory::owner(Slot slot) {
+  absl::MutexLock lock(&mu_);
+  auto it = owners_.find(slot.value());
+  if (it != owners_.end()) return &it->second->records;
+  const int64_t bytes = OwnerRecords::BytesFor(spec_);
+  absl::StatusOr<Segment> segment =
+      Get(OwnerName(slot), SegmentKind::kControl, bytes, false, role_ == Role::kOwner);
+  if (!segment.ok() && absl::IsNotFound(segment.status()) && role_ == Role::kOwner) {
+    segment = Segment::Create(*dir_, OwnerName(slot), SegmentKind::kControl, bytes);
+    // Another server was faster: its page is as good.
+    if (absl::IsAlreadyExists(segment.status()))
+      segment = Get(OwnerName(slot), SegmentKind::kControl, bytes, false, true);
+  }
+  if (!segment.ok()) return segment.status();
+  auto mapping = std::make_unique<OwnerPageMapping>();
+  mapping->segment = *std::move(segment);
+  mapping->records = OwnerRecords(&spec_, mapping->segment.as<char>());
+  return &owners_.emplace(slot.value(), std::move(mapping)).first->second->records;
+}
+
+absl::StatusOr<absl::Span<char>> JobMemory::CreateStaging(Rank rank, uint32_t chunk, int64_t bytes) {
+  absl::StatusOr<Segment> s = Segment::Create(*dir_, StagingName(rank, chunk), SegmentKind::kStaging, bytes);
+  if (!s.ok()) return s.status();
+  absl::MutexLock lock(&mu_);
+  Segment& kept = staging_[{rank.value(), chunk}] = *std::move(s);
+  return absl::MakeSpan(kept.as<char>(), kept.size());
+}
+
+absl::StatusOr<absl::Span<char>> JobMemory::Staging(Rank rank, uint32_t chunk) {
+  absl::MutexLock lock(&mu_);
+  auto it = staging_.find({rank.value(), chunk});
+  if (it == staging_.end()) {
+    absl::StatusOr<Segment> s =
+        Segment::Open(*dir_, StagingName(rank, chunk),
+                      role_ == Role::kTrainer ? Segment::Access::kReadWrite : Segment::Access::kReadOnly,
+                      SegmentKind::kStaging);
+    if (!s.ok()) return s.status();
+    it = staging_.emplace(std::make_pair(rank.value(), chunk), *std::move(s)).first;
+  }
+  return absl::MakeSpan(it->second.as<char>(), it->second.size());
+}
+
+absl::Status JobMemory::BeginFirstAssignment(uint64_t epoch, int servers) {
+  absl::StatusOr<OwnerRecords*> first = owner(Slot(0));
+  if (!first.ok()) return first.status();
+  Proposals decided;
+  decided.ranges = epoch;
+  (*first)->Enter({}, decided);
+  control().PutAssignment(epoch, servers);
+  control().Activate(epoch, Step(1));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<StepId> JobMemory::LeastDone(const Assignment& a) {
+  StepId least{Step(Mark::kMaxStep), 0};
+  for (int m = 0; m < a.servers; ++m) {
+    absl::StatusOr<OwnerRecords*> o = owner(Slot(m));
+    if (!o.ok()) return o.status();
+    least = std::min(least, (*o)->Done());
+  }
+  return least;
+}
+
+absl::StatusOr<StepId> JobMemory::DoneByAll() {
+  const std::optional<Assignment> a = control().Newest();
+  if (!a.has_value()) return absl::FailedPreconditionError("the job has no owners yet");
+  const StepId before{Step(a->from_step.value() == 0 ? 0 : a->from_step.value() - 1), 0};
+  // An assignment is entered in the table before its predecessors have done their last step.
+  const std::optional<Assignment> previous = control().AssignmentFor(before.step);
+  if (previous.has_value() && previous->epoch != a->epoch) {
+    absl::StatusOr<StepId> done = LeastDone(*previous);
+    if (!done.ok() || done->step < before.step) return done;
+  }
+  // New slots enter a moment after the assignment: until then they stand before it.
+  absl::StatusOr<StepId> done = LeastDone(*a);
+  if (done.ok() && done->step <= before.step) return before;
+  return done;
+}
+
+}  // namespace sherd::runtime

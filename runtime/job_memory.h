@@ -1,0 +1,121 @@
+// The shared memory of one job, mapped: planes, gradients, stamps, staging, and the records of every member.
+//
+//   auto memory = JobMemory::Create(dir, spec);                    // coordinator, once: reserves everything
+//   auto memory = JobMemory::Open(dir, spec, JobMemory::Role::kOwner);     // a server
+//   auto memory = JobMemory::Open(dir, spec, JobMemory::Role::kTrainer);   // a trainer: parameters and
+//   owners' pages read-only float* p = memory->plane(0);
+//
+// One object per process. Pointers live as long as it does. Pages of owners and staging chunks appear as the
+// job grows: OpenOwner and StagingChunk map them at first use (thread-safe); everything else is mapped at
+// creation.
+#ifndef SHERD_RUNTIME_JOB_MEMORY_H_
+#define SHERD_RUNTIME_JOB_MEMORY_H_
+
+#include <atomic>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/types/span.h"
+#include "runtime/control_page.h"
+#include "runtime/job_dir.h"
+#include "runtime/records.h"
+#include "runtime/segment.h"
+
+namespace sherd::runtime {
+
+class JobMemory {
+ public:
+  enum class Role { kOwner, kTrainer, kReader };
+
+  // Makes every segment of the job; `control` last, so that a job whose control page can be opened is whole.
+  // What a dead coordinator left of an unfinished creation is replaced.
+  //   RESOURCE_EXHAUSTED  /dev/shm has not enough room: says how much is needed; nothing is left behind
+  static absl::StatusOr<std::unique_ptr<JobMemory>> Create(const JobDir* dir, JobSpec spec);
+  // NOT_FOUND before Create has finished; FAILED_PRECONDITION if the job is of another layout or size than
+  // `spec`.
+  static absl::StatusOr<std::unique_ptr<JobMemory>> Open(const JobDir* dir, JobSpec spec, Role role);
+
+  // Bytes that Create reserves (staging of trainers not counted).
+  static int64_t BytesFor(const JobSpec& spec);
+
+  const JobSpec& spec() const { return spec_; }
+  const Layout& layout() const { return spec_.layout; }
+  const JobDir& dir() const { return *dir_; }
+  ControlPage& control() const { return *control_.as<ControlPage>(); }
+  MemberEntry& trainer(Rank rank) const;
+
+  // Elements that planes other than param and grad reach: frozen units stand at the end and have none.
+  int64_t trainable_blocks() const { return trainable_blocks_; }
+  // Plane 0 is param; 1 + i the optimizer's plane i.
+  int planes() const { return static_cast<int>(plane_names_.size()); }
+  const std::string& plane_name(int plane) const { return plane_names_[plane]; }
+  float* plane(int plane) const { return planes_[plane].as<float>(); }
+  int64_t plane_blocks(int plane) const { return plane == 0 ? layout().total_blocks() : trainable_blocks_; }
+  const Segment& plane_segment(int plane) const { return planes_[plane]; }
+  Segment& param_segment() { return planes_[0]; }
+
+  // Reduced gradient of the step in hand (before division), trainable blocks; sum of squares per block.
+  // Owners only.
+  float* grad() const { return grad_.as<float>(); }
+  double* block_sumsq() const { return reinterpret_cast<double*>(stamps_.data() + sumsq_at_); }
+  std::atomic<uint64_t>* reduce_stamps() const;
+  std::atomic<uint64_t>* apply_stamps() const;
+  // Updates so far of each tensor after `step`: two arrays by parity. All owners write the same values.
+  std::atomic<uint64_t>* tensor_steps(Step step) const;
+
+  RankRecords& rank(Rank rank) const { return ranks_[rank.value()]; }
+  // Maps (owners: creates if absent) the page of a slot. REQUIRES: slot < kMaxSlots.
+  absl::StatusOr<OwnerRecords*> owner(Slot slot);
+
+  // Staging of a rank, chunk 0, 1, ...: the trainer makes them, owners map them. Payload of the chunk.
+  absl::StatusOr<absl::Span<char>> CreateStaging(Rank rank, uint32_t chunk, int64_t bytes);
+  // For a trainer that came back: its chunk as it was left. For owners: NOT_FOUND if the trainer never made
+  // it.
+  absl::StatusOr<absl::Span<char>> Staging(Rank rank, uint32_t chunk);
+
+  // Puts the first assignment in force: `servers` owners from step 1 on. Coordinator, before any engine
+  // starts. Repeatable.
+  absl::Status BeginFirstAssignment(uint64_t epoch, int servers);
+
+  // Step done by all owners of the assignment in force; what trainers wait for and a replacement starts from.
+  absl::StatusOr<StepId> DoneByAll();
+
+ private:
+  absl::StatusOr<StepId> LeastDone(const Assignment& a);
+  JobMemory(const JobDir* dir, JobSpec spec, Role role);
+  absl::Status MapAll(bool create);
+  absl::StatusOr<Segment> Get(const std::string& name, SegmentKind kind, int64_t bytes, bool create,
+                              bool writable);
+  static std::string OwnerName(Slot slot);
+  static std::string StagingName(Rank rank, uint32_t chunk);
+
+  const JobDir* const dir_;
+  const JobSpec spec_;
+  const Role role_;
+  const std::vector<std::string> plane_names_;
+  int64_t trainable_blocks_ = 0;
+  int64_t sumsq_at_ = 0, apply_at_ = 0, steps_at_ = 0, stamps_bytes_ = 0;
+  Segment control_, grad_, stamps_, members_;
+  std::vector<Segment> planes_;
+  std::vector<Segment> rank_segments_;
+  mutable std::vector<RankRecords> ranks_;
+
+  absl::Mutex mu_;
+  struct OwnerPageMapping {
+    Segment segment;
+    OwnerRecords records;
+  };
+  std::map<int, std::unique_ptr<OwnerPageMapping>> owners_ ABSL_GUARDED_BY(mu_);
+  std::map<std::pair<int, uint32_t>, Segment> staging_ ABSL_GUARDED_BY(mu_);
+};
+
+}  // namespace sherd::runtime
+
+#endif  // SHERD_RUNTIME_JOB_MEMORY_H_

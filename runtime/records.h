@@ -1,0 +1,150 @@
+// The records of one job as they lie in shared memory (DESIGN.md, where things lie): one page per trainer,
+// one per owner.
+//
+//   rank.PublishDelivered(unit, Mark::Of(id, 1), {chunk, offset, scale});      // trainer
+//   auto d = rank.ReadDelivery(unit);                                           // owner
+//   owner.PublishPrepared(prepared);  owner.ReadPrepared(id);                   // any owner, any successor
+//
+// Each record has one writer. It is written first and its mark last (release); a reader that sees the mark
+// sees the record. A record that a death tore has no mark and reads as absent. Nothing here blocks.
+//
+// What another process wrote is not trusted: counts are checked against the job's sizes before use, so a
+// damaged page reads as an absent record or a wrong value, never as memory outside the page.
+#ifndef SHERD_RUNTIME_RECORDS_H_
+#define SHERD_RUNTIME_RECORDS_H_
+
+#include <atomic>
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "core/block_journal.h"
+#include "core/job_spec.h"
+#include "core/step_pipeline.h"
+#include "core/step_records.h"
+
+namespace sherd::runtime {
+
+inline constexpr int kMaxSlots = 64;        // owners of one job on this host
+inline constexpr int kMaxWorkers = 16;      // threads of one owner that mutate blocks
+inline constexpr int kMaxStepImports = 16;  // imports a rank may name in one STEP record
+
+// Parameter groups of a job, at least 1.
+int GroupCount(const JobSpec& spec);
+// The area that holds the job's buffers one after another, each at a multiple of 8: its size, and where one
+// begins.
+int64_t BufferArea(const JobSpec& spec);
+int64_t BufferOffset(const JobSpec& spec, int index);
+
+// Where a delivered unit lies in its rank's staging.
+struct Delivery {
+  static constexpr uint32_t kEmpty = ~uint32_t{0};
+  uint32_t chunk = kEmpty;  // staging segment staging.<r>.<chunk>; kEmpty: this rank contributes nothing
+  uint64_t offset = 0;      // bytes, multiple of 64
+  float scale = 1;          // samples of this part / nominal samples
+};
+
+// A trainer's page: segment rank.<r>.
+class RankRecords {
+ public:
+  static int64_t BytesFor(const JobSpec& spec);
+  RankRecords() = default;
+  // `memory`: BytesFor(spec) bytes, 64-byte aligned, zero when new; must outlive this. `spec` too.
+  RankRecords(const JobSpec* spec, char* memory);
+
+  // DELIVERED.
+  void PublishDelivered(int unit, Mark mark, const Delivery& delivery);
+  Mark Delivered(int unit) const;
+  // The delivery that the present mark speaks of. Stable until the owners have consumed it.
+  Delivery ReadDelivery(int unit) const;
+
+  // STEP, with the blob that is committed with it. INVALID_ARGUMENT: a blob, or number of groups or imports,
+  // past the job's sizes.
+  absl::Status PublishStep(const TrainerStep& step, absl::string_view blob);
+  // The record of that step, any attempt; nullopt if there is none (not yet, torn, or overwritten by step +
+  // 2).
+  std::optional<TrainerStep> ReadStep(Step step) const;
+  // Only whether it is there, and of which attempt: cheap.
+  std::optional<StepId> HasStep(Step step) const;
+  std::string ReadBlob(Step step) const;
+  // Buffers travelling with the step (rank 0). Write before PublishStep. Step 0: initial values.
+  absl::Span<char> buffers(Step step) const;
+
+ private:
+  struct Entry;
+  struct StepHeader;
+  Entry* entry(int unit) const;
+  StepHeader* header(Step step) const;
+
+  const JobSpec* spec_ = nullptr;
+  char* base_ = nullptr;
+  int64_t entries_at_ = 0, steps_at_ = 0, step_bytes_ = 0;
+  int64_t groups_at_ = 0, parts_at_ = 0, bits_at_ = 0, blob_at_ = 0, buffers_at_ = 0;  // within a step record
+};
+
+// One worker's undo area in its owner's page.
+struct WorkerUndo {
+  JournalSlot* apply = nullptr;
+  float* apply_planes = nullptr;  // param, then the optimizer's planes: kBlockElements each
+  JournalSlot* reduce = nullptr;
+  float* reduce_block = nullptr;
+  double* reduce_sumsq = nullptr;
+};
+
+// An owner's page: segment owner.<m>.
+class OwnerRecords {
+ public:
+  static int64_t BytesFor(const JobSpec& spec);
+  OwnerRecords() = default;
+  OwnerRecords(const JobSpec* spec, char* memory);
+
+  // CONSUMED: parts of this unit that no longer need their staging.
+  std::atomic<uint64_t>& Consumed(int unit) const;
+
+  // DONE: this owner has stored all of `id`; `decided` is what verdicts have carried out up to it.
+  void PublishDone(StepId id, const Proposals& decided);
+  StepId Done() const;
+  // Proposals carried out up to DONE and the boundaries after it.
+  Proposals Decided() const;
+  // The last rejected step; {0, 0} if none.
+  void PublishRejected(StepId id);
+  StepId Rejected() const;
+  // Sets the starting point of a slot that enters the job (first epoch, or a resize): as if it had done `id`.
+  void Enter(StepId id, const Proposals& decided) { PublishDone(id, decided); }
+
+  void PublishPrepared(const OwnerPrepared& prepared);
+  std::optional<OwnerPrepared> ReadPrepared(StepId id) const;
+  void PublishBoundary(const BoundaryOffer& offer);
+  void PublishBoundaryDone(const BoundaryOffer& done);
+  // Everything a pipeline looks at, in the order it relies on.
+  OwnerPage ReadPage(StepId current) const;
+
+  void WriteVerdict(const Verdict& verdict);
+  std::optional<Verdict> ReadVerdict(StepId id) const;
+  // The last verdict written here, whatever its step: for status.
+  std::optional<Verdict> LastVerdict() const;
+
+  WorkerUndo undo(int worker) const;
+
+  // What this owner waits for, for status and errors; at most 120 bytes. Written without order: may read
+  // torn.
+  void SetWaitsFor(absl::string_view text);
+  std::string WaitsFor() const;
+
+ private:
+  struct Page;
+  struct BoundaryRecord;
+  static void WriteBoundary(BoundaryRecord& record, const BoundaryOffer& offer);
+  static BoundaryOffer ReadBoundary(const BoundaryRecord& record);
+  Page* page() const;
+
+  const JobSpec* spec_ = nullptr;
+  char* base_ = nullptr;
+  int64_t consumed_at_ = 0, groups_at_ = 0, bits_at_ = 0, undo_at_ = 0, undo_bytes_ = 0;
+};
+
+}  // namespace sherd::runtime
+
+#endif  // SHERD_RUNTIME_RECORDS_H_
