@@ -177,6 +177,8 @@ std::string Name(SegmentKind kind) {
       return "control";
     case SegmentKind::kSnapshot:
       return "snapshot pool";
+    case SegmentKind::kImport:
+      return "import";
   }
   return absl::StrCat("kind ", static_cast<uint32_t>(kind));
 }

@@ -40,6 +40,7 @@ enum class SegmentKind : uint32_t {
   kStamps = 6,      // stamps per block
   kControl = 7,     // records and doorbells
   kSnapshot = 8,    // pool of blocks copied for open snapshots
+  kImport = 9,      // values to be stored at a step boundary
 };
 
 // "parameters", "staging", ...; "kind 17" for a value unknown here.

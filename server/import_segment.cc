@@ -1,0 +1,141 @@
+#include "server/import_segment.h"
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <tuple>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace sherd::server {
+namespace {
+
+using runtime::JobMemory;
+using runtime::Segment;
+using runtime::SegmentKind;
+
+constexpr int64_t kBlockBytes = kBlockElements * 4;
+
+std::string SegmentName(uint64_t id) { return absl::StrCat("import.", id); }
+
+// Blocks that an item's values take.
+int64_t BlocksOf(const JobMemory& memory, const ImportSegment::Item& item) {
+  return item.plane == ImportSegment::kUpdateCount ? 1 : memory.layout().tensors()[item.tensor].blocks.size();
+}
+
+}  // namespace
+
+struct ImportSegment::Header {
+  int64_t items;
+  int64_t data_at;
+};
+
+// Sorted by plane, then first block (tensor for kUpdateCount).
+struct ImportSegment::Entry {
+  int64_t begin_block;  // global; the tensor for kUpdateCount
+  int64_t end_block;
+  int64_t numel;
+  int64_t data_block;  // where the values begin, in blocks from data_at
+  int32_t plane;
+  int32_t item;  // in the order given to Create
+};
+
+int64_t ImportSegment::BytesFor(const JobMemory& memory, absl::Span<const Item> items) {
+  int64_t bytes = (sizeof(Header) + items.size() * sizeof(Entry) + 63) / 64 * 64;
+  for (const Item& item : items) bytes += BlocksOf(memory, item) * kBlockBytes;
+  return bytes;
+}
+
+absl::Span<ImportSegment::Entry> ImportSegment::sorted() const {
+  return absl::MakeSpan(reinterpret_cast<Entry*>(segment_.data() + sizeof(Header)),
+                        segment_.as<Header>()->items);
+}
+
+float* ImportSegment::values(const Entry& e) const {
+  return reinterpret_cast<float*>(segment_.data() + segment_.as<Header>()->data_at +
+                                  e.data_block * kBlockBytes);
+}
+
+absl::StatusOr<ImportSegment> ImportSegment::Create(const JobMemory& memory, uint64_t id,
+                                                    std::vector<Item> items) {
+  absl::StatusOr<Segment> segment =
+      Segment::Create(memory.dir(), SegmentName(id), SegmentKind::kImport, BytesFor(memory, items));
+  if (!segment.ok()) return segment.status();
+  ImportSegment import(*std::move(segment));
+  Header& h = *import.segment_.as<Header>();
+  h.items = items.size();
+  h.data_at = (sizeof(Header) + items.size() * sizeof(Entry) + 63) / 64 * 64;
+  absl::Span<Entry> entries = import.sorted();
+  int64_t at = 0;
+  for (size_t i = 0; i < items.size(); ++i) {
+    const TensorInfo& t = memory.layout().tensors()[items[i].tensor];
+    const bool count = items[i].plane == kUpdateCount;
+    entries[i] = {count ? t.index : t.blocks.begin,
+                  count ? t.index + 1 : t.blocks.end,
+                  count ? 1 : t.numel,
+                  at,
+                  items[i].plane,
+                  static_cast<int32_t>(i)};
+    at += BlocksOf(memory, items[i]);
+  }
+  std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
+    return std::tie(a.plane, a.begin_block, a.end_block) < std::tie(b.plane, b.begin_block, b.end_block);
+  });
+  import.place_.resize(items.size());
+  for (size_t i = 0; i < items.size(); ++i) import.place_[entries[i].item] = static_cast<int32_t>(i);
+  return import;
+}
+
+absl::StatusOr<ImportSegment> ImportSegment::Open(const JobMemory& memory, uint64_t id) {
+  absl::StatusOr<Segment> segment =
+      Segment::Open(memory.dir(), SegmentName(id), Segment::Access::kReadOnly, SegmentKind::kImport);
+  if (!segment.ok()) return segment.status();
+  ImportSegment import(*std::move(segment));
+  const absl::Status damaged = absl::DataLossError(absl::StrCat("segment ", SegmentName(id), " is damaged"));
+  const int64_t size = import.segment_.size();
+  if (size < static_cast<int64_t>(sizeof(Header))) return damaged;
+  const Header h = *import.segment_.as<Header>();
+  if (h.items < 0 ||
+      h.items > (size - static_cast<int64_t>(sizeof(Header))) / static_cast<int64_t>(sizeof(Entry)) ||
+      h.data_at < 0 || h.data_at > size) {
+    return damaged;
+  }
+  for (const Entry& e : import.sorted()) {
+    const int64_t blocks = e.plane == kUpdateCount ? 1 : e.end_block - e.begin_block;
+    if (blocks < 0 || blocks > memory.layout().total_blocks() || e.data_block < 0 ||
+        e.data_block > (size - h.data_at) / kBlockBytes - blocks) {
+      return damaged;
+    }
+  }
+  return import;
+}
+
+absl::Status ImportSegment::Remove(const runtime::JobDir& dir, uint64_t id) {
+  absl::Status s = Segment::Unlink(dir, SegmentName(id));
+  return absl::IsNotFound(s) ? absl::OkStatus() : s;
+}
+
+absl::Span<float> ImportSegment::Values(int i) const {
+  const Entry& e = sorted()[place_[i]];
+  return absl::MakeSpan(values(e), e.numel);
+}
+
+const float* ImportSegment::Find(int plane, int64_t block) const {
+  // The first entry that ends after `block`: empty tensors end where they begin and are passed over.
+  const absl::Span<Entry> all = sorted();
+  const auto it = std::partition_point(all.begin(), all.end(), [&](const Entry& e) {
+    return e.plane < plane || (e.plane == plane && e.end_block <= block);
+  });
+  if (it == all.end() || it->plane != plane || it->begin_block > block) return nullptr;
+  return values(*it) + (block - it->begin_block) * kBlockElements;
+}
+
+std::optional<uint64_t> ImportSegment::UpdateCount(int tensor) const {
+  const float* value = Find(kUpdateCount, tensor);
+  if (value == nullptr) return std::nullopt;
+  // Find has taken the tensor for a block: the entry covers exactly one.
+  return static_cast<uint64_t>(std::llround(std::max(0.0f, *value)));
+}
+
+}  // namespace sherd::server

@@ -1,0 +1,70 @@
+// Values to be stored in a running job at one step boundary, all or none: segment import.<id>, made whole
+// before anybody names the id.
+//
+// The writer:
+//   absl::StatusOr<ImportSegment> import = ImportSegment::Create(memory, id, {{tensor, plane}, ...});
+//   import->Values(0)[element] = ...;                        // fp32, the whole tensor; padding stays zero
+// An owner, when it mutates (or, at a boundary, stores) a block:
+//   if (const float* values = import->Find(plane, block)) memcpy(live, values, 1024);
+//
+// Finding is thread-safe. Nothing blocks but Create and Open.
+#ifndef SHERD_SERVER_IMPORT_SEGMENT_H_
+#define SHERD_SERVER_IMPORT_SEGMENT_H_
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "runtime/job_memory.h"
+#include "runtime/segment.h"
+
+namespace sherd::server {
+
+class ImportSegment {
+ public:
+  // In place of a plane: the tensor's count of updates, one value, taken by Adam's bias correction.
+  static constexpr int kUpdateCount = -1;
+
+  struct Item {
+    int tensor = 0;  // in Layout::tensors()
+    int plane = 0;   // 0: param, 1 + i: the optimizer's plane i, or kUpdateCount
+  };
+
+  // Bytes that the segment of these items takes.
+  static int64_t BytesFor(const runtime::JobMemory& memory, absl::Span<const Item> items);
+
+  // REQUIRES: no item twice; a frozen tensor's plane is 0. RESOURCE_EXHAUSTED names the bytes needed and
+  // free.
+  static absl::StatusOr<ImportSegment> Create(const runtime::JobMemory& memory, uint64_t id,
+                                              std::vector<Item> items);
+  // NOT_FOUND when there is none (any more); DATA_LOSS if it contradicts the job.
+  static absl::StatusOr<ImportSegment> Open(const runtime::JobMemory& memory, uint64_t id);
+  // Takes the name away once the values are stored; mappings stay. Not an error if it is gone.
+  static absl::Status Remove(const runtime::JobDir& dir, uint64_t id);
+
+  // Where the writer puts the values of item `i`, in the order given to Create: numel of the tensor (1 for
+  // kUpdateCount), row-major.
+  absl::Span<float> Values(int i) const;
+
+  // The 256 values for `block` of `plane`, or null if they are not to change. O(log items).
+  const float* Find(int plane, int64_t block) const;
+  // The update count to set for a tensor. O(log items).
+  std::optional<uint64_t> UpdateCount(int tensor) const;
+
+ private:
+  struct Header;
+  struct Entry;
+  explicit ImportSegment(runtime::Segment segment) : segment_(std::move(segment)) {}
+  absl::Span<Entry> sorted() const;
+  float* values(const Entry& e) const;
+
+  runtime::Segment segment_;
+  std::vector<int32_t> place_;  // the writer's: where item i stands in sorted()
+};
+
+}  // namespace sherd::server
+
+#endif  // SHERD_SERVER_IMPORT_SEGMENT_H_

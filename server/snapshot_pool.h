@@ -1,0 +1,88 @@
+// The copy-on-write pool of one snapshot: segment snap.<id> of its job. It makes the state after step s
+// readable while later steps run.
+//
+// The creator (server/snapshots.h), before it proposes the snapshot:
+//   absl::StatusOr<SnapshotPool> pool = SnapshotPool::Create(memory, entry.id, mask, pool_blocks);
+// An owner, when it carries out the decision that cuts after s, before it publishes DONE(s):
+//   pool->SaveAtCut(tensor_steps, buffers);
+// and whenever it is about to mutate a block in a later step (or to store an import there), before it arms
+// its journal:
+//   if (!pool->Preserve(entry, block, live)) ...   // full: see SnapshotEntry::wait_when_full
+// A reader, once all owners are DONE(s):
+//   pool->Read(plane, live, first, count, out);
+//
+// Why a read is whole. A block's index is stored before the block is first mutated after the cut, and a
+// reader looks at the index after it has copied the live block: an unset index means that the copy was made
+// before the first mutation. All owners may do the same work twice (after a death): they store the same
+// bytes.
+//
+// Preserve is thread-safe for different blocks, everything else for any; nothing blocks but Create, Open and
+// Populate.
+#ifndef SHERD_SERVER_SNAPSHOT_POOL_H_
+#define SHERD_SERVER_SNAPSHOT_POOL_H_
+
+#include <atomic>
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "runtime/control_page.h"
+#include "runtime/job_memory.h"
+#include "runtime/segment.h"
+
+namespace sherd::server {
+
+class SnapshotPool {
+ public:
+  // Bits of the mask: 0 for param, 1 + i for the optimizer's plane i (SnapshotEntry::plane_mask).
+  static int64_t BytesFor(const runtime::JobMemory& memory, uint64_t plane_mask, int64_t pool_blocks);
+
+  // Reserves the segment, with a few blocks to spare for those a death wastes. RESOURCE_EXHAUSTED names the
+  // bytes needed and free.
+  static absl::StatusOr<SnapshotPool> Create(const runtime::JobMemory& memory, uint64_t id,
+                                             uint64_t plane_mask, int64_t pool_blocks);
+  // NOT_FOUND once the snapshot is released.
+  static absl::StatusOr<SnapshotPool> Open(const runtime::JobMemory& memory, uint64_t id);
+  // Takes the name away; mappings stay. Not an error if it is gone.
+  static absl::Status Remove(const runtime::JobDir& dir, uint64_t id);
+
+  uint64_t plane_mask() const;
+  int64_t pool_blocks() const;
+
+  // First touch, so that steps do not pay for it. May run while the pool is in use. See Segment::Populate.
+  absl::Status Populate(int threads, const std::atomic<bool>* cancel) const {
+    return segment_.Populate(threads, cancel);
+  }
+
+  // Keeps what is small whole: update counts per tensor and the buffers, as after the cut step. Sizes are the
+  // job's.
+  void SaveAtCut(const std::atomic<uint64_t>* tensor_steps, absl::Span<const char> buffers);
+
+  // Keeps `block` as it is, if it is not kept yet. live[p] is the block in plane p of the job, or null where
+  // the block has no such plane. `entry` is this snapshot's. False: no room (nothing was kept; the block must
+  // not be mutated unless the snapshot is given up).
+  bool Preserve(runtime::SnapshotEntry& entry, int64_t block, const float* const* live);
+
+  // Copies elements [first, first + count) of a plane, counted from the first element of block 0, as they
+  // were at the cut. `live` is the job's plane. `out` needs no alignment. REQUIRES: the plane is in the mask
+  // and reaches so far.
+  void Read(int plane, const float* live, int64_t first, int64_t count, char* out) const;
+
+  // What SaveAtCut kept.
+  absl::Span<const uint64_t> tensor_steps() const;
+  absl::Span<const char> buffers() const;
+
+ private:
+  struct Header;
+  explicit SnapshotPool(runtime::Segment segment);
+  Header* header() const { return segment_.as<Header>(); }
+  std::atomic<uint32_t>* index() const;
+  float* kept(uint32_t place, int plane) const;
+
+  runtime::Segment segment_;
+};
+
+}  // namespace sherd::server
+
+#endif  // SHERD_SERVER_SNAPSHOT_POOL_H_

@@ -1,0 +1,62 @@
+// Reads an open snapshot: any tensor in any of its planes, as after its step, while training goes on.
+//
+//   absl::StatusOr<std::unique_ptr<SnapshotReader>> r = SnapshotReader::Open(&memory, id);
+//   (*r)->Read(tensor, plane, 0, 1000, out);
+//   absl::Status whole = (*r)->Check();      // what was read so far may be used only if this is OK
+//
+// Thread-safe. Open blocks on the file system only.
+#ifndef SHERD_SERVER_SNAPSHOT_READER_H_
+#define SHERD_SERVER_SNAPSHOT_READER_H_
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "core/types.h"
+#include "runtime/job_memory.h"
+#include "server/snapshot_pool.h"
+
+namespace sherd::server {
+
+// Nanoseconds of CLOCK_MONOTONIC: the same clock in all processes of a host.
+int64_t MonotonicNanos();
+
+// The table entry of an open snapshot, or null.
+runtime::SnapshotEntry* FindSnapshot(runtime::ControlPage& control, uint64_t id);
+
+class SnapshotReader {
+ public:
+  // NOT_FOUND: released, expired or never there. UNAVAILABLE: its step is not stored everywhere yet.
+  // RESOURCE_EXHAUSTED: it overflowed. `memory` must outlive the reader.
+  static absl::StatusOr<std::unique_ptr<SnapshotReader>> Open(runtime::JobMemory* memory, uint64_t id);
+
+  uint64_t id() const { return id_; }
+  Step step() const { return step_; }
+  bool HasPlane(int plane) const { return pool_.plane_mask() >> plane & 1; }
+
+  // Elements [first, first + count) of a tensor, fp32, to `out` (any alignment). REQUIRES: HasPlane, the
+  // tensor has the plane, and the range is in it.
+  void Read(const TensorInfo& tensor, int plane, int64_t first, int64_t count, char* out) const;
+  // Updates of a tensor up to the snapshot; the bytes of a buffer.
+  uint64_t UpdateCount(int tensor) const { return pool_.tensor_steps()[tensor]; }
+  absl::Span<const char> buffers() const { return pool_.buffers(); }
+
+  // OK if everything read before this call is of the snapshot; puts its expiry off. NOT_FOUND,
+  // RESOURCE_EXHAUSTED as Open.
+  absl::Status Check();
+
+ private:
+  SnapshotReader(runtime::JobMemory* memory, uint64_t id, Step step, SnapshotPool pool)
+      : memory_(memory), id_(id), step_(step), pool_(std::move(pool)) {}
+
+  runtime::JobMemory* const memory_;
+  const uint64_t id_;
+  const Step step_;
+  const SnapshotPool pool_;
+};
+
+}  // namespace sherd::server
+
+#endif  // SHERD_SERVER_SNAPSHOT_READER_H_
