@@ -1,0 +1,237 @@
+// The kernels against memory: each one's time over the time its bytes take at the best rate that any access
+// pattern reached on the same arrays in the same run. See bench/README.md.
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <cstdio>
+#include <functional>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "bench/memory_patterns.h"
+#include "bench/pinned_threads.h"
+#include "kernels/block.h"
+#include "kernels/optimizer.h"
+#include "kernels/reduce.h"
+
+namespace sherd {
+namespace bench {
+namespace {
+
+using kernels::kBlockElements;
+
+constexpr int kArrays = 5;
+
+struct Options {
+  int64_t elements = 64'000'000;
+  int rounds = 5;
+  bool huge = false;
+  bool json = false;
+};
+
+// Shared pages of the ordinary size, as in the servers' segments; or, if `huge`, private ones of 2 MiB.
+float* Map(int64_t elements, bool huge) {
+  const size_t bytes = elements * sizeof(float) + kBlockElements * sizeof(float);
+  void* p =
+      mmap(nullptr, bytes, PROT_READ | PROT_WRITE, (huge ? MAP_PRIVATE : MAP_SHARED) | MAP_ANONYMOUS, -1, 0);
+  if (p == MAP_FAILED) {
+    std::perror("mmap");
+    std::exit(1);
+  }
+  madvise(p, bytes, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+  return static_cast<float*>(p);
+}
+
+// What one thread does with elements [begin, end).
+using Work = std::function<void(int64_t begin, int64_t end)>;
+
+struct Entry {
+  std::string name;
+  int bytes_per_element;
+  bool is_kernel;  // else a pattern, whose rate counts for the bound
+  Work work;
+  double seconds = std::numeric_limits<double>::infinity();
+};
+
+class KernelsBench {
+ public:
+  explicit KernelsBench(const Options& options)
+      : options_(options), blocks_(options.elements / kBlockElements) {
+    for (float*& a : arrays_) a = Map(options.elements, options.huge);
+    block_sumsq_.resize(blocks_);
+    stamps_ = std::vector<std::atomic<uint64_t>>(blocks_);
+    PinnedThreads(2).Run([this](int thread) {
+      const int64_t half = blocks_ / 2 * kBlockElements;
+      for (float* a : arrays_)
+        std::fill(a + thread * half, thread == 0 ? a + half : a + options_.elements, 1.0f);
+    });
+  }
+
+  std::vector<Entry> Measure(int threads) {
+    std::vector<Entry> entries = Entries();
+    PinnedThreads pool(threads);
+    // Rounds outside, so that a disturbance of this machine hits one round of everything, not one entry.
+    for (int round = 0; round < options_.rounds; ++round) {
+      for (Entry& e : entries) {
+        const double seconds = pool.Run([&](int thread) {
+          e.work(blocks_ * thread / threads * kBlockElements,
+                 blocks_ * (thread + 1) / threads * kBlockElements);
+        });
+        e.seconds = std::min(e.seconds, seconds);
+      }
+    }
+    return entries;
+  }
+
+  // Nanoseconds for one block that is in the cache: what a call costs above memory. Best of some.
+  nlohmann::json HotBlock() {
+    const kernels::Scalars s = AdamWScalars();
+    const kernels::UpdateFn update = kernels::Resolve(kernels::OptimizerKind::kAdamW);
+    const kernels::SaveFn save = kernels::ResolveSave(kernels::OptimizerKind::kAdamW);
+    alignas(64) static float undo[kernels::kMaxUndoElements];
+    nlohmann::json out;
+    out["adamw"] = NsPerCall([&] { update(Args(0), s, kBlockElements); });
+    out["save"] = NsPerCall([&] { save(Args(0), undo); });
+    out["save_and_adamw"] = NsPerCall([&] { save(Args(0), undo), update(Args(0), s, kBlockElements); });
+    out["reduce_2"] = NsPerCall([&] { Reduce(0, kBlockElements, false, false); });
+    return out;
+  }
+
+ private:
+  static kernels::Scalars AdamWScalars() {
+    kernels::Hyper hyper;
+    hyper.weight_decay = 0.01;
+    return kernels::Prepare(kernels::OptimizerKind::kAdamW, hyper, 10, 0.5f);
+  }
+
+  kernels::UpdateArgs Args(int64_t at) const {
+    return {arrays_[0] + at, {arrays_[1] + at, arrays_[2] + at, nullptr}, arrays_[3] + at};
+  }
+
+  // out is array 4 or, to accumulate, array 2.
+  void Reduce(int64_t begin, int64_t end, bool accumulate, bool stream) {
+    // 0.5 keeps every array of ones at one, and costs the multiplication that a mean over ranks costs.
+    const float scale = accumulate ? 1e-6f : 0.5f;
+    const kernels::Source sources[] = {{arrays_[0] + begin, scale}, {arrays_[3] + begin, scale}};
+    kernels::ReduceBlocks(sources, 2, accumulate, arrays_[accumulate ? 2 : 4] + begin,
+                          (end - begin) / kBlockElements, &block_sumsq_[begin / kBlockElements], stream);
+  }
+
+  // As a server does it: the block's old values to an undo buffer, a stamp, the update in place, a stamp.
+  void Journaled(int64_t begin, int64_t end) {
+    const kernels::Scalars s = AdamWScalars();
+    const kernels::UpdateFn update = kernels::Resolve(kernels::OptimizerKind::kAdamW);
+    const kernels::SaveFn save = kernels::ResolveSave(kernels::OptimizerKind::kAdamW);
+    alignas(64) float undo[kernels::kMaxUndoElements];
+    for (int64_t at = begin; at < end; at += kBlockElements) {
+      std::atomic<uint64_t>& stamp = stamps_[at / kBlockElements];
+      save(Args(at), undo);
+      stamp.store(1, std::memory_order_release);
+      update(Args(at), s, kBlockElements);
+      stamp.store(2, std::memory_order_release);
+    }
+  }
+
+  std::vector<Entry> Entries() {
+    std::vector<Entry> entries;
+    for (const MemoryPattern& p : MemoryPatterns()) {
+      entries.push_back(
+          {p.name, p.bytes_per_element, false, [this, &p](int64_t b, int64_t e) { p.run(arrays_, b, e); }});
+    }
+    const auto update = [this](kernels::OptimizerKind kind) {
+      const kernels::Scalars s = kind == kernels::OptimizerKind::kAdamW
+                                     ? AdamWScalars()
+                                     : kernels::Prepare(kind, kernels::Hyper(), 10, 0.5f);
+      return [this, kind, s](int64_t b, int64_t e) { kernels::Resolve(kind)(Args(b), s, e - b); };
+    };
+    entries.push_back({"adamw", 28, true, update(kernels::OptimizerKind::kAdamW)});
+    entries.push_back({"adamw, journaled", 28, true, [this](int64_t b, int64_t e) { Journaled(b, e); }});
+    entries.push_back({"sgd", 20, true, update(kernels::OptimizerKind::kSgd)});
+    entries.push_back(
+        {"reduce 2, streamed", 12, true, [this](int64_t b, int64_t e) { Reduce(b, e, false, true); }});
+    entries.push_back(
+        {"reduce 2, stored", 12, true, [this](int64_t b, int64_t e) { Reduce(b, e, false, false); }});
+    entries.push_back(
+        {"reduce 2, accumulated", 16, true, [this](int64_t b, int64_t e) { Reduce(b, e, true, false); }});
+    return entries;
+  }
+
+  static double NsPerCall(const std::function<void()>& call) {
+    constexpr int kCalls = 2000;
+    double best = std::numeric_limits<double>::infinity();
+    for (int round = 0; round < 50; ++round) {
+      const auto start = std::chrono::steady_clock::now();
+      for (int i = 0; i < kCalls; ++i) call();
+      const std::chrono::duration<double, std::nano> took = std::chrono::steady_clock::now() - start;
+      best = std::min(best, took.count() / kCalls);
+    }
+    return best;
+  }
+
+  const Options options_;
+  const int64_t blocks_;
+  float* arrays_[kArrays];
+  std::vector<double> block_sumsq_;
+  std::vector<std::atomic<uint64_t>> stamps_;
+};
+
+nlohmann::json Report(const Options& options, int threads, const std::vector<Entry>& entries) {
+  const auto rate = [&](const Entry& e) { return e.bytes_per_element * options.elements / e.seconds; };
+  const Entry* best = &entries[0];
+  for (const Entry& e : entries) {
+    if (!e.is_kernel && rate(e) > rate(*best)) best = &e;
+  }
+  std::fprintf(stderr, "\n%d thread%s; bound: %.1f GB/s (%s)\n", threads, threads == 1 ? "" : "s",
+               rate(*best) / 1e9, best->name.c_str());
+  std::fprintf(stderr, "%-32s %8s %10s %10s %8s\n", "", "B/elem", "ms", "GB/s", "x bound");
+  nlohmann::json out = {
+      {"threads", threads}, {"bound_gb_per_s", rate(*best) / 1e9}, {"bound_pattern", best->name}};
+  for (const Entry& e : entries) {
+    const double ratio = rate(*best) / rate(e);
+    std::fprintf(stderr, "%-32s %8d %10.1f %10.1f %8.2f\n", e.name.c_str(), e.bytes_per_element,
+                 e.seconds * 1e3, rate(e) / 1e9, ratio);
+    out[e.is_kernel ? "kernels" : "patterns"].push_back({{"name", e.name},
+                                                         {"bytes_per_element", e.bytes_per_element},
+                                                         {"ms", e.seconds * 1e3},
+                                                         {"gb_per_s", rate(e) / 1e9},
+                                                         {"ratio_to_bound", ratio}});
+  }
+  return out;
+}
+
+int Main(int argc, char** argv) {
+  Options options;
+  CLI::App app("The kernels against the best memory rate of this machine");
+  app.add_flag("--json", options.json, "print one JSON object to stdout (the table goes to stderr)");
+  app.add_option("--elements", options.elements,
+                 "fp32 elements of each of five arrays; rounded down to blocks")
+      ->check(CLI::Range(int64_t{1} << 16, int64_t{1} << 32));
+  app.add_option("--rounds", options.rounds, "the best of this many counts")->check(CLI::Range(1, 1000));
+  app.add_flag("--huge", options.huge, "private pages of 2 MiB instead of shared ones of 4 KiB");
+  CLI11_PARSE(app, argc, argv);
+  options.elements -= options.elements % kBlockElements;
+
+  KernelsBench bench(options);
+  nlohmann::json out = {
+      {"elements", options.elements}, {"simd", kernels::SimdName()}, {"huge_pages", options.huge}};
+  std::fprintf(stderr, "%lld elements, %s, %s pages\n", static_cast<long long>(options.elements),
+               kernels::SimdName(), options.huge ? "2 MiB" : "4 KiB");
+  for (int threads : {1, 2}) out["runs"].push_back(Report(options, threads, bench.Measure(threads)));
+  out["hot_block_ns"] = bench.HotBlock();
+  std::fprintf(stderr, "\none block in cache, ns a call: %s\n", out["hot_block_ns"].dump().c_str());
+  if (options.json) std::printf("%s\n", out.dump(1).c_str());
+  return 0;
+}
+
+}  // namespace
+}  // namespace bench
+}  // namespace sherd
+
+int main(int argc, char** argv) { return sherd::bench::Main(argc, argv); }

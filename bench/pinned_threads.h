@@ -1,0 +1,47 @@
+// Threads that stay on their cores, for benchmarks.
+//
+//   PinnedThreads threads(2);
+//   double seconds = threads.Run([&](int thread) { Work(thread); });   // all start together; until the last
+//   ends
+#ifndef SHERD_BENCH_PINNED_THREADS_H_
+#define SHERD_BENCH_PINNED_THREADS_H_
+
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace sherd {
+namespace bench {
+
+// Thread k runs on the k-th core this process may use (round robin if there are fewer). Thread-compatible.
+class PinnedThreads {
+ public:
+  explicit PinnedThreads(int count);
+  ~PinnedThreads();
+  PinnedThreads(const PinnedThreads&) = delete;
+  PinnedThreads& operator=(const PinnedThreads&) = delete;
+
+  int count() const { return static_cast<int>(threads_.size()); }
+
+  // Calls work(0) ... work(count - 1), one on each thread; returns the wall time in seconds. Blocks.
+  double Run(const std::function<void(int)>& work);
+
+ private:
+  void Loop(int thread);
+
+  std::mutex mu_;
+  std::condition_variable changed_;
+  const std::function<void(int)>* work_ = nullptr;  // guarded by mu_, like the three below
+  uint64_t round_ = 0;
+  int running_ = 0;
+  bool stop_ = false;
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace bench
+}  // namespace sherd
+
+#endif  // SHERD_BENCH_PINNED_THREADS_H_

@@ -1,0 +1,40 @@
+// The kernels on a CUDA device: the same contracts as reduce.h and optimizer.h, and the same bits.
+//
+//   LaunchReduceBlocks(sources, n, false, grad, blocks, block_sumsq, stream);
+//   LaunchUpdate(OptimizerKind::kAdamW, args, Prepare(...), elements, stream);
+//
+// Built with --config=cuda alone. Pointers inside the arguments are device pointers; the arguments themselves
+// are read before the call returns. Calls enqueue work on `stream` and do not wait for it, so results, and
+// errors of the kernels themselves, appear in stream order. Thread-safe.
+#ifndef SHERD_KERNELS_CUDA_LAUNCH_H_
+#define SHERD_KERNELS_CUDA_LAUNCH_H_
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "kernels/optimizer.h"
+#include "kernels/reduce.h"
+
+namespace sherd {
+namespace kernels {
+namespace cuda {
+
+// Most sources of one LaunchReduceBlocks: their table travels as a kernel argument.
+constexpr int kMaxSources = 128;
+
+// As ReduceBlocks. `sources` is a host array. Returns cudaErrorInvalidValue if n is not in [0, kMaxSources],
+// blocks is not in [0, 2^31), or a dtype is not supported; else the error of the launch.
+cudaError_t LaunchReduceBlocks(const Source* sources, int n, bool accumulate, float* out, int64_t blocks,
+                               double* block_sumsq, cudaStream_t stream);
+
+// As the UpdateFn of `kind`. Returns cudaErrorInvalidValue if kind is unknown or elements is negative, not a
+// multiple of kBlockElements, or 2^41 or more; else the error of the launch.
+cudaError_t LaunchUpdate(OptimizerKind kind, const UpdateArgs& args, const Scalars& scalars, int64_t elements,
+                         cudaStream_t stream);
+
+}  // namespace cuda
+}  // namespace kernels
+}  // namespace sherd
+
+#endif  // SHERD_KERNELS_CUDA_LAUNCH_H_
