@@ -46,12 +46,16 @@ void CopyStream(float* const arrays[kPatternArrays], int64_t begin, int64_t end)
   hwy::FlushStream();
 }
 
+template <int64_t kPrefetch>
 void TriadStream(float* const arrays[kPatternArrays], int64_t begin, int64_t end) {
   const Tag d;
   const auto half = hn::Set(d, 0.5f);
-  for (int64_t i = begin; i < end; i += kLanes) {
-    const auto sum = hn::Add(hn::Load(d, arrays[0] + i), hn::Load(d, arrays[1] + i));
-    hn::Stream(hn::Mul(sum, half), d, arrays[2] + i);
+  for (int64_t at = begin; at < end; at += kLine) {
+    for (int k = 0; k < 2 && kPrefetch != 0; ++k) hwy::Prefetch(arrays[k] + at + kPrefetch);
+    for (int64_t i = at; i < at + kLine; i += kLanes) {
+      const auto sum = hn::Add(hn::Load(d, arrays[0] + i), hn::Load(d, arrays[1] + i));
+      hn::Stream(hn::Mul(sum, half), d, arrays[2] + i);
+    }
   }
   hwy::FlushStream();
 }
@@ -78,15 +82,16 @@ void InPlace(float* const arrays[kPatternArrays], int64_t begin, int64_t end) {
 
 const std::vector<MemoryPattern>& Patterns() {
   static const std::vector<MemoryPattern>* const patterns = new std::vector<MemoryPattern>{
-      {"read 1", 4, &Read<1>},
-      {"read 4", 16, &Read<4>},
-      {"memcpy", 8, &Copy},
-      {"copy, streamed", 8, &CopyStream},
-      {"triad, streamed", 12, &TriadStream},
-      {"in place 1", 8, &InPlace<1, false, 0>},
-      {"in place 1, prefetch", 8, &InPlace<1, false, 512>},
-      {"in place 3 + read 1", 28, &InPlace<3, true, 0>},
-      {"in place 3 + read 1, prefetch", 28, &InPlace<3, true, 512>},
+      {"read 1", "read", 4, &Read<1>},
+      {"read 4", "read", 16, &Read<4>},
+      {"memcpy", "copy", 8, &Copy},
+      {"copy, streamed", "copy", 8, &CopyStream},
+      {"triad, streamed", "triad", 12, &TriadStream<0>},
+      {"triad, streamed, prefetch", "triad", 12, &TriadStream<512>},
+      {"in place 1", "in place", 8, &InPlace<1, false, 0>},
+      {"in place 1, prefetch", "in place", 8, &InPlace<1, false, 512>},
+      {"in place 3 + read 1", "update", 28, &InPlace<3, true, 0>},
+      {"in place 3 + read 1, prefetch", "update", 28, &InPlace<3, true, 512>},
   };
   return *patterns;
 }

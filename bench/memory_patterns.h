@@ -13,6 +13,8 @@ constexpr int kPatternArrays = 4;
 
 struct MemoryPattern {
   const char* name;
+  // Patterns of one mix ask for reads and writes in about the same proportion.
+  const char* mix;
   // What the program reads and writes for each index; a write's hidden read of its line is not counted.
   int bytes_per_element;
   // Touches elements [begin, end) of its arrays. REQUIRES: begin, end multiples of 16; arrays aligned to 64
