@@ -31,36 +31,38 @@ PinnedThreads::PinnedThreads(int count) {
 
 PinnedThreads::~PinnedThreads() {
   {
-    std::lock_guard<std::mutex> lock(mu_);
+    absl::MutexLock lock(&mu_);
     stop_ = true;
   }
-  changed_.notify_all();
   for (std::thread& t : threads_) t.join();
 }
 
 double PinnedThreads::Run(const std::function<void(int)>& work) {
-  std::unique_lock<std::mutex> lock(mu_);
+  absl::MutexLock lock(&mu_);
   work_ = &work;
   running_ = count();
   ++round_;
   const auto start = std::chrono::steady_clock::now();
-  changed_.notify_all();
-  changed_.wait(lock, [this] { return running_ == 0; });
+  const auto all_done = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return running_ == 0; };
+  mu_.Await(absl::Condition(&all_done));
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 void PinnedThreads::Loop(int thread) {
   PinTo(thread);
-  std::unique_lock<std::mutex> lock(mu_);
   for (uint64_t seen = 0;;) {
-    changed_.wait(lock, [&] { return stop_ || round_ != seen; });
-    if (stop_) return;
-    seen = round_;
-    const std::function<void(int)>& work = *work_;
-    lock.unlock();
-    work(thread);
-    lock.lock();
-    if (--running_ == 0) changed_.notify_all();
+    const std::function<void(int)>* work;
+    {
+      absl::MutexLock lock(&mu_);
+      const auto called = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return stop_ || round_ != seen; };
+      mu_.Await(absl::Condition(&called));
+      if (stop_) return;
+      seen = round_;
+      work = work_;
+    }
+    (*work)(thread);
+    absl::MutexLock lock(&mu_);
+    --running_;
   }
 }
 

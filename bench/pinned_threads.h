@@ -6,12 +6,13 @@
 #ifndef SHERD_BENCH_PINNED_THREADS_H_
 #define SHERD_BENCH_PINNED_THREADS_H_
 
-#include <condition_variable>
 #include <cstdint>
 #include <functional>
-#include <mutex>
 #include <thread>
 #include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
 
 namespace sherd {
 namespace bench {
@@ -32,13 +33,12 @@ class PinnedThreads {
  private:
   void Loop(int thread);
 
-  std::mutex mu_;
-  std::condition_variable changed_;
-  const std::function<void(int)>* work_ = nullptr;  // guarded by mu_, like the three below
-  uint64_t round_ = 0;
-  int running_ = 0;
-  bool stop_ = false;
-  std::vector<std::thread> threads_;
+  absl::Mutex mu_;
+  const std::function<void(int)>* work_ ABSL_GUARDED_BY(mu_) = nullptr;
+  uint64_t round_ ABSL_GUARDED_BY(mu_) = 0;
+  int running_ ABSL_GUARDED_BY(mu_) = 0;
+  bool stop_ ABSL_GUARDED_BY(mu_) = false;
+  std::vector<std::thread> threads_;  // constant after construction
 };
 
 }  // namespace bench
