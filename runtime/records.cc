@@ -166,12 +166,13 @@ absl::Status RankRecords::PublishStep(const TrainerStep& step, absl::string_view
   std::memcpy(record + bits_at_, step.has_grad.data(),
               std::min<size_t>(step.has_grad.size(), TensorWords(*spec_)) * 8);
   if (!blob.empty()) std::memcpy(record + blob_at_, blob.data(), blob.size());
-  h.mark.store(RecordWord(step.id), std::memory_order_release);
+  // Sequentially consistent: the last rank to record must see that all others have (and then rings).
+  h.mark.store(RecordWord(step.id), std::memory_order_seq_cst);
   return absl::OkStatus();
 }
 
 std::optional<StepId> RankRecords::HasStep(Step step) const {
-  const Mark mark(header(step)->mark.load(std::memory_order_acquire));
+  const Mark mark(header(step)->mark.load(std::memory_order_seq_cst));
   if (mark.parts() != 1 || mark.id().step != step) return std::nullopt;
   return mark.id();
 }

@@ -1,0 +1,370 @@
+#include "client/step_writer.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "core/partition.h"
+
+namespace sherd::client {
+namespace {
+
+constexpr absl::Duration kLookAgain = absl::Milliseconds(20);
+constexpr absl::Duration kTellEvery = absl::Seconds(2);
+
+}  // namespace
+
+StepWriter::StepWriter(runtime::JobMemory* memory, Rank rank, Options options)
+    : memory_(memory), rank_(rank), options_(std::move(options)), records_(memory->rank(rank)) {}
+
+int64_t StepWriter::UnitBytes(int unit) const {
+  return memory_->layout().units()[unit].blocks.size() * kBlockElements * 4;
+}
+
+absl::Status StepWriter::MapStaging() {
+  if (!chunks_.empty()) return absl::OkStatus();
+  for (uint32_t c = 0;; ++c) {  // a predecessor's
+    absl::StatusOr<absl::Span<char>> s = memory_->Staging(rank_, c);
+    if (absl::IsNotFound(s.status())) break;
+    if (!s.ok()) return s.status();
+    chunks_.push_back({c, s->data(), static_cast<int64_t>(s->size())});
+    staging_bytes_ += s->size();
+  }
+  if (!chunks_.empty()) return absl::OkStatus();
+  int64_t bytes = memory_->trainable_blocks() * kBlockElements * 4;
+  if (ring()) {
+    int64_t largest = 0;
+    for (size_t u = 0; u < memory_->layout().units().size(); ++u) largest = std::max(largest, UnitBytes(u));
+    const int64_t asked = options_.ring_bytes > 0 ? std::max(options_.ring_bytes, largest) : 2 * largest;
+    bytes = std::min(bytes, asked);
+  }
+  return AddChunk(bytes).status();
+}
+
+absl::StatusOr<StepWriter::Chunk*> StepWriter::AddChunk(int64_t bytes) {
+  const uint32_t index = static_cast<uint32_t>(chunks_.size());
+  absl::StatusOr<absl::Span<char>> s = memory_->CreateStaging(rank_, index, bytes);
+  if (!s.ok()) return s.status();
+  chunks_.push_back({index, s->data(), static_cast<int64_t>(s->size())});
+  staging_bytes_ += bytes;
+  return &chunks_.back();
+}
+
+void StepWriter::StandAt(StepId id) {
+  id_ = id;
+  part_ = 0;
+  weight_ = 0;
+  const size_t units = memory_->layout().units().size();
+  counted_.assign(units, 0);
+  delivered_.assign(units, 0);
+  staged_.assign(units, false);
+  where_.assign(units, {});
+  for (size_t u = 0; u < units; ++u) delivered_[u] = records_.Delivered(u).PartsOf(id);
+}
+
+absl::StatusOr<StepWriter::Start> StepWriter::Resume() {
+  absl::Status staging = MapStaging();
+  if (!staging.ok()) return staging;
+  absl::StatusOr<StepId> done = memory_->DoneByAll();
+  if (!done.ok()) return done.status();
+  StepId next = done->NextStep();
+  // The record of a step that is under way: it will be decided without us.
+  if (const std::optional<StepId> pending = records_.HasStep(next.step); pending.has_value()) {
+    bool rejected = false;
+    absl::Status waited = WaitDone(*pending, &rejected);
+    if (!waited.ok()) return waited;
+    next = rejected ? pending->NextAttempt() : pending->NextStep();
+  }
+  // An attempt that was rejected before our predecessor recorded the next one.
+  absl::StatusOr<std::vector<runtime::OwnerRecords*>> owners = Owners(next.step);
+  if (!owners.ok()) return owners.status();
+  for (const runtime::OwnerRecords* o : *owners) {
+    const StepId r = o->Rejected();
+    if (r.step == next.step && !(r < next)) next = r.NextAttempt();
+  }
+  StandAt(next);
+  busy_.clear();
+  for (size_t u = 0; ring() && u < delivered_.size(); ++u) {
+    const Mark mark = records_.Delivered(u);
+    const runtime::Delivery d = records_.ReadDelivery(u);
+    if (mark.parts() == 0 || d.chunk == runtime::Delivery::kEmpty) continue;
+    busy_.push_back({static_cast<int>(u), d.chunk, static_cast<int64_t>(d.offset), UnitBytes(u), mark});
+  }
+  return Start{next, records_.ReadBlob(Step(next.step.value() - 1))};
+}
+
+void StepWriter::BeginPart(float scale) {
+  scale_ = scale;
+  weight_ += scale;
+}
+
+void StepWriter::BeginLatePart(float scale) { scale_ = scale; }
+
+absl::StatusOr<std::vector<runtime::OwnerRecords*>> StepWriter::Owners(Step step) {
+  const std::optional<runtime::Assignment> a = memory_->control().AssignmentFor(step);
+  if (!a.has_value()) return absl::FailedPreconditionError("the job has no owners");
+  if (a->epoch != owners_epoch_) {
+    owners_.clear();
+    for (int m = 0; m < a->servers; ++m) {
+      absl::StatusOr<runtime::OwnerRecords*> o = memory_->owner(Slot(m));
+      if (!o.ok()) return o.status();
+      owners_.push_back(*o);
+    }
+    owners_epoch_ = a->epoch;
+  }
+  return owners_;
+}
+
+void StepWriter::RingOwners() {
+  const std::optional<runtime::Assignment> a = memory_->control().AssignmentFor(id_.step);
+  for (int m = 0; a.has_value() && m < a->servers; ++m) memory_->control().servers[m].bell.Ring();
+}
+
+bool StepWriter::ConsumedByAll(int unit, Mark mark) {
+  // Marks of a step that is done are consumed whatever the pages of later owners say.
+  if (mark.id() < id_) return true;
+  absl::StatusOr<std::vector<runtime::OwnerRecords*>> owners = Owners(id_.step);
+  if (!owners.ok()) return false;
+  const BlockRange blocks = memory_->layout().units()[unit].blocks;
+  for (size_t m = 0; m < owners->size(); ++m) {
+    // Whoever owns no block of the unit never consumes it.
+    if (Owned(blocks, Slot(static_cast<int>(m)), static_cast<int>(owners->size())).empty()) continue;
+    if (Mark((*owners)[m]->Consumed(unit).load(std::memory_order_seq_cst)) < mark) return false;
+  }
+  return true;
+}
+
+void StepWriter::Reclaim() {
+  busy_.erase(std::remove_if(busy_.begin(), busy_.end(),
+                             [&](const Busy& b) { return ConsumedByAll(b.unit, b.until); }),
+              busy_.end());
+}
+
+bool StepWriter::Fit(int unit, runtime::Delivery* where) {
+  const int64_t bytes = UnitBytes(unit);
+  for (const Chunk& c : chunks_) {
+    std::vector<std::pair<int64_t, int64_t>> taken;
+    for (const Busy& b : busy_) {
+      if (b.chunk == c.index) taken.emplace_back(b.offset, b.offset + b.bytes);
+    }
+    std::sort(taken.begin(), taken.end());
+    int64_t at = 0;
+    for (const auto& [begin, end] : taken) {
+      if (begin - at >= bytes) break;
+      at = std::max(at, end);
+    }
+    if (c.bytes - at < bytes) continue;
+    where->chunk = c.index;
+    where->offset = static_cast<uint64_t>(at);
+    return true;
+  }
+  return false;
+}
+
+bool StepWriter::SomeoneAhead() const {
+  for (int r = 0; r < memory_->spec().world_size; ++r) {
+    if (r == rank_.value()) continue;
+    for (size_t u = 0; u < counted_.size(); ++u) {
+      if (memory_->rank(Rank(r)).Delivered(u).PartsOf(id_) > delivered_[u]) return true;
+    }
+  }
+  return false;
+}
+
+bool StepWriter::LastToDeliver(int unit) const {
+  for (int r = 0; r < memory_->spec().world_size; ++r) {
+    if (memory_->rank(Rank(r)).Delivered(unit).PartsOf(id_) < delivered_[unit]) return false;
+  }
+  return true;
+}
+
+absl::Status StepWriter::WaitConsumed(int unit, Mark mark) {
+  if (ConsumedByAll(unit, mark)) return absl::OkStatus();
+  RingOwners();
+  return WaitUntil(absl::StrCat("owners to consume unit ", unit), [&] { return ConsumedByAll(unit, mark); });
+}
+
+absl::Status StepWriter::WaitForRoom(int unit, runtime::Delivery* where) {
+  Reclaim();
+  if (Fit(unit, where)) return absl::OkStatus();
+  RingOwners();
+  bool grow = false;
+  absl::Status waited = WaitUntil(absl::StrCat("room to stage unit ", unit), [&] {
+    Reclaim();
+    if (Fit(unit, where)) return true;
+    // Two ranks that deliver in different orders could wait for each other for ever.
+    grow = SomeoneAhead();
+    return grow;
+  });
+  if (!waited.ok() || !grow) return waited;
+  absl::StatusOr<Chunk*> chunk = AddChunk(std::max(UnitBytes(unit), chunks_.front().bytes / 2));
+  if (!chunk.ok()) return chunk.status();
+  ++growths_;
+  where->chunk = (*chunk)->index;
+  where->offset = 0;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<float*> StepWriter::Stage(int unit) {
+  if (counted_[unit] < delivered_[unit]) return nullptr;
+  if (staged_[unit]) {
+    return reinterpret_cast<float*>(chunks_[where_[unit].chunk].data + where_[unit].offset);
+  }
+  // The entry that says where the unit lies is one per unit: its former part must be out of use.
+  if (delivered_[unit] > 0) {
+    absl::Status consumed = WaitConsumed(unit, Mark::Of(id_, delivered_[unit]));
+    if (!consumed.ok()) return consumed;
+  }
+  runtime::Delivery& where = where_[unit];
+  where = {0, static_cast<uint64_t>(memory_->layout().units()[unit].blocks.begin * kBlockElements * 4),
+           scale_};
+  if (ring()) {
+    absl::Status room = WaitForRoom(unit, &where);
+    if (!room.ok()) return room;
+    busy_.push_back({unit, where.chunk, static_cast<int64_t>(where.offset), UnitBytes(unit),
+                     Mark::Of(id_, delivered_[unit] + 1)});
+  }
+  staged_[unit] = true;
+  char* at = chunks_[where.chunk].data + where.offset;
+  if (ring()) {  // another unit's gradients may stand where this one has padding
+    const UnitInfo& info = memory_->layout().units()[unit];
+    for (int t = info.first_tensor; t < info.end_tensor; ++t) {
+      const TensorInfo& tensor = memory_->layout().tensors()[t];
+      if (tensor.blocks.empty()) continue;
+      const int64_t begin = (tensor.blocks.begin - info.blocks.begin) * kBlockElements + tensor.numel;
+      const int64_t end = (tensor.blocks.end - info.blocks.begin) * kBlockElements;
+      std::memset(at + begin * 4, 0, (end - begin) * 4);
+    }
+  }
+  return reinterpret_cast<float*>(at);
+}
+
+void StepWriter::Deliver(int unit) {
+  ++counted_[unit];
+  if (counted_[unit] <= delivered_[unit]) return;
+  staged_[unit] = false;
+  where_[unit].scale = scale_;
+  delivered_[unit] = counted_[unit];
+  records_.PublishDelivered(unit, Mark::Of(id_, delivered_[unit]), where_[unit]);
+  if (options_.overlap && LastToDeliver(unit)) RingOwners();
+}
+
+absl::Status StepWriter::EndPart() {
+  ++part_;
+  // Nothing need be said of the last part: the STEP record counts what was delivered.
+  if (static_cast<int>(part_) >= memory_->spec().parts) return absl::OkStatus();
+  for (size_t u = 0; u < counted_.size(); ++u) {
+    if (counted_[u] >= part_) continue;
+    counted_[u] = part_;
+    if (delivered_[u] >= part_) continue;  // a predecessor said so
+    if (delivered_[u] > 0) {
+      absl::Status consumed = WaitConsumed(static_cast<int>(u), Mark::Of(id_, delivered_[u]));
+      if (!consumed.ok()) return consumed;
+    }
+    delivered_[u] = part_;
+    records_.PublishDelivered(static_cast<int>(u), Mark::Of(id_, part_),
+                              {runtime::Delivery::kEmpty, 0, scale_});
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Verdict> StepWriter::Finish(const Record& record, absl::string_view blob) {
+  TrainerStep step;
+  step.id = id_;
+  step.samples = record.samples;
+  step.weight = weight_;
+  step.loss = record.loss, step.loss_scale = record.loss_scale, step.max_grad_norm = record.max_grad_norm;
+  step.groups = record.groups;
+  step.has_grad = record.has_grad;
+  step.imports = record.imports;
+  step.parts.reserve(delivered_.size());
+  for (uint32_t parts : delivered_) step.parts.push_back(static_cast<uint16_t>(parts));
+  absl::Status published = records_.PublishStep(step, blob);
+  if (!published.ok()) return published;
+  bool last = true;
+  for (int r = 0; r < memory_->spec().world_size && last; ++r) {
+    last = memory_->rank(Rank(r)).HasStep(id_.step) == std::optional<StepId>(id_);
+  }
+  if (last) RingOwners();
+  bool rejected = false;
+  absl::Status waited = WaitDone(id_, &rejected);
+  if (!waited.ok()) return waited;
+  absl::StatusOr<std::vector<runtime::OwnerRecords*>> owners = Owners(id_.step);
+  if (!owners.ok()) return owners.status();
+  std::optional<Verdict> verdict = owners->front()->ReadVerdict(id_);
+  if (!verdict.has_value()) {
+    return absl::InternalError(
+        absl::StrCat("step ", id_.ToString(), " is done but its verdict can not be read"));
+  }
+  StandAt(rejected ? id_.NextAttempt() : id_.NextStep());
+  if (!rejected) busy_.clear();
+  return *std::move(verdict);
+}
+
+absl::Status StepWriter::WaitDone(StepId id, bool* rejected) {
+  const auto done = [&] {
+    absl::StatusOr<std::vector<runtime::OwnerRecords*>> owners = Owners(id.step);
+    if (!owners.ok()) return false;
+    bool all_done = true, all_rejected = true;
+    for (const runtime::OwnerRecords* o : *owners) {
+      all_done &= !(o->Done() < id);
+      all_rejected &= o->Rejected().step == id.step && !(o->Rejected() < id);
+    }
+    *rejected = !all_done && all_rejected;
+    return all_done || all_rejected;
+  };
+  return WaitUntil(absl::StrCat("step ", id.ToString()), done);
+}
+
+std::string StepWriter::WaitsFor() {
+  const std::optional<runtime::Assignment> a = memory_->control().AssignmentFor(id_.step);
+  if (!a.has_value()) return "servers";
+  std::string text;
+  for (int m = 0; m < a->servers; ++m) {
+    const runtime::MemberEntry& entry = memory_->control().servers[m];
+    absl::StatusOr<runtime::OwnerRecords*> o = memory_->owner(Slot(m));
+    if (!o.ok()) continue;
+    if (!runtime::IsAlive(entry.identity())) {
+      return absl::StrCat("slot ", m, ", whose server (pid ", entry.identity().pid, ") has died");
+    }
+    if ((*o)->Done() < id_ && text.empty()) {
+      const std::string waits = (*o)->WaitsFor();
+      text = waits.empty() ? absl::StrCat("slot ", m) : absl::StrCat("slot ", m, ", which waits for ", waits);
+    }
+  }
+  for (int r = 0; r < memory_->spec().world_size; ++r) {
+    const runtime::MemberEntry& entry = memory_->trainer(Rank(r));
+    if (entry.state.load(std::memory_order_acquire) == runtime::MemberEntry::kAttached &&
+        !runtime::IsAlive(entry.identity())) {
+      return absl::StrCat("rank ", r, ", whose process (pid ", entry.identity().pid, ") has died");
+    }
+  }
+  return text;
+}
+
+absl::Status StepWriter::WaitUntil(absl::string_view what, const std::function<bool()>& ready) {
+  runtime::DoorbellWord& bell = memory_->trainer(rank_).bell;
+  const absl::Time start = absl::Now();
+  absl::Time told = start;
+  bool first = true;
+  for (;;) {
+    const uint32_t ticket = bell.Listen();
+    if (ready()) return absl::OkStatus();
+    if (memory_->control().shutting_down.load(std::memory_order_acquire) != 0) {
+      return absl::UnavailableError(absl::StrCat("the job is shutting down (while waiting for ", what, ")"));
+    }
+    bell.Wait(ticket, kLookAgain, first ? options_.spin : runtime::SpinPolicy::None());
+    first = false;
+    const absl::Time now = absl::Now();
+    if (now - start > options_.timeout) {
+      return absl::DeadlineExceededError(
+          absl::StrCat("waited ", absl::FormatDuration(now - start), " for ", what, ": ", WaitsFor()));
+    }
+    if (now - told >= kTellEvery) {
+      told = now;
+      if (options_.on_wait) options_.on_wait(now - start, absl::StrCat(what, ": ", WaitsFor()));
+    }
+  }
+}
+
+}  // namespace sherd::client

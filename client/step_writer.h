@@ -1,0 +1,146 @@
+// A trainer's side of the step protocol over the job's shared memory (DESIGN.md, the life of a step).
+// Torch-free, no RPC.
+//
+//   StepWriter w(memory, rank, options);
+//   auto start = w.Resume();                       // where to go on, with the blob committed last
+//   for each micro-batch: w.BeginPart(samples / nominal);
+//     for each unit, as its gradients arrive:  float* to = w.Stage(unit);  copy;  w.Deliver(unit);
+//     w.EndPart();                                  // units without a gradient
+//   auto verdict = w.Finish(scalars..., blob);      // STEP; returns when every owner has stored the step
+//
+// A part that a dead predecessor delivered already is computed again but not written again: Stage returns
+// null for it, and Deliver counts it.
+//
+// Thread-compatible. Stage and Finish block, on owners and other ranks; what they wait for is told through
+// Options::on_wait.
+#ifndef SHERD_CLIENT_STEP_WRITER_H_
+#define SHERD_CLIENT_STEP_WRITER_H_
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "core/step_records.h"
+#include "runtime/job_memory.h"
+
+namespace sherd::client {
+
+class StepWriter {
+ public:
+  struct Options {
+    // Wake owners as units become complete, while cores are free for them; else only when they must work.
+    bool overlap = false;
+    runtime::SpinPolicy spin = runtime::SpinPolicy::None();
+    // Fails a wait that lasts longer.
+    absl::Duration timeout = absl::InfiniteDuration();
+    // Called every two seconds while a wait lasts, with whom it is for: "slot 1 (PREPARED of step 7)".
+    std::function<void(absl::Duration waited, const std::string& for_whom)> on_wait;
+    // Stage 2: bytes of the first staging ring; 0: twice the largest unit.
+    int64_t ring_bytes = 0;
+  };
+  struct Start {
+    StepId next;       // the step to compute
+    std::string blob;  // committed with the step before; empty if this rank committed none
+  };
+
+  // `memory` is opened as kTrainer and outlives this. The caller has been attached as `rank`.
+  StepWriter(runtime::JobMemory* memory, Rank rank, Options options);
+
+  // Takes up what the rank left: makes or maps its staging; if its last STEP record is undecided, waits until
+  // it is.
+  //   RESOURCE_EXHAUSTED  no room for staging
+  absl::StatusOr<Start> Resume();
+
+  StepId current() const { return id_; }
+
+  // Opens the next part of the step (a micro-batch, or all of them together): its gradients count with
+  // `scale`.
+  void BeginPart(float scale);
+  // Where the gradients of `unit` go: its blocks, padding included and zeroed if the memory was used before
+  // by something else. Null: delivered already by a predecessor. Blocks until owners have consumed the unit's
+  // former part, and in stage 2 until there is room.
+  absl::StatusOr<float*> Stage(int unit);
+  // The staged gradients of `unit` are whole; they must not be touched any more. REQUIRES: Stage(unit) in
+  // this part.
+  void Deliver(int unit);
+  // Every unit not delivered in this part contributes nothing.
+  absl::Status EndPart();
+  // After the last EndPart: what is staged and delivered from here on came after its unit was delivered, and
+  // adds no weight.
+  void BeginLatePart(float scale);
+
+  // What Finish adds to the record by itself: id, weight, parts.
+  struct Record {
+    uint64_t samples = 0;
+    double loss = 0, loss_scale = 1, max_grad_norm = 0;
+    std::vector<GroupScalars> groups;
+    std::vector<uint64_t> has_grad;
+    std::vector<uint64_t> imports;
+  };
+  // Records STEP and waits until all owners have carried out the verdict. On kCommit and kSkip the writer
+  // stands in the next step, on kReject in the next attempt of the same.
+  absl::StatusOr<Verdict> Finish(const Record& record, absl::string_view blob);
+
+  // Chunks of staging added because ranks waited for each other, and bytes of staging in all.
+  int64_t ring_growths() const { return growths_; }
+  int64_t staging_bytes() const { return staging_bytes_; }
+
+ private:
+  struct Chunk {
+    uint32_t index;
+    char* data;
+    int64_t bytes;
+  };
+  struct Busy {  // a piece of a ring chunk that owners may still read
+    int unit;
+    uint32_t chunk;
+    int64_t offset, bytes;
+    Mark until;
+  };
+  bool ring() const { return memory_->spec().stage >= 2; }
+  int64_t UnitBytes(int unit) const;
+  absl::Status MapStaging();
+  absl::StatusOr<Chunk*> AddChunk(int64_t bytes);
+  // Parts of `unit` that all owners have consumed.
+  bool ConsumedByAll(int unit, Mark mark);
+  void Reclaim();
+  bool Fit(int unit, runtime::Delivery* where);
+  // Another rank has delivered something this one has not: it may be waiting for us.
+  bool SomeoneAhead() const;
+  bool LastToDeliver(int unit) const;
+  absl::Status WaitConsumed(int unit, Mark mark);
+  absl::Status WaitForRoom(int unit, runtime::Delivery* where);
+  absl::Status WaitDone(StepId id, bool* rejected);
+  // Waits for this rank's bell until `ready`; names whom through on_wait.
+  absl::Status WaitUntil(absl::string_view what, const std::function<bool()>& ready);
+  std::string WaitsFor();
+  absl::StatusOr<std::vector<runtime::OwnerRecords*>> Owners(Step step);
+  void RingOwners();
+  void StandAt(StepId id);
+
+  runtime::JobMemory* const memory_;
+  const Rank rank_;
+  const Options options_;
+  runtime::RankRecords& records_;
+  StepId id_;
+  float scale_ = 1;
+  double weight_ = 0;
+  uint32_t part_ = 0;                // parts ended
+  std::vector<uint32_t> delivered_;  // per unit: parts of id_ that stand as delivered, by us or a predecessor
+  std::vector<uint32_t> counted_;    // per unit: parts that this writer has gone through
+  std::vector<runtime::Delivery> where_;  // per unit: where the open part is staged
+  std::vector<bool> staged_;
+  std::vector<Chunk> chunks_;
+  std::vector<Busy> busy_;
+  int64_t growths_ = 0, staging_bytes_ = 0;
+  // Owners of the assignment last looked up.
+  uint64_t owners_epoch_ = 0;
+  std::vector<runtime::OwnerRecords*> owners_;
+};
+
+}  // namespace sherd::client
+
+#endif  // SHERD_CLIENT_STEP_WRITER_H_

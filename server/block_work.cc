@@ -1,0 +1,399 @@
+#include "server/block_work.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "core/block_journal.h"
+
+namespace sherd::server {
+namespace {
+
+static_assert(kernels::kBlockElements == kBlockElements);
+static_assert(static_cast<int>(kernels::OptimizerKind::kAdamW) == static_cast<int>(OptimizerKind::kAdamW));
+
+constexpr int64_t kBlockBytes = kBlockElements * 4;
+// Blocks a worker takes at a time: 256 KiB of each plane.
+constexpr int64_t kGrain = 256;
+// Reduced gradients of more than this do not stay in the cache until they are applied: write past it.
+constexpr int64_t kStreamBytes = 8 << 20;
+
+uint64_t NowNs() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(
+             std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+BlockRange Intersect(BlockRange a, BlockRange b) {
+  return {std::max(a.begin, b.begin), std::max(std::max(a.begin, b.begin), std::min(a.end, b.end))};
+}
+
+kernels::Hyper ToHyper(const GroupScalars& v) {
+  kernels::Hyper h;
+  h.lr = v[kLr], h.beta1 = v[kBeta1], h.beta2 = v[kBeta2], h.eps = v[kEps], h.weight_decay = v[kWeightDecay];
+  h.momentum = v[kMomentum], h.dampening = v[kDampening], h.nesterov = v[kNesterov] != 0;
+  return h;
+}
+
+}  // namespace
+
+BlockWork::BlockWork(runtime::JobMemory* memory, runtime::OwnerRecords* records, WorkerPool* pool,
+                     BlockWorkCounters* counters)
+    : memory_(memory),
+      records_(records),
+      pool_(pool),
+      counters_(counters),
+      kind_(static_cast<kernels::OptimizerKind>(memory->spec().optimizer)),
+      update_(kernels::Resolve(kind_)),
+      save_(kernels::ResolveSave(kind_)) {}
+
+void BlockWork::SetRanges(std::vector<UnitRange> ranges) {
+  ranges_ = std::move(ranges);
+  int64_t blocks = 0;
+  for (const UnitRange& r : ranges_) blocks += Intersect(r.blocks, {0, memory_->trainable_blocks()}).size();
+  stream_ = blocks * kBlockBytes > kStreamBytes;
+}
+
+void BlockWork::Recover() {
+  for (int w = 0; w < runtime::kMaxWorkers; ++w) {
+    const runtime::WorkerUndo u = records_->undo(w);
+    RecoverSlot(
+        *u.apply, [&](int64_t b) { return Mark(memory_->apply_stamps()[b].load(std::memory_order_acquire)); },
+        [&](int64_t b) {
+          for (int p = 0; p < memory_->planes(); ++p) {
+            if (b >= memory_->plane_blocks(p)) continue;
+            std::memcpy(memory_->plane(p) + b * kBlockElements, u.apply_planes + p * kBlockElements,
+                        kBlockBytes);
+          }
+        });
+    RecoverSlot(
+        *u.reduce,
+        [&](int64_t b) { return Mark(memory_->reduce_stamps()[b].load(std::memory_order_acquire)); },
+        [&](int64_t b) {
+          std::memcpy(memory_->grad() + b * kBlockElements, u.reduce_block, kBlockBytes);
+          memory_->block_sumsq()[b] = *u.reduce_sumsq;
+        });
+  }
+}
+
+absl::StatusOr<std::vector<kernels::Source>> BlockWork::SourcesOf(StepId id, const Part& part) const {
+  const BlockRange unit = memory_->layout().units()[part.unit].blocks;
+  std::vector<kernels::Source> sources;
+  for (int r = 0; r < memory_->spec().world_size; ++r) {
+    const runtime::RankRecords& rank = memory_->rank(Rank(r));
+    sources.push_back({nullptr, 0});
+    // Further marks than this part mean that all owners consumed it: then every block is stamped and nothing
+    // is read.
+    if (static_cast<int>(rank.Delivered(part.unit).PartsOf(id)) != part.part + 1) continue;
+    const runtime::Delivery d = rank.ReadDelivery(part.unit);
+    if (d.chunk == runtime::Delivery::kEmpty) continue;
+    absl::StatusOr<absl::Span<char>> staging = memory_->Staging(Rank(r), d.chunk);
+    if (!staging.ok()) return staging.status();
+    const uint64_t bytes = static_cast<uint64_t>(unit.size()) * kBlockBytes;
+    if (d.offset % 64 != 0 || d.offset > staging->size() || staging->size() - d.offset < bytes) {
+      return absl::DataLossError(absl::StrCat(
+          "rank ", r, " delivered unit ", part.unit, " at offset ", d.offset, " of ", staging->size(),
+          " bytes of staging, which does not hold its ", bytes, " bytes; restart that trainer"));
+    }
+    sources.back() = {staging->data() + d.offset, d.scale};
+  }
+  return sources;
+}
+
+void BlockWork::ReduceRun(StepId id, const Part& part, BlockRange unit, BlockRange run,
+                          const std::vector<kernels::Source>& all, int worker) {
+  const Mark mark = Mark::Of(id, part.part + 1);
+  std::atomic<uint64_t>* stamps = memory_->reduce_stamps();
+  std::vector<kernels::Source> at(all);
+  const auto reduce = [&](int64_t begin, int64_t blocks, bool accumulate, bool stream) {
+    for (size_t r = 0; r < all.size(); ++r) {
+      if (all[r].data == nullptr) continue;
+      at[r].data = static_cast<const char*>(all[r].data) + (begin - unit.begin) * kBlockBytes;
+    }
+    kernels::ReduceBlocks(at.data(), static_cast<int>(at.size()), accumulate,
+                          memory_->grad() + begin * kBlockElements, blocks, memory_->block_sumsq() + begin,
+                          stream);
+  };
+  const runtime::WorkerUndo undo = records_->undo(worker);
+  for (int64_t b = run.begin; b < run.end;) {
+    if (Mark(stamps[b].load(std::memory_order_relaxed)) >= mark) {
+      ++b;
+      continue;
+    }
+    if (part.part == 0) {  // overwrites: repeatable as long as the staging stands, so no journal
+      int64_t end = b + 1;
+      while (end < run.end && !(Mark(stamps[end].load(std::memory_order_relaxed)) >= mark)) ++end;
+      reduce(b, end - b, false, stream_);
+      for (; b < end; ++b) stamps[b].store(mark.word(), std::memory_order_release);
+      continue;
+    }
+    JournaledMutate(
+        *undo.reduce, stamps[b], mark, b,
+        [&] {
+          std::memcpy(undo.reduce_block, memory_->grad() + b * kBlockElements, kBlockBytes);
+          *undo.reduce_sumsq = memory_->block_sumsq()[b];
+        },
+        [&] { reduce(b, 1, true, false); });
+    ++b;
+  }
+}
+
+absl::Status BlockWork::Reduce(StepId id, const std::vector<Part>& parts) {
+  const uint64_t start = NowNs();
+  struct Piece {
+    const Part* part;
+    BlockRange unit, run;
+    const std::vector<kernels::Source>* sources;
+  };
+  std::vector<std::vector<kernels::Source>> sources(parts.size());
+  std::vector<Piece> pieces;
+  int64_t bytes = 0;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    absl::StatusOr<std::vector<kernels::Source>> s = SourcesOf(id, parts[i]);
+    if (!s.ok()) return s.status();
+    sources[i] = *std::move(s);
+    const int64_t live =
+        std::count_if(sources[i].begin(), sources[i].end(), [](auto& x) { return x.data != nullptr; });
+    const BlockRange unit = memory_->layout().units()[parts[i].unit].blocks;
+    for (const UnitRange& r : ranges_) {
+      if (r.unit != parts[i].unit) continue;
+      const BlockRange own = Intersect(r.blocks, {0, memory_->trainable_blocks()});
+      bytes += own.size() * kBlockBytes * (live + (parts[i].part == 0 ? 1 : 2));
+      for (int64_t b = own.begin; b < own.end; b += kGrain) {
+        pieces.push_back({&parts[i], unit, {b, std::min(b + kGrain, own.end)}, &sources[i]});
+      }
+    }
+  }
+  pool_->Run(static_cast<int64_t>(pieces.size()), [&](int worker, int64_t i) {
+    const Piece& p = pieces[i];
+    ReduceRun(id, *p.part, p.unit, p.run, *p.sources, worker);
+  });
+  counters_->reduce_bytes.fetch_add(bytes, std::memory_order_relaxed);
+  counters_->reduce_ns.fetch_add(NowNs() - start, std::memory_order_relaxed);
+  return absl::OkStatus();
+}
+
+ExactSum BlockWork::SumSquares(const std::vector<uint64_t>& has_grad) const {
+  ExactSum sum;
+  const double* sumsq = memory_->block_sumsq();
+  for (const UnitRange& r : ranges_) {
+    const BlockRange own = Intersect(r.blocks, {0, memory_->trainable_blocks()});
+    memory_->layout().ForEachRun(own, [&](int tensor, BlockRange run) {
+      if (!TestBit(has_grad, tensor)) return;
+      for (int64_t b = run.begin; b < run.end; ++b) sum.Add(sumsq[b]);
+    });
+  }
+  return sum;
+}
+
+std::vector<BlockWork::Run> BlockWork::SplitRuns(int64_t grain) const {
+  std::vector<Run> runs;
+  for (const UnitRange& r : ranges_) {
+    memory_->layout().ForEachRun(r.blocks, [&](int tensor, BlockRange run) {
+      for (int64_t b = run.begin; b < run.end; b += grain)
+        runs.push_back({tensor, {b, std::min(b + grain, run.end)}});
+    });
+  }
+  return runs;
+}
+
+void BlockWork::CountUpdates(const Verdict& verdict, const std::vector<ImportSegment>& imports) {
+  const std::atomic<uint64_t>* before = memory_->tensor_steps(Step(verdict.id.step.value() - 1));
+  std::atomic<uint64_t>* after = memory_->tensor_steps(verdict.id.step);
+  const int tensors = static_cast<int>(memory_->layout().tensors().size());
+  for (int t = 0; t < tensors; ++t) {
+    const bool updated = verdict.kind == VerdictKind::kCommit && TestBit(verdict.has_grad, t);
+    after[t].store(before[t].load(std::memory_order_relaxed) + (updated ? 1 : 0), std::memory_order_relaxed);
+  }
+  SetUpdateCounts(imports, verdict.id.step);
+}
+
+void BlockWork::SetUpdateCounts(const std::vector<ImportSegment>& imports, Step step) {
+  std::atomic<uint64_t>* steps = memory_->tensor_steps(step);
+  const int tensors = static_cast<int>(memory_->layout().tensors().size());
+  for (const ImportSegment& import : imports) {
+    for (int t = 0; t < tensors; ++t) {
+      if (std::optional<uint64_t> count = import.UpdateCount(t); count.has_value()) {
+        steps[t].store(*count, std::memory_order_relaxed);
+      }
+    }
+  }
+}
+
+absl::StatusOr<std::vector<ImportSegment>> BlockWork::OpenImports(const std::vector<uint64_t>& ids) {
+  std::vector<ImportSegment> open;
+  for (uint64_t id : ids) {
+    absl::StatusOr<ImportSegment> s = ImportSegment::Open(*memory_, id);
+    if (absl::IsNotFound(s.status())) continue;
+    if (!s.ok()) return s.status();
+    open.push_back(*std::move(s));
+  }
+  return open;
+}
+
+bool BlockWork::Covers(const std::vector<ImportSegment>& imports, const TensorInfo& tensor, int planes) {
+  if (tensor.blocks.empty()) return false;
+  for (const ImportSegment& import : imports) {
+    for (int p = 0; p < planes; ++p) {
+      if (import.Find(p, tensor.blocks.begin) != nullptr) return true;
+    }
+  }
+  return false;
+}
+
+void BlockWork::LookForSnapshots(Step step, bool at_boundary) {
+  std::vector<OpenSnapshot> found;
+  for (runtime::SnapshotEntry& e : memory_->control().snapshots) {
+    const uint64_t id = e.id.load(std::memory_order_acquire);
+    const uint64_t cut_plus_1 = e.cut_plus_1.load(std::memory_order_acquire);
+    if (id == 0 || cut_plus_1 == 0) continue;
+    const uint64_t cut = cut_plus_1 - 1;
+    if (at_boundary ? cut > step.value() : cut >= step.value()) continue;
+    auto known =
+        std::find_if(snapshots_.begin(), snapshots_.end(), [&](const OpenSnapshot& s) { return s.id == id; });
+    if (known != snapshots_.end()) {
+      found.push_back(std::move(*known));
+      continue;
+    }
+    absl::StatusOr<SnapshotPool> pool = SnapshotPool::Open(*memory_, id);
+    // Released at this moment: nobody reads it any more.
+    if (pool.ok()) found.push_back({&e, id, *std::move(pool)});
+  }
+  snapshots_ = std::move(found);
+}
+
+void BlockWork::Preserve(int64_t block) {
+  const float* planes[1 + kernels::kMaxPlanes] = {};
+  for (int p = 0; p < memory_->planes(); ++p) {
+    if (block < memory_->plane_blocks(p)) planes[p] = memory_->plane(p) + block * kBlockElements;
+  }
+  runtime::ControlPage& control = memory_->control();
+  for (OpenSnapshot& s : snapshots_) {
+    for (;;) {
+      const uint32_t ticket = control.bell.Listen();
+      if (s.entry->id.load(std::memory_order_acquire) != s.id) break;
+      if (s.pool.Preserve(*s.entry, block, planes)) break;
+      if (s.entry->wait_when_full.load(std::memory_order_relaxed) == 0) {
+        // Seen before anything of this block changes: the reader finds out that its snapshot is lost.
+        s.entry->overflowed.store(1, std::memory_order_seq_cst);
+        break;
+      }
+      control.bell.Wait(ticket, absl::Milliseconds(1), runtime::SpinPolicy::None());
+    }
+  }
+}
+
+void BlockWork::CutSnapshots(uint64_t first, uint64_t last, Step step) {
+  for (runtime::SnapshotEntry& e : memory_->control().snapshots) {
+    const uint64_t id = e.id.load(std::memory_order_acquire);
+    if (id < first || id > last || id == 0) continue;
+    absl::StatusOr<SnapshotPool> pool = SnapshotPool::Open(*memory_, id);
+    if (!pool.ok()) continue;  // released
+    pool->SaveAtCut(memory_->tensor_steps(step), memory_->rank(Rank(0)).buffers(step));
+    uint64_t undecided = 0;
+    e.cut_plus_1.compare_exchange_strong(undecided, step.value() + 1, std::memory_order_seq_cst);
+  }
+}
+
+void BlockWork::ApplyRun(const Verdict& verdict, const Run& run, const kernels::Scalars* scalars,
+                         const std::vector<ImportSegment>& imports, int worker) {
+  const Mark mark = Mark::Of(verdict.id);
+  const runtime::WorkerUndo undo = records_->undo(worker);
+  std::atomic<uint64_t>* stamps = memory_->apply_stamps();
+  const int planes = memory_->planes();
+  for (int64_t b = run.blocks.begin; b < run.blocks.end; ++b) {
+    if (Mark(stamps[b].load(std::memory_order_relaxed)) >= mark) continue;
+    if (!snapshots_.empty()) Preserve(b);
+    const int64_t at = b * kBlockElements;
+    kernels::UpdateArgs args{};
+    args.param = memory_->plane(0) + at;
+    const bool whole = b < memory_->trainable_blocks();
+    for (int p = 1; p < planes && whole; ++p) args.planes[p - 1] = memory_->plane(p) + at;
+    args.grad = scalars != nullptr ? memory_->grad() + at : nullptr;
+    JournaledMutate(
+        *undo.apply, stamps[b], mark, b,
+        [&] {
+          if (whole) {
+            save_(args, undo.apply_planes);
+          } else {
+            std::memcpy(undo.apply_planes, args.param, kBlockBytes);
+          }
+        },
+        [&] {
+          if (scalars != nullptr) update_(args, *scalars, kBlockElements);
+          for (const ImportSegment& import : imports) {
+            for (int p = 0; p < planes && (p == 0 || whole); ++p) {
+              const float* values = import.Find(p, b);
+              if (values != nullptr) std::memcpy(memory_->plane(p) + at, values, kBlockBytes);
+            }
+          }
+        });
+  }
+}
+
+absl::Status BlockWork::Apply(const Verdict& verdict, uint64_t push) {
+  const uint64_t start = NowNs();
+  std::vector<uint64_t> ids = verdict.imports;
+  if (push != 0) ids.push_back(push);
+  absl::StatusOr<std::vector<ImportSegment>> imports = OpenImports(ids);
+  if (!imports.ok()) return imports.status();
+  CountUpdates(verdict, *imports);
+  const std::atomic<uint64_t>* steps = memory_->tensor_steps(verdict.id.step);
+  const std::vector<TensorInfo>& tensors = memory_->layout().tensors();
+  // A scalar set per tensor that this owner has a part of.
+  std::vector<kernels::Scalars> scalars(tensors.size());
+  std::vector<Run> runs;
+  int prepared = -1;
+  int64_t bytes = 0;
+  for (const Run& run : SplitRuns(kGrain)) {
+    const bool update = verdict.kind == VerdictKind::kCommit && TestBit(verdict.has_grad, run.tensor) &&
+                        run.blocks.end <= memory_->trainable_blocks();
+    if (!update && !Covers(*imports, tensors[run.tensor], memory_->planes())) continue;
+    if (update && prepared != run.tensor) {
+      const int32_t group = tensors[run.tensor].spec.group;
+      if (group >= static_cast<int32_t>(verdict.groups.size())) {
+        return absl::InternalError(absl::StrCat("tensor ", tensors[run.tensor].spec.name, " is in group ",
+                                                group, " of ", verdict.groups.size()));
+      }
+      scalars[run.tensor] = kernels::Prepare(kind_, ToHyper(verdict.groups[group]),
+                                             steps[run.tensor].load(std::memory_order_relaxed),
+                                             static_cast<float>(verdict.grad_scale));
+      prepared = run.tensor;
+    }
+    bytes += run.blocks.size() * kBlockBytes * (1 + 2 * memory_->planes());
+    runs.push_back(run);
+  }
+  LookForSnapshots(verdict.id.step, /*at_boundary=*/false);
+  const bool commit = verdict.kind == VerdictKind::kCommit;
+  pool_->Run(static_cast<int64_t>(runs.size()), [&](int worker, int64_t i) {
+    const bool update = commit && TestBit(verdict.has_grad, runs[i].tensor) &&
+                        runs[i].blocks.end <= memory_->trainable_blocks();
+    ApplyRun(verdict, runs[i], update ? &scalars[runs[i].tensor] : nullptr, *imports, worker);
+  });
+  counters_->apply_bytes.fetch_add(bytes, std::memory_order_relaxed);
+  counters_->apply_ns.fetch_add(NowNs() - start, std::memory_order_relaxed);
+  return absl::OkStatus();
+}
+
+absl::Status BlockWork::StoreImport(uint64_t import, StepId after) {
+  absl::StatusOr<std::vector<ImportSegment>> imports = OpenImports({import});
+  if (!imports.ok()) return imports.status();
+  LookForSnapshots(after.step, /*at_boundary=*/true);
+  const std::vector<TensorInfo>& tensors = memory_->layout().tensors();
+  SetUpdateCounts(*imports, after.step);
+  for (const Run& run : SplitRuns(kGrain)) {
+    if (!Covers(*imports, tensors[run.tensor], memory_->planes())) continue;
+    for (int64_t b = run.blocks.begin; b < run.blocks.end; ++b) {
+      if (!snapshots_.empty()) Preserve(b);
+      for (int p = 0; p < memory_->planes(); ++p) {
+        const float* values = b < memory_->plane_blocks(p) ? imports->front().Find(p, b) : nullptr;
+        if (values != nullptr) std::memcpy(memory_->plane(p) + b * kBlockElements, values, kBlockBytes);
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace sherd::server

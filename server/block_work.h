@@ -1,0 +1,108 @@
+// What an owner does to its blocks: reduce, norms, update, import; resumable after a death anywhere
+// (core/block_journal.h).
+//
+// Thread-compatible; spreads its work over the pool. Blocks while it works: this is the hot path.
+#ifndef SHERD_SERVER_BLOCK_WORK_H_
+#define SHERD_SERVER_BLOCK_WORK_H_
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "core/exact_sum.h"
+#include "core/partition.h"
+#include "core/step_records.h"
+#include "kernels/optimizer.h"
+#include "kernels/reduce.h"
+#include "runtime/job_memory.h"
+#include "server/import_segment.h"
+#include "server/snapshot_pool.h"
+#include "server/worker_pool.h"
+
+namespace sherd::server {
+
+// Bytes moved and time taken, for metrics and the step benchmark. Read from any thread.
+struct BlockWorkCounters {
+  std::atomic<uint64_t> reduce_bytes{0}, apply_bytes{0}, snapshot_bytes{0};
+  std::atomic<uint64_t> reduce_ns{0}, apply_ns{0};
+};
+
+class BlockWork {
+ public:
+  // `memory`, `records` (of `slot`), `pool` and `counters` must outlive this.
+  BlockWork(runtime::JobMemory* memory, runtime::OwnerRecords* records, WorkerPool* pool,
+            BlockWorkCounters* counters);
+
+  // Puts back what a dead predecessor's workers left half done. REQUIRES: it is dead. Repeatable.
+  void Recover();
+
+  // The ranges this owner works on from now on.
+  void SetRanges(std::vector<UnitRange> ranges);
+  const std::vector<UnitRange>& ranges() const { return ranges_; }
+
+  struct Part {
+    int unit;
+    int part;
+  };
+  // Sums the given parts of step `id` over the ranks that delivered them (those whose DELIVERED mark speaks
+  // of the part), on all own trainable blocks, with block norms. Publishes nothing.
+  //   DATA_LOSS  a rank's delivery lies outside its staging; the message names rank and unit. Nothing of that
+  //   unit is stamped past it.
+  absl::Status Reduce(StepId id, const std::vector<Part>& parts);
+
+  // Exact sum of the block norms of own blocks whose tensor is set in `has_grad`.
+  ExactSum SumSquares(const std::vector<uint64_t>& has_grad) const;
+
+  // Brings own blocks to verdict.id: update of tensors with a gradient (kCommit), then values of the
+  // verdict's imports. `push`: an import that takes effect with this verdict, or 0. Also counts the tensors'
+  // updates.
+  absl::Status Apply(const Verdict& verdict, uint64_t push);
+
+  // Stores an import between steps, after step `after`.
+  absl::Status StoreImport(uint64_t import, StepId after);
+
+  // Cuts the snapshots `first`..`last` (ids proposed since the last decision; released ones are passed over)
+  // after `step`, whose update counts and buffers are in place. Before DONE(step). Repeatable.
+  void CutSnapshots(uint64_t first, uint64_t last, Step step);
+
+ private:
+  struct Run {  // consecutive blocks of one tensor
+    int tensor;
+    BlockRange blocks;
+  };
+  absl::StatusOr<std::vector<kernels::Source>> SourcesOf(StepId id, const Part& part) const;
+  void ReduceRun(StepId id, const Part& part, BlockRange unit, BlockRange run,
+                 const std::vector<kernels::Source>& sources, int worker);
+  struct OpenSnapshot {
+    runtime::SnapshotEntry* entry;
+    uint64_t id;
+    SnapshotPool pool;
+  };
+  void ApplyRun(const Verdict& verdict, const Run& run, const kernels::Scalars* scalars,
+                const std::vector<ImportSegment>& imports, int worker);
+  // Imports that are gone are passed over: nobody may hold up a job by naming one.
+  absl::StatusOr<std::vector<ImportSegment>> OpenImports(const std::vector<uint64_t>& ids);
+  // Finds the snapshots that have to keep their blocks before a mutation of `step`.
+  void LookForSnapshots(Step step, bool at_boundary);
+  void Preserve(int64_t block);
+  void SetUpdateCounts(const std::vector<ImportSegment>& imports, Step step);
+  static bool Covers(const std::vector<ImportSegment>& imports, const TensorInfo& tensor, int planes);
+  std::vector<Run> SplitRuns(int64_t grain) const;
+  void CountUpdates(const Verdict& verdict, const std::vector<ImportSegment>& imports);
+
+  runtime::JobMemory* const memory_;
+  runtime::OwnerRecords* const records_;
+  WorkerPool* const pool_;
+  BlockWorkCounters* const counters_;
+  const kernels::OptimizerKind kind_;
+  const kernels::UpdateFn update_;
+  const kernels::SaveFn save_;
+  bool stream_ = false;
+  std::vector<UnitRange> ranges_;
+  std::vector<OpenSnapshot> snapshots_;
+};
+
+}  // namespace sherd::server
+
+#endif  // SHERD_SERVER_BLOCK_WORK_H_

@@ -1,0 +1,357 @@
+#include "server/engine.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/memory/memory.h"
+#include "absl/strings/str_cat.h"
+#include "core/partition.h"
+
+namespace sherd::server {
+namespace {
+
+// A ring is lost only if its ringer dies between publishing and ringing; then this brings the owner back.
+constexpr absl::Duration kLookAgain = absl::Milliseconds(100);
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Start(runtime::JobMemory* memory, Slot slot,
+                                                      EngineOptions options) {
+  if (slot.value() < 0 || slot.value() >= runtime::kMaxSlots) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("slot ", slot.value(), " is not in 0..", runtime::kMaxSlots - 1, "; use fewer servers"));
+  }
+  options.workers = std::clamp(options.workers, 1, runtime::kMaxWorkers);
+  absl::StatusOr<runtime::OwnerRecords*> records = memory->owner(slot);
+  if (!records.ok()) return records.status();
+  auto engine = absl::WrapUnique(new Engine(memory, slot, std::move(options), *records));
+  engine->work_.Recover();
+  engine->thread_ = std::thread([e = engine.get()] { e->Loop(); });
+  return engine;
+}
+
+Engine::Engine(runtime::JobMemory* memory, Slot slot, EngineOptions options, runtime::OwnerRecords* records)
+    : memory_(memory),
+      slot_(slot),
+      options_(std::move(options)),
+      records_(records),
+      pool_(options_.workers),
+      work_(memory, records, &pool_, &counters_) {}
+
+Engine::~Engine() { Stop(); }
+
+void Engine::Stop() {
+  stop_.store(true, std::memory_order_release);
+  memory_->control().servers[slot_.value()].bell.Ring();
+  if (thread_.joinable()) thread_.join();
+}
+
+Engine::Progress Engine::progress() const {
+  Progress p;
+  p.current = Mark(current_.load(std::memory_order_relaxed)).id();
+  p.idle = idle_.load(std::memory_order_relaxed);
+  p.ranges_epoch = ranges_epoch_.load(std::memory_order_relaxed);
+  p.commits = commits_.load(std::memory_order_relaxed);
+  p.skips = skips_.load(std::memory_order_relaxed);
+  p.rejects = rejects_.load(std::memory_order_relaxed);
+  p.owned_elements = owned_elements_.load(std::memory_order_relaxed);
+  return p;
+}
+
+void Engine::Loop() {
+  runtime::DoorbellWord& bell = memory_->control().servers[slot_.value()].bell;
+  // A predecessor may have died between publishing and ringing.
+  RingAll();
+  while (!stop_.load(std::memory_order_acquire)) {
+    const uint32_t ticket = bell.Listen();
+    absl::Status status;
+    bool worked = false;
+    if (EnsurePipeline()) {
+      status = Scan();
+      while (status.ok() && !effects_.empty()) {
+        worked = true;
+        status = CarryOut();
+        // What follows from the effects may change who owns what.
+        if (status.ok() && !EnsurePipeline()) break;
+        if (status.ok()) status = Scan();
+      }
+    }
+    if (!status.ok() && last_error_ != status.message()) {
+      last_error_ = std::string(status.message());
+      records_->SetWaitsFor(last_error_);
+      if (options_.on_error) options_.on_error(status);
+    }
+    if (!status.ok()) {  // begin again from memory: everything that was carried out is stamped
+      effects_.clear();
+      pipeline_.reset();
+    } else if (worked) {
+      continue;
+    }
+    if (bell.Wait(ticket, kLookAgain, options_.spin) == runtime::WaitResult::kTimeout && status.ok() &&
+        pipeline_.has_value()) {
+      records_->SetWaitsFor(pipeline_->WaitsFor());
+    }
+  }
+}
+
+bool Engine::EnterAssignment(const runtime::Assignment& a, StepId* done) {
+  const StepId before{Step(a.from_step.value() - 1), 0};
+  if (before < *done) return true;  // a successor in the middle of the assignment
+  // Its first step is next. Marks of other ranges do not speak for these.
+  const int units = static_cast<int>(memory_->layout().units().size());
+  for (int u = 0; u < units; ++u) records_->Consumed(u).store(0, std::memory_order_seq_cst);
+  if (slot_.value() == 0) return true;
+  // A slot that comes in knows nothing of what was decided while it was not there. Slot 0 always is: it says,
+  // as soon as it has done the last step before (and carried out the boundary) that put this assignment in
+  // force.
+  absl::StatusOr<runtime::OwnerRecords*> first = memory_->owner(Slot(0));
+  if (!first.ok() || (*first)->Done() < before || (*first)->Decided().ranges < a.epoch) return false;
+  Proposals decided = (*first)->Decided();
+  decided.MergeMax(records_->Decided());
+  records_->Enter(before, decided);
+  *done = before;
+  return true;
+}
+
+bool Engine::EnsurePipeline() {
+  runtime::ControlPage& control = memory_->control();
+  StepId done = records_->Done();
+  std::optional<runtime::Assignment> a = control.AssignmentFor(done.step.Next());
+  if (a.has_value() && slot_.value() >= a->servers) a.reset();
+  if (!a.has_value()) {
+    // Not part of it now. A later assignment may let this slot in: it then stands before that one's first
+    // step.
+    a = control.Newest();
+    if (!a.has_value() || slot_.value() >= a->servers) {
+      pipeline_.reset();
+      idle_.store(true, std::memory_order_relaxed);
+      return false;
+    }
+  }
+  if (pipeline_.has_value() && pipeline_->ranges_epoch() == a->epoch) return true;
+  if (!EnterAssignment(*a, &done)) {
+    pipeline_.reset();
+    return false;
+  }
+  assignment_ = *a;
+  owners_.clear();
+  for (int m = 0; m < a->servers; ++m) {
+    absl::StatusOr<runtime::OwnerRecords*> o = memory_->owner(Slot(m));
+    if (!o.ok()) {
+      if (options_.on_error) options_.on_error(o.status());
+      return false;
+    }
+    owners_.push_back(*o);
+  }
+  work_.SetRanges(OwnedRanges(memory_->layout(), slot_, a->servers));
+  StepPipeline::Config config;
+  config.world_size = memory_->spec().world_size;
+  config.servers = a->servers;
+  config.slot = slot_;
+  config.ranges_epoch = a->epoch;
+  config.owns.assign(memory_->layout().units().size(), false);
+  int64_t elements = 0;
+  for (const UnitRange& r : work_.ranges()) {
+    if (r.blocks.begin < memory_->trainable_blocks()) config.owns[r.unit] = true;
+    memory_->layout().ForEachRun(r.blocks, [&](int t, BlockRange run) {
+      const TensorInfo& info = memory_->layout().tensors()[t];
+      elements += (run.size() - 1) * kBlockElements + info.ElementsIn(run.end - 1);
+    });
+  }
+  const StepId rejected = records_->Rejected();
+  const uint8_t attempts = rejected.step == done.step.Next() ? rejected.attempt + 1 : 0;
+  pipeline_.emplace(std::move(config), done, records_->Decided(), attempts);
+  marks_.assign(memory_->spec().world_size, std::vector<uint64_t>(memory_->layout().units().size(), 0));
+  effects_.clear();
+  owned_elements_.store(elements, std::memory_order_relaxed);
+  ranges_epoch_.store(a->epoch, std::memory_order_relaxed);
+  idle_.store(false, std::memory_order_relaxed);
+  return true;
+}
+
+absl::Status Engine::Scan() {
+  const StepId id = pipeline_->current();
+  current_.store(Mark::Of(id).word(), std::memory_order_relaxed);
+  const int units = static_cast<int>(memory_->layout().units().size());
+  for (int r = 0; r < memory_->spec().world_size; ++r) {
+    const runtime::RankRecords& rank = memory_->rank(Rank(r));
+    // The record first: with it, all marks of the step are seen.
+    const bool step =
+        !pipeline_->step(Rank(r)).has_value() && rank.HasStep(id.step) == std::optional<StepId>(id);
+    for (int u = 0; u < units; ++u) {
+      const Mark mark = rank.Delivered(u);
+      if (mark.word() == marks_[r][u]) continue;
+      marks_[r][u] = mark.word();
+      pipeline_->OnDelivered(Rank(r), u, mark, &effects_);
+    }
+    if (step) {
+      if (std::optional<TrainerStep> record = rank.ReadStep(id.step); record.has_value()) {
+        pipeline_->OnTrainerStep(Rank(r), *record, &effects_);
+      }
+    }
+  }
+  for (int m = 0; m < assignment_.servers; ++m) ShowOwner(Slot(m));
+  pipeline_->OnProposals(memory_->control().boundary.Read(), &effects_);
+  return absl::OkStatus();
+}
+
+void Engine::ShowOwner(Slot slot) {
+  pipeline_->OnOwner(slot, owners_[slot.value()]->ReadPage(pipeline_->current()), &effects_);
+}
+
+absl::Status Engine::CarryOut() {
+  std::vector<Effect> effects;
+  effects.swap(effects_);
+  for (size_t i = 0; i < effects.size(); ++i) {
+    const Effect& e = effects[i];
+    absl::Status status;
+    switch (e.kind) {
+      case Effect::kReduce:
+        status = Reduce(effects, &i);
+        break;
+      case Effect::kPrepare:
+        Prepare(e);
+        break;
+      case Effect::kStoreVerdict:
+        StoreVerdict();
+        break;
+      case Effect::kApply:
+        status = Apply();
+        break;
+      case Effect::kPublishDone:
+        PublishDone(e);
+        break;
+      case Effect::kPublishBoundary:
+        PublishBoundary(e);
+        break;
+      case Effect::kDecideBoundary:
+        status = DecideBoundary(e);
+        break;
+    }
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Engine::Reduce(const std::vector<Effect>& effects, size_t* i) {
+  // All that stand in a row go to the workers at once.
+  std::vector<BlockWork::Part> parts;
+  const StepId id = effects[*i].id;
+  size_t end = *i;
+  for (; end < effects.size() && effects[end].kind == Effect::kReduce; ++end) {
+    parts.push_back({effects[end].unit, effects[end].part});
+  }
+  absl::Status status = work_.Reduce(id, parts);
+  if (!status.ok()) return status;
+  for (const BlockWork::Part& p : parts) {
+    records_->Consumed(p.unit).store(Mark::Of(id, p.part + 1).word(), std::memory_order_seq_cst);
+  }
+  // Trainers with a ring of units may wait for room.
+  if (memory_->spec().stage >= 2) {
+    for (int r = 0; r < memory_->spec().world_size; ++r) memory_->trainer(Rank(r)).bell.Ring();
+  }
+  for (const BlockWork::Part& p : parts) pipeline_->OnReduced(p.unit, &effects_);
+  *i = end - 1;
+  return absl::OkStatus();
+}
+
+void Engine::Prepare(const Effect& e) {
+  std::vector<uint64_t> has_grad;
+  for (int r = 0; r < memory_->spec().world_size; ++r) {
+    const std::optional<TrainerStep>& step = pipeline_->step(Rank(r));
+    has_grad.resize(std::max(has_grad.size(), step->has_grad.size()));
+    for (size_t w = 0; w < step->has_grad.size(); ++w) has_grad[w] |= step->has_grad[w];
+  }
+  OwnerPrepared prepared;
+  prepared.id = e.id;
+  prepared.ranges_epoch = assignment_.epoch;
+  prepared.sum_squares = work_.SumSquares(has_grad);
+  prepared.proposals = memory_->control().proposals.Read();
+  records_->PublishPrepared(prepared);
+  // Only the last one's PREPARED lets the others go on; but whoever offers a boundary must learn of any.
+  const bool boundary = memory_->control().boundary.Read().AnyNewerThan(pipeline_->decided());
+  const bool last = std::all_of(owners_.begin(), owners_.end(), [&](const runtime::OwnerRecords* o) {
+    return o->ReadPrepared(e.id).has_value();
+  });
+  if (boundary || last) RingOwners();
+  ShowOwner(slot_);
+}
+
+void Engine::StoreVerdict() {
+  const Verdict& v = pipeline_->verdict();
+  decided_before_ = pipeline_->decided();
+  records_->WriteVerdict(v);
+  if (v.kind == VerdictKind::kReject) return;
+  if (v.proposals.ranges > decided_before_.ranges) {
+    memory_->control().Activate(v.proposals.ranges, v.id.step.Next());
+  }
+}
+
+absl::Status Engine::Apply() {
+  const Verdict& v = pipeline_->verdict();
+  const uint64_t push = v.proposals.import > decided_before_.import ? v.proposals.import : 0;
+  absl::Status status = work_.Apply(v, push);
+  if (!status.ok()) return status;
+  // Several snapshots may have been proposed since the last verdict: all of them are cut here.
+  if (v.proposals.snapshot > decided_before_.snapshot) {
+    work_.CutSnapshots(decided_before_.snapshot + 1, v.proposals.snapshot, v.id.step);
+  }
+  (v.kind == VerdictKind::kCommit ? commits_ : skips_).fetch_add(1, std::memory_order_relaxed);
+  pipeline_->OnApplied(&effects_);
+  return absl::OkStatus();
+}
+
+void Engine::PublishDone(const Effect& e) {
+  const bool rejected = pipeline_->verdict().kind == VerdictKind::kReject;
+  if (rejected) {
+    rejects_.fetch_add(1, std::memory_order_relaxed);
+    records_->PublishRejected(e.id);
+  } else {
+    records_->PublishDone(e.id, pipeline_->decided());
+  }
+  const bool last = std::all_of(owners_.begin(), owners_.end(), [&](const runtime::OwnerRecords* o) {
+    return rejected ? !(o->Rejected() < e.id) : !(o->Done() < e.id);
+  });
+  if (last) RingAll();
+  std::fill(marks_.begin(), marks_.end(), std::vector<uint64_t>(memory_->layout().units().size(), 0));
+}
+
+void Engine::PublishBoundary(const Effect& e) {
+  records_->PublishBoundary({e.id, e.n, assignment_.epoch, pipeline_->offer()});
+  RingOwners();
+  ShowOwner(slot_);
+}
+
+absl::Status Engine::DecideBoundary(const Effect& e) {
+  const Proposals before = records_->Decided();
+  const Proposals decision = pipeline_->boundary_decision();
+  // What is cut here is cut before what is stored here.
+  if (decision.snapshot > before.snapshot)
+    work_.CutSnapshots(before.snapshot + 1, decision.snapshot, e.id.step);
+  if (decision.import > before.import) {
+    absl::Status status = work_.StoreImport(decision.import, e.id);
+    if (!status.ok()) return status;
+  }
+  if (decision.ranges > before.ranges) memory_->control().Activate(decision.ranges, e.id.step.Next());
+  records_->PublishBoundaryDone({e.id, e.n, assignment_.epoch, decision});
+  RingAll();
+  ShowOwner(slot_);
+  return absl::OkStatus();
+}
+
+void Engine::RingOwners() {
+  for (int m = 0; m < assignment_.servers; ++m) {
+    if (m != slot_.value()) memory_->control().servers[m].bell.Ring();
+  }
+}
+
+void Engine::RingAll() {
+  runtime::ControlPage& control = memory_->control();
+  for (int r = 0; r < memory_->spec().world_size; ++r) memory_->trainer(Rank(r)).bell.Ring();
+  for (int m = 0; m < runtime::kMaxSlots; ++m) {
+    if (m != slot_.value()) control.servers[m].bell.Ring();
+  }
+  control.bell.Ring();
+}
+
+}  // namespace sherd::server
