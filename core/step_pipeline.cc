@@ -27,6 +27,7 @@ void StepPipeline::BeginStep(StepId id) {
   units_.assign(config_.owns.size(), UnitState{});
   steps_seen_ = 0;
   for (OwnerPage& o : owners_) o.prepared.reset();
+  boundary_offered_ = boundary_deciding_ = changing_ranges_ = false;
 }
 
 void StepPipeline::OnDelivered(Rank rank, int unit, Mark delivered, std::vector<Effect>* out) {
@@ -57,12 +58,14 @@ void StepPipeline::OnReduced(int unit, std::vector<Effect>* out) {
   u.in_hand = false;
   ++u.reduced;
   TryReduce(unit, out);
+  TryBoundary(out);
   TryPrepare(out);
 }
 
 void StepPipeline::TryReduce(int unit, std::vector<Effect>* out) {
   UnitState& u = units_[unit];
   if (!config_.owns[unit] || u.in_hand || phase_ != Phase::kReducing) return;
+  if (!Open() || changing_ranges_) return;
   if (owners_[config_.slot.value()].prepared.has_value()) return;  // a predecessor came further
   bool someone = false;
   for (const RankState& r : ranks_) {
@@ -87,12 +90,11 @@ int StepPipeline::FinalParts(int unit) const {
 }
 
 uint32_t StepPipeline::DoneHere(const OwnerPage& o) const {
-  const BoundaryOffer& d = o.boundary_done;
-  return d.after == after_ && d.ranges_epoch == config_.ranges_epoch ? d.n : 0;
+  return o.boundary_done.before.step == id_.step ? o.boundary_done.n : 0;
 }
 
 bool StepPipeline::IsNext(const BoundaryOffer& b) const {
-  return b.after == after_ && b.n == boundary_n_ && b.ranges_epoch == config_.ranges_epoch;
+  return b.before == id_ && b.n == boundary_n_ && b.ranges_epoch == config_.ranges_epoch;
 }
 
 bool StepPipeline::BoundaryBlocksPrepare() const {
@@ -105,7 +107,7 @@ bool StepPipeline::BoundaryBlocksPrepare() const {
 }
 
 void StepPipeline::TryPrepare(std::vector<Effect>* out) {
-  if (phase_ != Phase::kReducing || steps_seen_ < config_.world_size) return;
+  if (phase_ != Phase::kReducing || steps_seen_ < config_.world_size || !Open()) return;
   if (owners_[config_.slot.value()].prepared.has_value()) return;
   for (size_t u = 0; u < units_.size(); ++u) {
     if (config_.owns[u] && units_[u].reduced < FinalParts(static_cast<int>(u))) return;
@@ -119,6 +121,7 @@ void StepPipeline::OnOwner(Slot slot, const OwnerPage& page, std::vector<Effect>
   OwnerPage& o = owners_[slot.value()];
   o.boundary = page.boundary;
   o.boundary_done = page.boundary_done;
+  o.done = page.done;
   if (page.prepared.has_value() && page.prepared->id == id_ &&
       page.prepared->ranges_epoch == config_.ranges_epoch) {
     o.prepared = page.prepared;
@@ -127,14 +130,19 @@ void StepPipeline::OnOwner(Slot slot, const OwnerPage& page, std::vector<Effect>
   if (slot == config_.slot) {
     if (DoneHere(o) >= boundary_n_) {
       boundary_n_ = DoneHere(o) + 1;
-      boundary_offered_ = boundary_deciding_ = false;
+      boundary_offered_ = boundary_deciding_ = changing_ranges_ = false;
     }
     if (IsNext(o.boundary)) boundary_offered_ = true;
     if (o.prepared.has_value() && phase_ < Phase::kPrepared) phase_ = Phase::kPrepared;
+    if (!own_seen_) {
+      own_seen_ = true;
+      for (size_t u = 0; u < units_.size(); ++u) TryReduce(static_cast<int>(u), out);
+    }
   }
   TryBoundary(out);
   TryPrepare(out);
   TryDecide(out);
+  TryLeave(out);
 }
 
 void StepPipeline::OnProposals(const Proposals& boundary, std::vector<Effect>* out) {
@@ -143,38 +151,52 @@ void StepPipeline::OnProposals(const Proposals& boundary, std::vector<Effect>* o
 }
 
 void StepPipeline::TryBoundary(std::vector<Effect>* out) {
-  if (boundary_deciding_ || phase_ > Phase::kReducing) {
-    // Prepared owners offer nothing, but one that was offered before may still be decided by the others'
-    // pages.
-    if (boundary_deciding_ || !boundary_offered_) return;
-  }
-  if (!boundary_offered_) {
-    bool wanted = boundary_proposals_.AnyNewerThan(decided_);
-    for (const OwnerPage& o : owners_) {
-      // Somebody else offers: join in, whatever this owner has read so far.
-      if (IsNext(o.boundary)) wanted = true;
-      if (o.prepared.has_value()) return;  // can not be decided any more
-      // Each boundary record is read by all before the next one replaces it.
-      if (DoneHere(o) + 1 < boundary_n_) return;
-    }
-    if (!wanted) return;
-    boundary_offered_ = true;
-    out->push_back({Effect::kPublishBoundary, -1, -1, after_, boundary_n_});
-    return;
-  }
+  // Who has prepared stands in the step: a boundary before it was decided, or never will be.
+  if (boundary_deciding_ || phase_ != Phase::kReducing || !Open()) return;
+  if (!boundary_offered_) return TryOffer(out);
   Proposals decision = decided_;
   for (const OwnerPage& o : owners_) {
     if (!IsNext(o.boundary)) return;
     decision.MergeMax(o.boundary.proposals);
   }
+  if (decision.ranges > config_.ranges_epoch) {
+    changing_ranges_ = true;
+    for (const UnitState& u : units_) {
+      if (u.in_hand) return;
+    }
+  }
   boundary_deciding_ = true;
   boundary_decision_ = decision;
   decided_ = decision;
-  out->push_back({Effect::kDecideBoundary, -1, -1, after_, boundary_n_});
+  out->push_back({Effect::kDecideBoundary, -1, -1, id_, boundary_n_});
+}
+
+void StepPipeline::TryOffer(std::vector<Effect>* out) {
+  bool wanted = boundary_proposals_.AnyNewerThan(decided_);
+  for (const OwnerPage& o : owners_) {
+    // Somebody else offers: join in, whatever this owner has read so far.
+    if (IsNext(o.boundary)) wanted = true;
+    if (o.prepared.has_value()) return;  // can not be decided any more
+    // Each boundary record is read by all before the next one replaces it.
+    if (DoneHere(o) + 1 < boundary_n_) return;
+  }
+  if (!wanted) return;
+  boundary_offered_ = true;
+  out->push_back({Effect::kPublishBoundary, -1, -1, id_, boundary_n_});
+}
+
+void StepPipeline::TryLeave(std::vector<Effect>* out) {
+  if (Open() || !own_seen_ || boundary_deciding_ || left_ || phase_ != Phase::kReducing) return;
+  for (const OwnerPage& o : owners_) {
+    if (o.done.step < after_.step) return;
+    if (o.done.step == after_.step && DoneHere(o) + 1 < boundary_n_) return;
+  }
+  left_ = true;
+  out->push_back({Effect::kChangeRanges, -1, -1, id_, boundary_n_ - 1});
 }
 
 void StepPipeline::TryDecide(std::vector<Effect>* out) {
-  if (phase_ != Phase::kPrepared || steps_seen_ < config_.world_size) return;
+  if (phase_ != Phase::kPrepared || steps_seen_ < config_.world_size || !own_seen_) return;
   std::vector<OwnerPrepared> prepared;
   prepared.reserve(owners_.size());
   for (const OwnerPage& o : owners_) {
@@ -201,18 +223,41 @@ void StepPipeline::OnApplied(std::vector<Effect>* out) {
   decided_.MergeMax(verdict_.proposals);
   after_ = id_;
   boundary_n_ = 1;
-  boundary_offered_ = boundary_deciding_ = false;
+  owners_[config_.slot.value()].done = id_;
   BeginStep(id_.NextStep());
+  TryLeave(out);
 }
 
 std::string StepPipeline::WaitsFor() const {
-  for (size_t r = 0; r < ranks_.size(); ++r) {
-    if (!ranks_[r].step.has_value()) return absl::StrCat("rank ", r, " (step ", id_.ToString(), ")");
-  }
   for (size_t m = 0; m < owners_.size(); ++m) {
-    if (phase_ == Phase::kPrepared && !owners_[m].prepared.has_value()) {
+    const OwnerPage& o = owners_[m];
+    if (phase_ == Phase::kPrepared && !o.prepared.has_value()) {
       return absl::StrCat("slot ", m, " (PREPARED of step ", id_.ToString(), ")");
     }
+    if (decided_.ranges > config_.ranges_epoch && phase_ == Phase::kReducing) {
+      if (o.done.step < after_.step)
+        return absl::StrCat("slot ", m, " (DONE of step ", after_.ToString(), ")");
+      if (o.done.step == after_.step && DoneHere(o) + 1 < boundary_n_) {
+        return absl::StrCat("slot ", m, " (boundary ", boundary_n_ - 1, " before step ", id_.ToString(), ")");
+      }
+      continue;
+    }
+    if (phase_ == Phase::kReducing && BoundaryBlocksPrepare() && !IsNext(o.boundary)) {
+      return absl::StrCat("slot ", m, " (offer at the boundary before step ", id_.ToString(), ")");
+    }
+  }
+  // A rank without whose gradients another's can not be used comes before one that merely has not finished.
+  for (size_t u = 0; u < units_.size(); ++u) {
+    const auto lacks = [&](const RankState& r) { return r.delivered[u] <= units_[u].reduced; };
+    if (!config_.owns[u] || std::all_of(ranks_.begin(), ranks_.end(), lacks)) continue;
+    for (size_t r = 0; r < ranks_.size(); ++r) {
+      if (!ranks_[r].step.has_value() && lacks(ranks_[r])) {
+        return absl::StrCat("rank ", r, " (gradients of unit ", u, ", step ", id_.ToString(), ")");
+      }
+    }
+  }
+  for (size_t r = 0; r < ranks_.size(); ++r) {
+    if (!ranks_[r].step.has_value()) return absl::StrCat("rank ", r, " (step ", id_.ToString(), ")");
   }
   return "";
 }

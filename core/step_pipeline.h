@@ -2,17 +2,22 @@
 // life of a step). The server's engine and the simulator drive the same code: they show it what stands in the
 // shared records and carry out the effects it returns.
 //
-//   StepPipeline p(config, done, boundaries);
+//   StepPipeline p(config, done, decided);
 //   std::vector<Effect> todo;
-//   p.OnDelivered(rank, unit, mark, &todo);          // -> kReduce when every rank has delivered that part
-//   p.OnTrainerStep(rank, record, &todo);            // -> kPrepare when all is reduced and every rank has
-//   recorded STEP p.OnOwner(slot, page, &todo);                    // -> kStoreVerdict + kApply when all
-//   owners are PREPARED p.OnApplied(&todo);                              // -> kPublishDone; the pipeline
-//   stands in the next step
+//   p.OnOwner(own_slot, page, &todo);        // first: what stands in the own page
+//   p.OnDelivered(rank, unit, mark, &todo);  // -> kReduce when every rank has delivered that part
+//   p.OnTrainerStep(rank, record, &todo);    // -> kPrepare when all is reduced and every rank has recorded
+//   STEP p.OnOwner(slot, page, &todo);            // -> kStoreVerdict + kApply when all owners are PREPARED
+//   p.OnApplied(&todo);                      // -> kPublishDone; the pipeline stands in the next step
 //
 // A successor of a dead owner builds a fresh pipeline at the step after its slot's DONE and shows it all
 // records, its own slot's included: what was published is kept, everything else is asked for again, and
-// carrying it out again is harmless because blocks are stamped (core/block_journal.h).
+// carrying it out again is harmless because blocks are stamped (core/block_journal.h). Until the own page was
+// shown nothing is asked for: a predecessor may have come further than the records of others tell.
+//
+// When what was decided changes the ranges, the pipeline closes: it asks for nothing more but kChangeRanges,
+// once every owner of these ranges has left the step (and boundary) behind, so that a block never has two
+// owners at work.
 //
 // Thread-compatible.
 #ifndef SHERD_CORE_STEP_PIPELINE_H_
@@ -34,10 +39,13 @@ struct Effect {
                // slot)
     kStoreVerdict,     // write `verdict()` to the own page, before anything is stored
     kApply,            // bring every own block to step `id`; then OnApplied
-    kPublishDone,      // publish DONE{id}; wake the trainers if all owners are done
-    kPublishBoundary,  // publish BOUNDARY{after, n, offer()}; then OnOwner(own slot)
-    kDecideBoundary,   // all offered: carry out `boundary_decision()`, publish BOUNDARY_DONE{after, n}; then
-                       // OnOwner(own)
+    kPublishDone,      // publish DONE{id} (REJECTED{id} if the verdict is kReject); wake the trainers if all
+                       // owners have
+    kPublishBoundary,  // publish BOUNDARY{id, n, ranges epoch, offer()}; then OnOwner(own slot)
+    kDecideBoundary,   // all offered: carry out `boundary_decision()`, publish BOUNDARY_DONE{id, n, ranges
+                       // epoch, boundary_decision()}; then OnOwner(own slot)
+    kChangeRanges,     // all owners stand before `id`, with n boundaries behind them: the assignment of
+                       // `decided().ranges` is in force from `id` on; go on with a new pipeline for it
   };
   Kind kind;
   int unit = -1;
@@ -46,11 +54,13 @@ struct Effect {
   uint32_t n = 0;
 };
 
-// What stands in one owner's page, read in one go: prepared before boundary before done.
+// What stands in one owner's page, read in this order: a PREPARED next to a BOUNDARY that is not of the same
+// boundary then proves that this owner will never offer it.
 struct OwnerPage {
   std::optional<OwnerPrepared> prepared;  // of the step in hand
   BoundaryOffer boundary;                 // the last published
   BoundaryOffer boundary_done;            // the last carried out (its proposals do not count)
+  StepId done;                            // the last step that is DONE
 };
 
 class StepPipeline {
@@ -64,7 +74,8 @@ class StepPipeline {
   };
 
   // Stands before the step after `done`. `decided`: what earlier verdicts and boundaries have carried out.
-  // `rejected_attempts`: attempts of the step in hand that were rejected.
+  // `rejected_attempts`: attempts of the step in hand that were rejected. A slot that is new in these ranges
+  // first enters: its page gets DONE, BOUNDARY_DONE and REJECTED as they stand in a slot that was there.
   StepPipeline(Config config, StepId done, Proposals decided, uint8_t rejected_attempts = 0);
 
   // The step in hand.
@@ -110,14 +121,18 @@ class StepPipeline {
   };
 
   void BeginStep(StepId id);
+  // Neither blind nor closed.
+  bool Open() const { return own_seen_ && decided_.ranges <= config_.ranges_epoch; }
   // Asks for the next part of a unit if it is complete over ranks.
   void TryReduce(int unit, std::vector<Effect>* out);
   void TryPrepare(std::vector<Effect>* out);
   void TryDecide(std::vector<Effect>* out);
   void TryBoundary(std::vector<Effect>* out);
+  void TryOffer(std::vector<Effect>* out);
+  void TryLeave(std::vector<Effect>* out);
   // `b` is the boundary that this owner stands before (or in).
   bool IsNext(const BoundaryOffer& b) const;
-  // Boundaries after after_ that an owner has carried out.
+  // Boundaries between after_ and the step in hand that an owner has carried out.
   uint32_t DoneHere(const OwnerPage& o) const;
   // No owner's boundary offer stands open, or a PREPARED proves that it will never be decided.
   bool BoundaryBlocksPrepare() const;
@@ -136,6 +151,8 @@ class StepPipeline {
   Proposals decided_, boundary_proposals_, boundary_decision_;
   uint32_t boundary_n_ = 1;  // the next boundary after after_
   bool boundary_offered_ = false, boundary_deciding_ = false;
+  bool changing_ranges_ = false;  // a boundary that will change them waits for reduces in hand
+  bool own_seen_ = false, left_ = false;
 };
 
 }  // namespace sherd

@@ -70,11 +70,10 @@ struct OwnerPrepared {
   Proposals proposals;
 };
 
-// BOUNDARY: this owner stands after `after`, has not prepared the next step, and offers to decide
-// `proposals`.
+// BOUNDARY: this owner stands before `before`, has not prepared it, and offers to decide `proposals`.
 struct BoundaryOffer {
-  StepId after;
-  uint32_t n = 0;  // 1, 2, ... within one `after`; 0: none
+  StepId before;   // with its attempt: what was offered before an attempt does not stand before the next one
+  uint32_t n = 0;  // 1, 2, ... between two steps, over attempts and changes of ranges; 0: none
   uint64_t ranges_epoch = 0;
   Proposals proposals;
 };

@@ -210,7 +210,7 @@ absl::Span<char> RankRecords::buffers(Step step) const {
 // ---------------------------------------------------------------- owner
 
 struct OwnerRecords::BoundaryRecord {
-  Word mark;  // (after, n)
+  Word mark;  // (before, n)
   uint64_t ranges_epoch;
   ProposalWords proposals;
 };
@@ -224,7 +224,7 @@ struct OwnerRecords::Page {
   ProposalWords prepared_proposals;
   ExactSum sum;
   alignas(64) BoundaryRecord boundary;
-  BoundaryRecord boundary_done;
+  BoundaryRecord boundary_done[2];  // by parity of n: a death while one is written leaves the one before
   alignas(64) Word verdict;
   uint32_t kind, groups, imports, reason_bytes;
   double grad_norm, grad_scale, clip, loss;
@@ -281,8 +281,8 @@ Proposals OwnerRecords::Decided() const {
   const Page& p = *page();
   const StepId done = Done();
   Proposals decided = p.done_decided[done.step.value() & 1].Get();
-  const BoundaryOffer b = ReadBoundary(p.boundary_done);
-  if (b.n > 0 && b.after == done) decided.MergeMax(b.proposals);
+  const BoundaryOffer b = ReadBoundaryDone();
+  if (b.n > 0 && b.before.step == done.step.Next()) decided.MergeMax(b.proposals);
   return decided;
 }
 
@@ -316,7 +316,7 @@ void OwnerRecords::WriteBoundary(BoundaryRecord& record, const BoundaryOffer& of
   Invalidate(record.mark);
   record.ranges_epoch = offer.ranges_epoch;
   record.proposals.Set(offer.proposals);
-  record.mark.store(Mark::Of(offer.after, offer.n).word(), std::memory_order_seq_cst);
+  record.mark.store(Mark::Of(offer.before, offer.n).word(), std::memory_order_seq_cst);
 }
 
 BoundaryOffer OwnerRecords::ReadBoundary(const BoundaryRecord& record) {
@@ -327,14 +327,19 @@ BoundaryOffer OwnerRecords::ReadBoundary(const BoundaryRecord& record) {
 
 void OwnerRecords::PublishBoundary(const BoundaryOffer& offer) { WriteBoundary(page()->boundary, offer); }
 void OwnerRecords::PublishBoundaryDone(const BoundaryOffer& done) {
-  WriteBoundary(page()->boundary_done, done);
+  WriteBoundary(page()->boundary_done[done.n & 1], done);
+}
+BoundaryOffer OwnerRecords::ReadBoundaryDone() const {
+  const BoundaryOffer a = ReadBoundary(page()->boundary_done[0]), b = ReadBoundary(page()->boundary_done[1]);
+  return Mark::Of(a.before, a.n) < Mark::Of(b.before, b.n) ? b : a;
 }
 
 OwnerPage OwnerRecords::ReadPage(StepId current) const {
   OwnerPage out;
   out.prepared = ReadPrepared(current);
   out.boundary = ReadBoundary(page()->boundary);
-  out.boundary_done = ReadBoundary(page()->boundary_done);
+  out.boundary_done = ReadBoundaryDone();
+  out.done = Done();
   return out;
 }
 

@@ -138,6 +138,8 @@ class OwnerRecords {
   struct BoundaryRecord;
   static void WriteBoundary(BoundaryRecord& record, const BoundaryOffer& offer);
   static BoundaryOffer ReadBoundary(const BoundaryRecord& record);
+  // The later of the two.
+  BoundaryOffer ReadBoundaryDone() const;
   Page* page() const;
 
   const JobSpec* spec_ = nullptr;
