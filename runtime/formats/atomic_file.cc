@@ -16,6 +16,8 @@
 namespace sherd::formats {
 namespace {
 
+using runtime::UniqueFd;
+
 bool SameFile(const struct stat& a, const struct stat& b) {
   return a.st_dev == b.st_dev && a.st_ino == b.st_ino;
 }
@@ -23,7 +25,7 @@ bool SameFile(const struct stat& a, const struct stat& b) {
 absl::string_view Remedy(int error) {
   switch (error) {
     case ENOENT:
-      return "no such file or directory; create the directory first, or correct the path";
+      return "no such file or directory; correct the path";
     case EACCES:
     case EPERM:
       return "permission denied; choose another place, or have its owner grant access";
@@ -77,6 +79,16 @@ absl::Status ReadExactly(int fd, absl::string_view path, uint64_t offset, absl::
   return absl::OkStatus();
 }
 
+absl::StatusOr<UniqueFd> OpenRegular(const std::string& path, uint64_t* bytes) {
+  UniqueFd fd(open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+  if (!fd.ok()) return FileError(errno, "open", path);
+  struct stat file;
+  if (fstat(fd.get(), &file) != 0) return FileError(errno, "inspect", path);
+  if (!S_ISREG(file.st_mode)) return absl::InvalidArgumentError(absl::StrCat(path, ": not a regular file"));
+  *bytes = static_cast<uint64_t>(file.st_size);
+  return fd;
+}
+
 AtomicFile::AtomicFile(std::string path, std::string name, uint64_t bytes, OnAbandon on_abandon)
     : path_(std::move(path)),
       name_(std::move(name)),
@@ -86,9 +98,7 @@ AtomicFile::AtomicFile(std::string path, std::string name, uint64_t bytes, OnAba
 
 AtomicFile::~AtomicFile() {
   // Removed while the lock is held: a writer that waits for it then sees that the name is gone.
-  if (ours_ && on_abandon_ == OnAbandon::kRemove) unlinkat(directory_fd_, partial_.c_str(), 0);
-  if (fd_ >= 0) close(fd_);
-  if (directory_fd_ >= 0) close(directory_fd_);
+  if (ours_ && on_abandon_ == OnAbandon::kRemove) unlinkat(directory_fd_.get(), partial_.c_str(), 0);
 }
 
 absl::StatusOr<std::unique_ptr<AtomicFile>> AtomicFile::Create(const std::string& path, uint64_t bytes,
@@ -110,10 +120,14 @@ absl::StatusOr<std::unique_ptr<AtomicFile>> AtomicFile::Create(const std::string
 }
 
 absl::Status AtomicFile::OpenDirectory(const std::string& directory) {
-  directory_fd_ = open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (directory_fd_ < 0) return FileError(errno, "open directory", directory);
+  directory_fd_.Reset(open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!directory_fd_.ok() && errno == ENOENT) {
+    return absl::NotFoundError(
+        absl::StrCat("cannot write ", path_, ": directory ", directory, " does not exist; create it first"));
+  }
+  if (!directory_fd_.ok()) return FileError(errno, "open directory", directory);
   struct stat target;
-  if (fstatat(directory_fd_, name_.c_str(), &target, 0) == 0 && S_ISDIR(target.st_mode)) {
+  if (fstatat(directory_fd_.get(), name_.c_str(), &target, 0) == 0 && S_ISDIR(target.st_mode)) {
     return absl::FailedPreconditionError(absl::StrCat("cannot write ", path_, ": it is a directory"));
   }
   return absl::OkStatus();
@@ -123,22 +137,21 @@ absl::Status AtomicFile::OpenLocked() {
   // Another writer may commit or abandon between our open and our lock; then the name is no longer what we
   // opened.
   for (int attempt = 0; attempt < 8; ++attempt) {
-    if (fd_ >= 0) close(fd_);
-    fd_ =
-        openat(directory_fd_, partial_.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0666);
-    if (fd_ < 0) return FileError(errno, "create", path_);
+    constexpr int kFlags = O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC;
+    fd_.Reset(openat(directory_fd_.get(), partial_.c_str(), kFlags, 0666));
+    if (!fd_.ok()) return FileError(errno, "create", path_);
     struct stat opened, named;
-    if (fstat(fd_, &opened) != 0) return FileError(errno, "inspect", path_);
+    if (fstat(fd_.get(), &opened) != 0) return FileError(errno, "inspect", path_);
     if (!S_ISREG(opened.st_mode)) {
       return absl::FailedPreconditionError(
           absl::StrCat("cannot write ", path_, ": ", partial_, " beside it is no regular file; remove it"));
     }
-    if (flock(fd_, LOCK_EX | LOCK_NB) != 0) {
+    if (flock(fd_.get(), LOCK_EX | LOCK_NB) != 0) {
       if (errno != EWOULDBLOCK) return FileError(errno, "lock", path_);
       return absl::FailedPreconditionError(
           absl::StrCat("cannot write ", path_, ": another process is writing it"));
     }
-    if (fstatat(directory_fd_, partial_.c_str(), &named, AT_SYMLINK_NOFOLLOW) == 0 &&
+    if (fstatat(directory_fd_.get(), partial_.c_str(), &named, AT_SYMLINK_NOFOLLOW) == 0 &&
         SameFile(opened, named)) {
       ours_ = true;
       return absl::OkStatus();
@@ -150,25 +163,25 @@ absl::Status AtomicFile::OpenLocked() {
 
 absl::Status AtomicFile::Reserve(bool resume) {
   struct stat partial;
-  if (fstat(fd_, &partial) != 0) return FileError(errno, "inspect", path_);
+  if (fstat(fd_.get(), &partial) != 0) return FileError(errno, "inspect", path_);
   if (resume && bytes_ > 0 && static_cast<uint64_t>(partial.st_size) == bytes_) {
     resumed_ = true;
     return absl::OkStatus();
   }
-  if (ftruncate(fd_, 0) != 0) return FileError(errno, "empty the partial file of", path_);
+  if (ftruncate(fd_.get(), 0) != 0) return FileError(errno, "empty the partial file of", path_);
   if (bytes_ == 0) return absl::OkStatus();
   // Asked first, because a failing fallocate fills the disk for a moment, to the harm of everybody else on
   // it.
   struct statvfs space;
-  if (fstatvfs(fd_, &space) == 0 && space.f_frsize > 0 && space.f_blocks > 0 &&
+  if (fstatvfs(fd_.get(), &space) == 0 && space.f_frsize > 0 && space.f_blocks > 0 &&
       bytes_ / space.f_frsize > space.f_bavail) {
     return FileError(ENOSPC, absl::StrCat("reserve ", bytes_, " bytes for"), path_);
   }
-  if (fallocate(fd_, 0, 0, static_cast<off_t>(bytes_)) == 0) return absl::OkStatus();
+  if (fallocate(fd_.get(), 0, 0, static_cast<off_t>(bytes_)) == 0) return absl::OkStatus();
   if (errno != EOPNOTSUPP && errno != ENOSYS) {
     return FileError(errno, absl::StrCat("reserve ", bytes_, " bytes for"), path_);
   }
-  if (ftruncate(fd_, static_cast<off_t>(bytes_)) != 0) return FileError(errno, "extend", path_);
+  if (ftruncate(fd_.get(), static_cast<off_t>(bytes_)) != 0) return FileError(errno, "extend", path_);
   return absl::OkStatus();
 }
 
@@ -178,7 +191,7 @@ absl::Status AtomicFile::WriteAt(uint64_t offset, absl::string_view bytes) {
                                               " passes the end of ", path_, " of ", bytes_, " bytes"));
   }
   while (!bytes.empty()) {
-    const ssize_t n = pwrite(fd_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+    const ssize_t n = pwrite(fd_.get(), bytes.data(), bytes.size(), static_cast<off_t>(offset));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return FileError(errno, "write", path_);
     bytes.remove_prefix(static_cast<size_t>(n));
@@ -188,18 +201,31 @@ absl::Status AtomicFile::WriteAt(uint64_t offset, absl::string_view bytes) {
 }
 
 absl::Status AtomicFile::ReadAt(uint64_t offset, absl::Span<char> out) const {
-  return ReadExactly(fd_, path_, offset, out);
+  return ReadExactly(fd_.get(), path_, offset, out);
 }
 
 absl::Status AtomicFile::Commit() {
   if (!ours_) return absl::FailedPreconditionError(absl::StrCat(path_, " is already committed"));
-  if (fsync(fd_) != 0) return FileError(errno, "sync", path_);
-  if (renameat(directory_fd_, partial_.c_str(), directory_fd_, name_.c_str()) != 0) {
+  if (fsync(fd_.get()) != 0) return FileError(errno, "sync", path_);
+  if (renameat(directory_fd_.get(), partial_.c_str(), directory_fd_.get(), name_.c_str()) != 0) {
     return FileError(errno, "rename the partial file to", path_);
   }
   ours_ = false;
-  if (fsync(directory_fd_) != 0) return FileError(errno, "sync the directory of", path_);
+  if (fsync(directory_fd_.get()) != 0) return FileError(errno, "sync the directory of", path_);
   return absl::OkStatus();
+}
+
+absl::StatusOr<std::string> ReadWhole(const std::string& path, uint64_t max_bytes) {
+  uint64_t bytes = 0;
+  const absl::StatusOr<UniqueFd> fd = OpenRegular(path, &bytes);
+  if (!fd.ok()) return fd.status();
+  if (bytes > max_bytes) {
+    return absl::OutOfRangeError(absl::StrCat(path, ": ", bytes, " bytes, more than ", max_bytes));
+  }
+  std::string content(bytes, '\0');
+  absl::Status status = ReadExactly(fd->get(), path, 0, absl::MakeSpan(&content[0], content.size()));
+  if (!status.ok()) return status;
+  return content;
 }
 
 absl::Status WriteWhole(const std::string& path, absl::string_view bytes) {

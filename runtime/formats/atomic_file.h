@@ -17,6 +17,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "runtime/unique_fd.h"
 
 namespace sherd::formats {
 
@@ -27,6 +28,10 @@ absl::Status FileError(int error, absl::string_view action, absl::string_view pa
 
 // Reads exactly out.size() bytes of `fd` at `offset`. DATA_LOSS if the file ends before. Blocks; thread-safe.
 absl::Status ReadExactly(int fd, absl::string_view path, uint64_t offset, absl::Span<char> out);
+
+// Opens a regular file for reading and tells its size; never waits (as it might for a pipe). The caller
+// closes it. FileError, or INVALID_ARGUMENT if it is not a regular file.
+absl::StatusOr<runtime::UniqueFd> OpenRegular(const std::string& path, uint64_t* bytes);
 
 // Thread-safe but for Commit, which must come after the last WriteAt has returned.
 class AtomicFile {
@@ -76,11 +81,15 @@ class AtomicFile {
   const std::string partial_;  // `.<name>.partial`
   const uint64_t bytes_;
   const OnAbandon on_abandon_;
-  int directory_fd_ = -1;
-  int fd_ = -1;
+  runtime::UniqueFd directory_fd_;
+  runtime::UniqueFd fd_;
   bool resumed_ = false;
   bool ours_ = false;  // the partial file exists and we hold its lock
 };
+
+// All of a small regular file. OUT_OF_RANGE if it has more than `max_bytes`; INVALID_ARGUMENT if it is not
+// regular; else as FileError and ReadExactly.
+absl::StatusOr<std::string> ReadWhole(const std::string& path, uint64_t max_bytes);
 
 // Writes all of a small file through an AtomicFile.
 absl::Status WriteWhole(const std::string& path, absl::string_view bytes);

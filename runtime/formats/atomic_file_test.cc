@@ -98,7 +98,7 @@ TEST_F(AtomicFileTest, TwoWritersDoNotMix) {
 TEST_F(AtomicFileTest, ErrorsAreOneLineWithARemedy) {
   const auto missing = AtomicFile::Create(Path("none/a"), 1, {});
   EXPECT_EQ(missing.status().code(), absl::StatusCode::kNotFound);
-  EXPECT_THAT(std::string(missing.status().message()), HasSubstr("create the directory first"));
+  EXPECT_THAT(std::string(missing.status().message()), HasSubstr("none does not exist; create it first"));
   for (const char* bad : {"", "/", "dir/", ".", ".."}) {
     EXPECT_EQ(AtomicFile::Create(bad, 1, {}).status().code(), absl::StatusCode::kInvalidArgument) << bad;
   }

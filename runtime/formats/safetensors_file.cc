@@ -1,11 +1,6 @@
 #include "runtime/formats/safetensors_file.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -55,19 +50,15 @@ void AddRange(uint64_t begin, uint64_t end, std::map<uint64_t, uint64_t>* ranges
 
 }  // namespace
 
-SafetensorsReader::SafetensorsReader(std::string path, int fd) : path_(std::move(path)), fd_(fd) {}
-
-SafetensorsReader::~SafetensorsReader() { close(fd_); }
+SafetensorsReader::SafetensorsReader(std::string path, runtime::UniqueFd fd)
+    : path_(std::move(path)), fd_(std::move(fd)) {}
 
 absl::StatusOr<std::unique_ptr<SafetensorsReader>> SafetensorsReader::Open(const std::string& path) {
-  // O_NONBLOCK: opening a pipe must not wait for its writer.
-  const int fd = open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
-  if (fd < 0) return FileError(errno, "open", path);
-  std::unique_ptr<SafetensorsReader> reader(new SafetensorsReader(path, fd));
-  struct stat file;
-  if (fstat(fd, &file) != 0) return FileError(errno, "inspect", path);
-  if (!S_ISREG(file.st_mode)) return absl::InvalidArgumentError(absl::StrCat(path, ": not a regular file"));
-  const uint64_t file_bytes = static_cast<uint64_t>(file.st_size);
+  uint64_t file_bytes = 0;
+  absl::StatusOr<runtime::UniqueFd> opened = OpenRegular(path, &file_bytes);
+  if (!opened.ok()) return opened.status();
+  std::unique_ptr<SafetensorsReader> reader(new SafetensorsReader(path, *std::move(opened)));
+  const int fd = reader->fd_.get();
 
   std::string prefix(std::min(kPrefixBytes, file_bytes), '\0');
   if (absl::Status s = ReadExactly(fd, path, 0, absl::MakeSpan(&prefix[0], prefix.size())); !s.ok()) return s;
@@ -93,7 +84,7 @@ absl::Status SafetensorsReader::Read(absl::string_view name, uint64_t offset, ab
   const TensorEntry* tensor = Find(name);
   if (tensor == nullptr) return NoTensor(name, path_);
   if (absl::Status s = CheckWithin(*tensor, offset, out.size(), path_); !s.ok()) return s;
-  return ReadExactly(fd_, path_, header_.data_begin + tensor->begin + offset, out);
+  return ReadExactly(fd_.get(), path_, header_.data_begin + tensor->begin + offset, out);
 }
 
 SafetensorsWriter::SafetensorsWriter(std::unique_ptr<AtomicFile> file, FilePlan plan)
@@ -137,7 +128,7 @@ absl::Status SafetensorsWriter::WriteAt(absl::string_view name, uint64_t offset,
 absl::Status SafetensorsWriter::WriteData(uint64_t offset, absl::string_view bytes) {
   if (absl::Status s = CheckData(offset, bytes.size()); !s.ok()) return s;
   if (absl::Status s = file_->WriteAt(plan_.header.data_begin + offset, bytes); !s.ok()) return s;
-  absl::MutexLock lock(&mutex_);
+  runtime::MutexLock lock(mutex_);
   AddRange(offset, offset + bytes.size(), &present_);
   return absl::OkStatus();
 }
@@ -149,13 +140,13 @@ absl::Status SafetensorsWriter::ReadBack(uint64_t offset, absl::Span<char> out) 
 
 absl::Status SafetensorsWriter::MarkPresent(uint64_t offset, uint64_t bytes) {
   if (absl::Status s = CheckData(offset, bytes); !s.ok()) return s;
-  absl::MutexLock lock(&mutex_);
+  runtime::MutexLock lock(mutex_);
   AddRange(offset, offset + bytes, &present_);
   return absl::OkStatus();
 }
 
 uint64_t SafetensorsWriter::present_bytes() const {
-  absl::MutexLock lock(&mutex_);
+  runtime::MutexLock lock(mutex_);
   uint64_t sum = 0;
   for (const auto& [begin, end] : present_) sum += end - begin;
   return sum;
@@ -164,7 +155,7 @@ uint64_t SafetensorsWriter::present_bytes() const {
 absl::Status SafetensorsWriter::Commit() {
   uint64_t gap = 0;  // the first byte nobody wrote
   {
-    absl::MutexLock lock(&mutex_);
+    runtime::MutexLock lock(mutex_);
     if (!present_.empty() && present_.begin()->first == 0) gap = present_.begin()->second;
   }
   if (gap < plan_.header.data_bytes) {

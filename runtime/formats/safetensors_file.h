@@ -21,10 +21,11 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/types/span.h"
 #include "runtime/formats/atomic_file.h"
 #include "runtime/formats/safetensors_header.h"
+#include "runtime/mutex.h"
+#include "runtime/unique_fd.h"
 
 namespace sherd::formats {
 
@@ -35,7 +36,6 @@ class SafetensorsReader {
   // Reads and checks the header only. Errors: FileError's; INVALID_ARGUMENT "<path>: ..." for anything
   // malformed (see Parse) or not a regular file.
   static absl::StatusOr<std::unique_ptr<SafetensorsReader>> Open(const std::string& path);
-  ~SafetensorsReader();
   SafetensorsReader(const SafetensorsReader&) = delete;
   SafetensorsReader& operator=(const SafetensorsReader&) = delete;
 
@@ -51,10 +51,10 @@ class SafetensorsReader {
   absl::Status Read(absl::string_view name, uint64_t offset, absl::Span<char> out) const;
 
  private:
-  SafetensorsReader(std::string path, int fd);
+  SafetensorsReader(std::string path, runtime::UniqueFd fd);
 
   const std::string path_;
-  const int fd_;
+  const runtime::UniqueFd fd_;
   Header header_;
   absl::flat_hash_map<absl::string_view, const TensorEntry*> by_name_;
 };
@@ -101,7 +101,7 @@ class SafetensorsWriter {
   const FilePlan plan_;
   absl::flat_hash_map<absl::string_view, const TensorEntry*> by_name_;  // constant after Create
   bool resumed_ = false;                                                // constant after Create
-  mutable absl::Mutex mutex_;
+  mutable runtime::Mutex mutex_;
   std::map<uint64_t, uint64_t> present_ ABSL_GUARDED_BY(mutex_);  // begin -> end of data; apart, not touching
 };
 
