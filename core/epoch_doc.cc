@@ -1,0 +1,85 @@
+#include "core/epoch_doc.h"
+
+#include <set>
+#include <utility>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "core/job_spec.h"
+#include "core/partition.h"
+
+namespace sherd {
+
+std::string Show(const ProcessIdentity& process) { return absl::StrCat(process.pid, ".", process.start); }
+
+std::string Show(const EpochDoc& doc) {
+  std::vector<std::string> servers;
+  for (const ServerMember& s : doc.servers) {
+    servers.push_back(absl::StrCat(s.id, "=", Show(s.process), "#", s.incarnation.value()));
+  }
+  std::vector<std::string> trainers;
+  for (const TrainerMember& t : doc.trainers) {
+    trainers.push_back(t.incarnation.value() == 0 ? "-"
+                                                  : absl::StrCat(Show(t.process), "#", t.incarnation.value(),
+                                                                 t.ready ? "" : "(gone)"));
+  }
+  std::string operation;
+  if (doc.operation_under_way()) operation = absl::StrCat(" operation=", doc.operation_request);
+  if (!doc.draining.empty()) absl::StrAppend(&operation, " draining=", doc.draining);
+  if (doc.proposed_epoch.value() > 0)
+    absl::StrAppend(&operation, " proposed_epoch=", doc.proposed_epoch.value());
+  return absl::StrCat("epoch=", doc.epoch.value(), " servers=[", absl::StrJoin(servers, " "),
+                      "] owning=", doc.owning_servers, " desired=", doc.desired_servers,
+                      " ranges_epoch=", doc.ranges_epoch.value(), operation, " trainers=[",
+                      absl::StrJoin(trainers, " "), "] trainers_epoch=", doc.trainers_epoch.value(),
+                      " layout=", absl::Hex(doc.layout_hash), " \"", absl::CHexEscape(doc.reason), "\"");
+}
+
+absl::Status CheckEpochDoc(const EpochDoc& doc) {
+  const auto bad = [&doc](auto... what) {
+    return absl::DataLossError(absl::StrCat("epoch document ", doc.epoch.value(), " of job \"",
+                                            absl::CHexEscape(doc.job), "\": ", what...));
+  };
+  if (doc.epoch.value() == 0) return bad("epoch is 0");
+  const int64_t servers = static_cast<int64_t>(doc.servers.size());
+  if (servers > kMaxServers) return bad("it has ", servers, " servers");
+  if (doc.owning_servers < 1 || doc.owning_servers > servers) {
+    return bad("owning_servers is ", doc.owning_servers, " of ", servers);
+  }
+  if (doc.desired_servers < 1 || doc.desired_servers > kMaxServers) {
+    return bad("desired_servers is ", doc.desired_servers);
+  }
+  if (servers != doc.owning_servers && servers != doc.desired_servers) {
+    return bad("it has ", servers, " servers, which is neither owning_servers ", doc.owning_servers,
+               " nor desired_servers ", doc.desired_servers);
+  }
+  if (doc.world_size < 0 || doc.world_size > kMaxWorldSize ||
+      static_cast<int64_t>(doc.trainers.size()) != doc.world_size) {
+    return bad("world_size is ", doc.world_size, " with ", doc.trainers.size(), " trainers");
+  }
+  if (doc.ranges_epoch > doc.epoch || doc.trainers_epoch > doc.epoch) {
+    return bad("ranges_epoch ", doc.ranges_epoch.value(), " or trainers_epoch ", doc.trainers_epoch.value(),
+               " is later than the document");
+  }
+  const bool can_be_proposed = doc.desired_servers != doc.owning_servers && servers >= doc.desired_servers;
+  if ((doc.proposed_epoch.value() > 0) != can_be_proposed || doc.proposed_epoch > doc.epoch) {
+    return bad("proposed_epoch is ", doc.proposed_epoch.value(), " with ", doc.owning_servers,
+               " owning servers, ", doc.desired_servers, " desired, ", servers, " in slots");
+  }
+  std::set<std::string> ids;
+  for (const ServerMember& s : doc.servers) {
+    if (s.id.empty() || !ids.insert(s.id).second)
+      return bad("server id \"", absl::CHexEscape(s.id), "\" is repeated");
+    if (s.process.pid <= 0) return bad("server ", absl::CHexEscape(s.id), " has pid ", s.process.pid);
+  }
+  if (!doc.draining.empty() && doc.proposed_epoch.value() == 0 && ids.count(doc.draining) == 0) {
+    return bad("draining names \"", absl::CHexEscape(doc.draining), "\", which has no slot");
+  }
+  for (const TrainerMember& t : doc.trainers) {
+    if (t.incarnation.value() > 0 && t.process.pid <= 0) return bad("a trainer has pid ", t.process.pid);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace sherd

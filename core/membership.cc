@@ -1,0 +1,224 @@
+#include "core/membership.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "core/job_spec.h"
+#include "core/partition.h"
+
+namespace sherd {
+namespace {
+
+std::string Count(int64_t n, absl::string_view noun) { return absl::StrCat(n, " ", noun, n == 1 ? "" : "s"); }
+
+}  // namespace
+
+absl::StatusOr<MembershipState> MembershipState::Create(Config config) {
+  if (config.expected_servers < 1 || config.expected_servers > kMaxServers) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("expected_servers is ", config.expected_servers, ", not in 1..", kMaxServers));
+  }
+  if (config.world_size < 0 || config.world_size > kMaxWorldSize) {
+    return absl::InvalidArgumentError(absl::StrCat("world_size is ", config.world_size, ", not in 0..",
+                                                   kMaxWorldSize, " (0: as trainers say)"));
+  }
+  MembershipState state;
+  state.expected_servers_ = config.expected_servers;
+  state.configured_world_size_ = config.world_size;
+  state.doc_.job = std::move(config.job);
+  state.doc_.world_size = config.world_size;
+  state.doc_.trainers.resize(config.world_size);
+  state.ranks_.resize(config.world_size);
+  return state;
+}
+
+absl::StatusOr<MembershipState> MembershipState::Restore(EpochDoc last) {
+  if (absl::Status status = CheckEpochDoc(last); !status.ok()) return status;
+  MembershipState state;
+  state.expected_servers_ = last.owning_servers;
+  state.doc_ = std::move(last);
+  state.slots_.resize(state.doc_.servers.size());
+  for (Place& place : state.slots_) place.liveness = Liveness::kUnverified;
+  state.ranks_.resize(state.doc_.trainers.size());
+  for (size_t r = 0; r < state.ranks_.size(); ++r) {
+    const TrainerMember& trainer = state.doc_.trainers[r];
+    if (trainer.incarnation.value() == 0) continue;
+    // Not ready: it had been seen dead or had detached, so its place is free.
+    state.ranks_[r].liveness = trainer.ready ? Liveness::kUnverified : Liveness::kLeft;
+  }
+  if (!state.doc_.operation_under_way() && !state.doc_.operation_request.empty()) {
+    state.finished_.push_back({state.doc_.operation_request, ""});
+  }
+  return state;
+}
+
+Outcome MembershipState::Apply(const Event& event, absl::Time now) {
+  now_ = now;
+  Outcome out;
+  absl::visit([&](const auto& e) { On(e, out); }, event);
+  Advance(out);
+  return out;
+}
+
+void MembershipState::On(const Recovered&, Outcome& out) {
+  Note(absl::StrCat("restored epoch ", doc_.epoch.value()), out);
+  const int draining = doc_.draining.empty() ? -1 : SlotOf(doc_.draining);
+  if (draining >= 0 && doc_.proposed_epoch.value() == 0) slots_[draining].give_to_spare = true;
+  Propose(out);
+}
+
+// Takes every step that has become possible.
+void MembershipState::Advance(Outcome& out) {
+  if (!formed()) {
+    if (static_cast<int64_t>(spares_.size()) >= expected_servers_) Form(out);
+    return;
+  }
+  FillSlots(out);
+  if (GrantSlots()) {
+    Commit(absl::StrCat("servers joined for the resize to ", doc_.desired_servers), out);
+    Propose(out);
+  }
+}
+
+void MembershipState::Form(Outcome& out) {
+  while (static_cast<int64_t>(doc_.servers.size()) < expected_servers_) {
+    ServerMember member = std::move(spares_.begin()->second);
+    spares_.erase(spares_.begin());
+    member.incarnation = Incarnation(1);
+    doc_.servers.push_back(std::move(member));
+    slots_.emplace_back();
+    Set(slots_.back(), Liveness::kAlive);
+  }
+  doc_.owning_servers = doc_.desired_servers = expected_servers_;
+  doc_.ranges_epoch = Epoch(1);
+  std::vector<std::string> answered;
+  for (size_t r = 0; r < ranks_.size(); ++r) {
+    if (!ranks_[r].successor.has_value()) continue;
+    answered.push_back(ranks_[r].successor->request);
+    AdmitTrainer(static_cast<int>(r));
+  }
+  Commit(absl::StrCat(Count(expected_servers_, "server"), " joined"), out);
+  for (const std::string& request : answered) Reply(request, absl::OkStatus(), out);
+}
+
+void MembershipState::Commit(std::string reason, Outcome& out) {
+  ++doc_.epoch;
+  for (size_t r = 0; r < ranks_.size(); ++r) {
+    const Liveness liveness = ranks_[r].liveness;
+    doc_.trainers[r].ready = liveness == Liveness::kAlive || liveness == Liveness::kUnverified;
+  }
+  Note(absl::StrCat("epoch ", doc_.epoch.value(), ": ", reason), out);
+  doc_.reason = std::move(reason);
+  out.effects.push_back(CommitEpoch{doc_});
+}
+
+void MembershipState::Set(Place& place, Liveness liveness) {
+  place.liveness = liveness;
+  place.since = now_;
+}
+
+void MembershipState::Note(absl::string_view what, Outcome& out) {
+  absl::StrAppend(&out.reason, out.reason.empty() ? "" : "; ", what);
+}
+
+void MembershipState::Refuse(const std::string& request, absl::Status status, Outcome& out) {
+  Note(absl::StrCat("refused: ", status.message()), out);
+  Reply(request, std::move(status), out);
+}
+
+void MembershipState::Reply(const std::string& request, absl::Status status, Outcome& out) {
+  if (!request.empty()) out.effects.push_back(Answer{request, std::move(status)});
+}
+
+void MembershipState::AskAgain(Successor& successor, const std::string& request, Outcome& out) {
+  if (successor.request == request) return;
+  Reply(successor.request, absl::AbortedError("the same process asked again"), out);
+  successor.request = request;
+}
+
+void MembershipState::Accept(const std::string& request, absl::string_view what, Outcome& out) {
+  Note(what, out);
+  Reply(request, absl::OkStatus(), out);
+}
+
+std::vector<ServerMember> MembershipState::spares() const {
+  std::vector<ServerMember> all;
+  for (const auto& spare : spares_) all.push_back(spare.second);
+  return all;
+}
+
+bool MembershipState::waiting() const {
+  const auto unsettled = [](const Place& p) {
+    const bool settled = p.liveness == Liveness::kAlive || (p.liveness == Liveness::kLeft && p.finished);
+    return !settled || p.successor.has_value();
+  };
+  return !formed() || doc_.world_size == 0 || doc_.operation_under_way() ||
+         std::any_of(slots_.begin(), slots_.end(), unsettled) ||
+         std::any_of(ranks_.begin(), ranks_.end(), unsettled);
+}
+
+std::string MembershipState::Describe(absl::Time now) const {
+  std::vector<std::string> waits;
+  const auto ago = [now](const Place& place) {
+    if (place.since == absl::InfinitePast()) return std::string();
+    return absl::StrCat(" ", absl::ToInt64Seconds(now - place.since), " s ago");
+  };
+  if (!formed()) {
+    const int64_t joined = static_cast<int64_t>(spares_.size());
+    waits.push_back(absl::StrCat(Count(expected_servers_ - joined, "more server"), " to join (", joined,
+                                 " of ", expected_servers_, ")"));
+  }
+  for (size_t s = 0; s < slots_.size(); ++s) {
+    const Place& place = slots_[s];
+    const ServerMember& member = doc_.servers[s];
+    const std::string name =
+        absl::StrCat("server ", member.id, " (slot ", s, ", process ", Show(member.process), ")");
+    if (place.successor.has_value()) {
+      waits.push_back(absl::StrCat(name, " to be seen dead, so that process ", Show(place.successor->process),
+                                   " may take its slot"));
+    } else if (place.liveness == Liveness::kUnverified) {
+      waits.push_back(absl::StrCat(name, " to join again or be seen dead"));
+    } else if (place.liveness != Liveness::kAlive) {
+      waits.push_back(absl::StrCat(name, " to be restarted", place.give_to_spare ? " or replaced" : "",
+                                   "; it ", place.liveness == Liveness::kDead ? "died" : "left", ago(place)));
+    }
+  }
+  if (formed() && doc_.world_size == 0) waits.push_back("the first trainer to attach");
+  constexpr size_t kNamed = 4;
+  std::vector<std::string> absent;
+  for (size_t r = 0; r < ranks_.size(); ++r) {
+    const Place& place = ranks_[r];
+    if (place.successor.has_value() && place.liveness != Liveness::kVacant) {
+      waits.push_back(
+          absl::StrCat("process ", Show(doc_.trainers[r].process), " of rank ", r, " to be seen dead"));
+    } else if (place.liveness != Liveness::kAlive && !place.finished && !place.successor.has_value()) {
+      absent.push_back(place.liveness == Liveness::kVacant
+                           ? absl::StrCat(r)
+                           : absl::StrCat(r, " (", Show(place.liveness), ago(place), ")"));
+    }
+  }
+  if (!absent.empty()) {
+    const size_t more = absent.size() - std::min(absent.size(), kNamed);
+    absent.resize(absent.size() - more);
+    waits.push_back(absl::StrCat("a trainer to attach as rank ", absl::StrJoin(absent, ", "),
+                                 more > 0 ? absl::StrCat(" and ", more, " more") : ""));
+  }
+  if (doc_.proposed_epoch.value() > 0) {
+    waits.push_back(absl::StrCat("the next step boundary (", Operation(), ")"));
+  } else if (doc_.desired_servers > static_cast<int64_t>(doc_.servers.size()) && formed()) {
+    const int64_t missing = doc_.desired_servers - static_cast<int64_t>(doc_.servers.size() + spares_.size());
+    waits.push_back(absl::StrCat(Count(missing, "more server"), " to join (", Operation(), ")"));
+  } else if (!doc_.draining.empty() && !slots_[SlotOf(doc_.draining)].successor.has_value()) {
+    waits.push_back(absl::StrCat("a server to join that can take over (", Operation(), ")"));
+  }
+  if (!waits.empty()) return absl::StrCat("waiting for ", absl::StrJoin(waits, "; for "));
+  const auto finished =
+      std::count_if(ranks_.begin(), ranks_.end(), [](const Place& p) { return p.finished; });
+  return absl::StrCat("running: ", Count(doc_.owning_servers, "server"), ", ",
+                      Count(doc_.world_size, "trainer"),
+                      finished > 0 ? absl::StrCat(" (", finished, " finished)") : "");
+}
+
+}  // namespace sherd

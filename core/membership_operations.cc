@@ -1,0 +1,230 @@
+// MembershipState: resize and drain.
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "core/membership.h"
+#include "core/partition.h"
+
+namespace sherd {
+namespace {
+
+// Operations whose tokens are remembered: enough for any client that still repeats one.
+constexpr size_t kRemembered = 16;
+
+std::string ResizeTo(int32_t servers) { return absl::StrCat("resize to ", servers); }
+std::string DrainOf(absl::string_view id) { return absl::StrCat("drain of server ", id); }
+
+}  // namespace
+
+std::string MembershipState::Operation() const {
+  return doc_.draining.empty() ? ResizeTo(doc_.desired_servers) : DrainOf(doc_.draining);
+}
+
+// Handles a token that was seen before, and whatever cannot be asked for now. False: `what` may begin.
+bool MembershipState::AnswerRepeated(const std::string& request, const std::string& what, Outcome& out) {
+  if (request.empty()) {
+    Refuse(request, absl::InvalidArgumentError(absl::StrCat("the ", what, " has an empty request token")),
+           out);
+    return true;
+  }
+  const auto differs = [&](const std::string& before) {
+    Refuse(request,
+           absl::InvalidArgumentError(absl::StrCat("request token ", absl::CHexEscape(request),
+                                                   " stood for the ", before, " and cannot stand for the ",
+                                                   what)),
+           out);
+  };
+  for (const Finished& done : finished_) {
+    if (done.request != request) continue;
+    if (!done.what.empty() && done.what != what) {
+      differs(done.what);
+    } else {
+      Accept(request, absl::StrCat("the ", what, " is done"), out);
+    }
+    return true;
+  }
+  if (!formed()) {
+    Refuse(request,
+           absl::FailedPreconditionError(
+               absl::StrCat("no ", what, " before the job has formed: ", Describe(now_))),
+           out);
+    return true;
+  }
+  if (!doc_.operation_under_way() || doc_.operation_request != request) return false;
+  if (what != Operation()) {
+    differs(Operation());
+  } else {
+    Note(absl::StrCat("the ", what, " is under way; it will be answered when done"), out);
+  }
+  return true;
+}
+
+void MembershipState::On(const ResizeRequested& e, Outcome& out) {
+  if (e.servers < 1 || e.servers > kMaxServers) {
+    return Refuse(
+        e.request,
+        absl::InvalidArgumentError(absl::StrCat("servers is ", e.servers, ", not in 1..", kMaxServers)), out);
+  }
+  if (AnswerRepeated(e.request, ResizeTo(e.servers), out)) return;
+  if (doc_.operation_under_way()) {
+    // One that still waits for servers can be taken back; one that was proposed may have taken effect.
+    const bool takes_back =
+        doc_.draining.empty() && doc_.proposed_epoch.value() == 0 && e.servers == doc_.owning_servers;
+    if (!takes_back) {
+      return Refuse(e.request,
+                    absl::FailedPreconditionError(absl::StrCat(
+                        "the ", Operation(), " (request ", absl::CHexEscape(doc_.operation_request),
+                        ") is under way, and only one operation can be: ", Describe(now_))),
+                    out);
+    }
+    const std::string reason =
+        absl::StrCat("the ", Operation(), " was taken back by request ", absl::CHexEscape(e.request));
+    const std::string first = std::move(doc_.operation_request);
+    doc_.desired_servers = doc_.owning_servers;
+    doc_.operation_request = e.request;
+    Commit(reason, out);
+    Reply(first, absl::AbortedError(reason), out);
+    return FinishOperation(e.request, ResizeTo(e.servers), out);
+  }
+  if (e.servers == doc_.owning_servers) {
+    Note(absl::StrCat("the job has ", e.servers, " servers already"), out);
+    return FinishOperation(e.request, ResizeTo(e.servers), out);
+  }
+  Begin(e.servers, "", e.request, out);
+}
+
+void MembershipState::On(const DrainRequested& e, Outcome& out) {
+  if (AnswerRepeated(e.request, DrainOf(absl::CHexEscape(e.id.substr(0, 80))), out)) return;
+  const auto spare = spares_.find(e.id);
+  const int slot = SlotOf(e.id);
+  if (spare != spares_.end()) {
+    Note(absl::StrCat("server ", e.id, " was a spare"), out);
+    out.effects.push_back(RetireServer{e.id, spare->second.process});
+    retired_[e.id] = spare->second.process;
+    spares_.erase(spare);
+    return FinishOperation(e.request, DrainOf(e.id), out);
+  }
+  if (slot < 0) {
+    return Refuse(e.request,
+                  absl::NotFoundError(absl::StrCat("no server \"", absl::CHexEscape(e.id.substr(0, 80)),
+                                                   "\" in this job; `sherd status` lists them")),
+                  out);
+  }
+  if (doc_.operation_under_way()) {
+    return Refuse(e.request,
+                  absl::FailedPreconditionError(absl::StrCat(
+                      "the ", Operation(), " (request ", absl::CHexEscape(doc_.operation_request),
+                      ") is under way, and only one operation can be: ", Describe(now_))),
+                  out);
+  }
+  if (slots_[slot].successor.has_value()) {
+    return Refuse(e.request,
+                  absl::FailedPreconditionError(absl::StrCat("slot ", slot, " of server ", e.id,
+                                                             " is changing hands already: ", Describe(now_))),
+                  out);
+  }
+  if (spares_.empty() && doc_.owning_servers == 1) {
+    return Refuse(e.request,
+                  absl::FailedPreconditionError(
+                      absl::StrCat("server ", e.id, " is the last one; start another before draining it")),
+                  out);
+  }
+  Begin(spares_.empty() ? doc_.owning_servers - 1 : doc_.owning_servers, e.id, e.request, out);
+}
+
+// Records the operation, and takes it as far as it goes at once. A drain that makes no room first needs only
+// that a spare takes the slot (FillSlots).
+void MembershipState::Begin(int32_t desired, std::string draining, const std::string& request, Outcome& out) {
+  doc_.desired_servers = desired;
+  doc_.draining = std::move(draining);
+  doc_.operation_request = request;
+  if (!doc_.draining.empty() && desired == doc_.owning_servers)
+    slots_[SlotOf(doc_.draining)].give_to_spare = true;
+  GrantSlots();
+  Commit(absl::StrCat(Operation(), " was asked for"), out);
+  Propose(out);
+}
+
+// If the desired number of owners can be had now, gives slots to spares as needed and names the assignment
+// after the epoch about to be committed. False if there is nothing to do or servers are missing.
+bool MembershipState::GrantSlots() {
+  if (doc_.desired_servers == doc_.owning_servers || doc_.proposed_epoch.value() > 0) return false;
+  const int64_t missing = doc_.desired_servers - static_cast<int64_t>(doc_.servers.size());
+  if (missing > static_cast<int64_t>(spares_.size())) return false;
+  for (int64_t i = 0; i < missing; ++i) {
+    ServerMember member = std::move(spares_.begin()->second);
+    spares_.erase(spares_.begin());
+    member.incarnation = Incarnation(1);
+    doc_.servers.push_back(std::move(member));
+    slots_.emplace_back();
+    Set(slots_.back(), Liveness::kAlive);
+  }
+  doc_.proposed_epoch = doc_.epoch.Next();
+  return true;
+}
+
+void MembershipState::Propose(Outcome& out) const {
+  if (doc_.proposed_epoch.value() == 0) return;
+  out.effects.push_back(ProposeAssignment{doc_.proposed_epoch, doc_.desired_servers});
+}
+
+void MembershipState::On(const RangesApplied& e, Outcome& out) {
+  if (doc_.proposed_epoch.value() == 0 || e.ranges_epoch != doc_.proposed_epoch) {
+    return Note(absl::StrCat("assignment ", e.ranges_epoch.value(), " is not awaited: nothing to do"), out);
+  }
+  std::string reason =
+      absl::StrCat(Operation(), ": owners are now ", doc_.desired_servers, ", not ", doc_.owning_servers);
+  const std::string operation = Operation();
+  doc_.owning_servers = doc_.desired_servers;
+  doc_.ranges_epoch = doc_.proposed_epoch;
+  doc_.proposed_epoch = Epoch(0);
+  Outcome dropped;
+  DropSlotsPastOwners(dropped);
+  const bool still_draining = !doc_.draining.empty() && SlotOf(doc_.draining) >= 0;
+  if (!still_draining) doc_.draining.clear();
+  Commit(std::move(reason), out);
+  // Only what is committed counts: whoever lost its slot hears of it after that.
+  std::move(dropped.effects.begin(), dropped.effects.end(), std::back_inserter(out.effects));
+  if (still_draining) {
+    slots_[SlotOf(doc_.draining)].give_to_spare = true;
+  } else {
+    FinishOperation(doc_.operation_request, operation, out);
+  }
+}
+
+// Servers past the owners lose their slots. In a drain the living ones become spares, to take over from the
+// one that is drained; else they retire.
+void MembershipState::DropSlotsPastOwners(Outcome& out) {
+  while (static_cast<int64_t>(doc_.servers.size()) > doc_.owning_servers) {
+    ServerMember member = std::move(doc_.servers.back());
+    Place place = std::move(slots_.back());
+    doc_.servers.pop_back();
+    slots_.pop_back();
+    if (place.successor.has_value()) {  // it never had the slot, so it waits like any other
+      Successor& next = *place.successor;
+      Reply(next.request, absl::OkStatus(), out);
+      ServerMember spare{next.id, next.address, next.host, next.process, Incarnation(0)};
+      spares_[next.id] = std::move(spare);
+    }
+    if (place.liveness == Liveness::kDead) continue;
+    const bool becomes_spare =
+        place.liveness == Liveness::kAlive && !doc_.draining.empty() && doc_.draining != member.id;
+    if (becomes_spare) {
+      spares_[member.id] = std::move(member);
+    } else if (spares_.count(member.id) == 0) {
+      out.effects.push_back(RetireServer{member.id, member.process});
+      retired_[member.id] = member.process;
+    }
+  }
+}
+
+// Answers the caller and remembers the token, for when it comes again.
+void MembershipState::FinishOperation(std::string request, std::string what, Outcome& out) {
+  Reply(request, absl::OkStatus(), out);
+  finished_.push_back({std::move(request), std::move(what)});
+  while (finished_.size() > kRemembered) finished_.pop_front();
+}
+
+}  // namespace sherd
