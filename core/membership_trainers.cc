@@ -133,8 +133,8 @@ void MembershipState::On(const TrainerDead& e, Outcome& out) {
   if (rank < 0 || rank >= doc_.world_size) return Note(nothing, out);
   Place& place = ranks_[rank];
   if (place.successor.has_value() && place.successor->process == e.process) {
-    Refuse(place.successor->request, absl::AbortedError(absl::StrCat(who, " died before it took its place")),
-           out);
+    Note(absl::StrCat(who, " died before it took its place"), out);
+    Reply(place.successor->request, absl::AbortedError(out.reason), out);
     place.successor.reset();
     return ForgetShapeIfUnused();
   }
