@@ -126,6 +126,7 @@ bool StepWriter::ConsumedByAll(int unit, Mark mark) {
   absl::StatusOr<std::vector<runtime::OwnerRecords*>> owners = Owners(id_.step);
   if (!owners.ok()) return false;
   const BlockRange blocks = memory_->layout().units()[unit].blocks;
+  if (blocks.begin >= memory_->trainable_blocks()) return true;  // frozen: nobody reduces it
   for (size_t m = 0; m < owners->size(); ++m) {
     // Whoever owns no block of the unit never consumes it.
     if (Owned(blocks, Slot(static_cast<int>(m)), static_cast<int>(owners->size())).empty()) continue;

@@ -58,7 +58,7 @@ inline void RecoverSlot(JournalSlot& slot, StampOf&& stamp_of, Restore&& restore
   const uint64_t armed = slot.block_plus_1.load(std::memory_order_acquire);
   if (armed == 0) return;
   const int64_t block = static_cast<int64_t>(armed - 1);
-  if (stamp_of(block) < Mark(slot.mark.load(std::memory_order_relaxed))) restore(block);
+  if (Mark(stamp_of(block)) < Mark(slot.mark.load(std::memory_order_relaxed))) restore(block);
   std::atomic_thread_fence(std::memory_order_release);
   slot.block_plus_1.store(0, std::memory_order_release);
 }

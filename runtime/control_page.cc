@@ -17,18 +17,29 @@ void ControlPage::Activate(uint64_t epoch, Step from) {
   e.from_plus_1.compare_exchange_strong(unset, from.value() + 1, std::memory_order_seq_cst);
 }
 
-std::optional<Assignment> ControlPage::AssignmentFor(Step step) const {
+template <typename Take>
+std::optional<Assignment> ControlPage::NewestThat(Take take) const {
   std::optional<Assignment> best;
   for (const AssignmentEntry& e : assignments_) {
     const uint64_t from_plus_1 = e.from_plus_1.load(std::memory_order_acquire);
-    const uint64_t epoch = e.epoch.load(std::memory_order_acquire);
-    if (from_plus_1 == 0 || from_plus_1 > step.value() + 1) continue;
-    if (best.has_value() && best->epoch > epoch) continue;
-    best = Assignment{epoch, Step(from_plus_1 - 1), e.servers.load(std::memory_order_acquire)};
+    if (from_plus_1 == 0) continue;
+    const Assignment a{e.epoch.load(std::memory_order_acquire), Step(from_plus_1 - 1),
+                       e.servers.load(std::memory_order_acquire)};
+    if (take(a) && (!best.has_value() || best->epoch < a.epoch)) best = a;
   }
   return best;
 }
 
-std::optional<Assignment> ControlPage::Newest() const { return AssignmentFor(Step(Mark::kMaxStep)); }
+std::optional<Assignment> ControlPage::AssignmentFor(Step step) const {
+  return NewestThat([&](const Assignment& a) { return a.from_step <= step; });
+}
+
+std::optional<Assignment> ControlPage::Before(uint64_t epoch) const {
+  return NewestThat([&](const Assignment& a) { return a.epoch < epoch; });
+}
+
+std::optional<Assignment> ControlPage::Newest() const {
+  return NewestThat([](const Assignment&) { return true; });
+}
 
 }  // namespace sherd::runtime

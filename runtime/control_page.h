@@ -99,6 +99,8 @@ class ControlPage {
   // The assignment in force for a step: the newest active one with from_step <= step. nullopt before the
   // first.
   std::optional<Assignment> AssignmentFor(Step step) const;
+  // The newest active one that is older than `epoch`.
+  std::optional<Assignment> Before(uint64_t epoch) const;
   // The newest active one.
   std::optional<Assignment> Newest() const;
 
@@ -108,6 +110,8 @@ class ControlPage {
     std::atomic<uint64_t> from_plus_1;  // 0: not active
     std::atomic<int32_t> servers;
   };
+  template <typename Take>
+  std::optional<Assignment> NewestThat(Take take) const;
   AssignmentEntry& At(uint64_t epoch) { return assignments_[epoch % kAssignments]; }
   AssignmentEntry assignments_[kAssignments];
 };

@@ -208,7 +208,7 @@ absl::Status JobMemory::BeginFirstAssignment(uint64_t epoch, int servers) {
   if (!first.ok()) return first.status();
   Proposals decided;
   decided.ranges = epoch;
-  (*first)->Enter({}, decided);
+  (*first)->Begin(decided);
   control().PutAssignment(epoch, servers);
   control().Activate(epoch, Step(1));
   return absl::OkStatus();
@@ -229,8 +229,8 @@ absl::StatusOr<StepId> JobMemory::DoneByAll() {
   if (!a.has_value()) return absl::FailedPreconditionError("the job has no owners yet");
   const StepId before{Step(a->from_step.value() == 0 ? 0 : a->from_step.value() - 1), 0};
   // An assignment is entered in the table before its predecessors have done their last step.
-  const std::optional<Assignment> previous = control().AssignmentFor(before.step);
-  if (previous.has_value() && previous->epoch != a->epoch) {
+  const std::optional<Assignment> previous = control().Before(a->epoch);
+  if (previous.has_value()) {
     absl::StatusOr<StepId> done = LeastDone(*previous);
     if (!done.ok() || done->step < before.step) return done;
   }

@@ -219,6 +219,7 @@ struct OwnerRecords::Page {
   alignas(64) Word done;
   ProposalWords done_decided[2];  // by parity of the step
   Word rejected;
+  Word entered;  // ranges epoch
   alignas(64) Word prepared;
   uint64_t prepared_ranges;
   ProposalWords prepared_proposals;
@@ -285,6 +286,19 @@ Proposals OwnerRecords::Decided() const {
   if (b.n > 0 && b.before.step == done.step.Next()) decided.MergeMax(b.proposals);
   return decided;
 }
+
+void OwnerRecords::EnterFrom(const OwnerRecords& other, uint64_t ranges_epoch) {
+  for (const BoundaryRecord& record : other.page()->boundary_done) {
+    const BoundaryOffer done = ReadBoundary(record);
+    if (done.n > 0) PublishBoundaryDone(done);
+  }
+  page()->rejected.store(other.page()->rejected.load(std::memory_order_seq_cst), std::memory_order_seq_cst);
+  const StepId done = other.Done();
+  PublishDone(done, other.page()->done_decided[done.step.value() & 1].Get());
+  page()->entered.store(ranges_epoch, std::memory_order_seq_cst);
+}
+
+uint64_t OwnerRecords::Entered() const { return page()->entered.load(std::memory_order_seq_cst); }
 
 void OwnerRecords::PublishRejected(StepId id) {
   page()->rejected.store(Mark::Of(id).word(), std::memory_order_seq_cst);

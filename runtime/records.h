@@ -111,8 +111,13 @@ class OwnerRecords {
   // The last rejected step; {0, 0} if none.
   void PublishRejected(StepId id);
   StepId Rejected() const;
-  // Sets the starting point of a slot that enters the job (first epoch, or a resize): as if it had done `id`.
-  void Enter(StepId id, const Proposals& decided) { PublishDone(id, decided); }
+  // Where a job begins: as if step 0 had been done here, with `decided` carried out.
+  void Begin(const Proposals& decided) { PublishDone({}, decided); }
+  // Lets this slot enter an assignment where `other` stands, which was there before: takes over its DONE,
+  // boundaries and rejections. Once per assignment (Entered); a death in the middle is repaired by repeating
+  // it.
+  void EnterFrom(const OwnerRecords& other, uint64_t ranges_epoch);
+  uint64_t Entered() const;
 
   void PublishPrepared(const OwnerPrepared& prepared);
   std::optional<OwnerPrepared> ReadPrepared(StepId id) const;

@@ -94,45 +94,37 @@ void Engine::Loop() {
   }
 }
 
-bool Engine::EnterAssignment(const runtime::Assignment& a, StepId* done) {
-  const StepId before{Step(a.from_step.value() - 1), 0};
-  if (before < *done) return true;  // a successor in the middle of the assignment
-  // Its first step is next. Marks of other ranges do not speak for these.
-  const int units = static_cast<int>(memory_->layout().units().size());
-  for (int u = 0; u < units; ++u) records_->Consumed(u).store(0, std::memory_order_seq_cst);
-  if (slot_.value() == 0) return true;
-  // A slot that comes in knows nothing of what was decided while it was not there. Slot 0 always is: it says,
-  // as soon as it has done the last step before (and carried out the boundary) that put this assignment in
-  // force.
-  absl::StatusOr<runtime::OwnerRecords*> first = memory_->owner(Slot(0));
-  if (!first.ok() || (*first)->Done() < before || (*first)->Decided().ranges < a.epoch) return false;
-  Proposals decided = (*first)->Decided();
-  decided.MergeMax(records_->Decided());
-  records_->Enter(before, decided);
-  *done = before;
-  return true;
+std::optional<runtime::Assignment> Engine::FindAssignment() {
+  const runtime::ControlPage& control = memory_->control();
+  const Step done = records_->Done().step;
+  std::optional<runtime::Assignment> a = control.AssignmentFor(done.Next());
+  if (!a.has_value() || slot_.value() >= a->servers) a = control.Newest();
+  if (!a.has_value() || slot_.value() >= a->servers) return std::nullopt;
+  const std::optional<runtime::Assignment> previous = control.Before(a->epoch);
+  if (!previous.has_value() || done >= a->from_step) return a;
+  // Its first step lies ahead: it begins when all owners before it have done their last one.
+  const bool member = slot_.value() < previous->servers;
+  for (int m = 0; m < previous->servers; ++m) {
+    absl::StatusOr<runtime::OwnerRecords*> o = memory_->owner(Slot(m));
+    if (!o.ok()) return std::nullopt;
+    if ((*o)->Done().step.Next() < a->from_step) return member ? previous : std::nullopt;
+  }
+  if (!member && records_->Entered() != a->epoch) {
+    // Slot 0 is in every assignment.
+    absl::StatusOr<runtime::OwnerRecords*> first = memory_->owner(Slot(0));
+    if (!first.ok()) return std::nullopt;
+    records_->EnterFrom(**first, a->epoch);
+  }
+  return a;
 }
 
 bool Engine::EnsurePipeline() {
-  runtime::ControlPage& control = memory_->control();
-  StepId done = records_->Done();
-  std::optional<runtime::Assignment> a = control.AssignmentFor(done.step.Next());
-  if (a.has_value() && slot_.value() >= a->servers) a.reset();
-  if (!a.has_value()) {
-    // Not part of it now. A later assignment may let this slot in: it then stands before that one's first
-    // step.
-    a = control.Newest();
-    if (!a.has_value() || slot_.value() >= a->servers) {
-      pipeline_.reset();
-      idle_.store(true, std::memory_order_relaxed);
-      return false;
-    }
-  }
-  if (pipeline_.has_value() && pipeline_->ranges_epoch() == a->epoch) return true;
-  if (!EnterAssignment(*a, &done)) {
-    pipeline_.reset();
-    return false;
-  }
+  // An old pipeline goes on until it says that its ranges have changed.
+  if (pipeline_.has_value()) return true;
+  const std::optional<runtime::Assignment> a = FindAssignment();
+  idle_.store(!a.has_value(), std::memory_order_relaxed);
+  if (!a.has_value()) return false;
+  const StepId done = records_->Done();
   assignment_ = *a;
   owners_.clear();
   for (int m = 0; m < a->servers; ++m) {
@@ -165,7 +157,6 @@ bool Engine::EnsurePipeline() {
   effects_.clear();
   owned_elements_.store(elements, std::memory_order_relaxed);
   ranges_epoch_.store(a->epoch, std::memory_order_relaxed);
-  idle_.store(false, std::memory_order_relaxed);
   return true;
 }
 
@@ -227,6 +218,9 @@ absl::Status Engine::CarryOut() {
       case Effect::kDecideBoundary:
         status = DecideBoundary(e);
         break;
+      case Effect::kChangeRanges:
+        ChangeRanges(e);
+        return absl::OkStatus();
     }
     if (!status.ok()) return status;
   }
@@ -326,17 +320,29 @@ absl::Status Engine::DecideBoundary(const Effect& e) {
   const Proposals before = records_->Decided();
   const Proposals decision = pipeline_->boundary_decision();
   // What is cut here is cut before what is stored here.
-  if (decision.snapshot > before.snapshot)
-    work_.CutSnapshots(before.snapshot + 1, decision.snapshot, e.id.step);
+  const StepId after = records_->Done();
+  if (decision.snapshot > before.snapshot) {
+    work_.CutSnapshots(before.snapshot + 1, decision.snapshot, after.step);
+  }
   if (decision.import > before.import) {
-    absl::Status status = work_.StoreImport(decision.import, e.id);
+    absl::Status status = work_.StoreImport(decision.import, after);
     if (!status.ok()) return status;
   }
-  if (decision.ranges > before.ranges) memory_->control().Activate(decision.ranges, e.id.step.Next());
+  if (decision.ranges > before.ranges) {
+    // What was consumed of the step in hand was so by other ranges: a trainer that comes must not rely on it.
+    const int units = static_cast<int>(memory_->layout().units().size());
+    for (int u = 0; u < units; ++u) records_->Consumed(u).store(0, std::memory_order_seq_cst);
+  }
   records_->PublishBoundaryDone({e.id, e.n, assignment_.epoch, decision});
   RingAll();
   ShowOwner(slot_);
   return absl::OkStatus();
+}
+
+void Engine::ChangeRanges(const Effect& e) {
+  memory_->control().Activate(pipeline_->decided().ranges, e.id.step);
+  pipeline_.reset();
+  RingAll();
 }
 
 void Engine::RingOwners() {

@@ -65,9 +65,9 @@ class Engine {
   // Adopts the slot as it stands in memory and builds the pipeline of the assignment in force; false while
   // the slot is in none.
   bool EnsurePipeline();
-  // Makes the slot stand where an assignment of which it has done no step begins; `done` moves there. False:
-  // not yet possible, look again.
-  bool EnterAssignment(const runtime::Assignment& a, StepId* done);
+  // The assignment that this slot works in next, having entered it if it is new there. nullopt: none, or not
+  // yet.
+  std::optional<runtime::Assignment> FindAssignment();
   // Shows the pipeline everything that stands in memory.
   absl::Status Scan();
   absl::Status CarryOut();
@@ -78,6 +78,7 @@ class Engine {
   void PublishDone(const Effect& e);
   void PublishBoundary(const Effect& e);
   absl::Status DecideBoundary(const Effect& e);
+  void ChangeRanges(const Effect& e);
   void ShowOwner(Slot slot);
   void RingOwners();
   void RingAll();

@@ -1,0 +1,45 @@
+// A whole job in one process, for tests: real segments in a temporary root, real engines, trainers as
+// threads. No RPC, no coordinator: the test plays it.
+#ifndef SHERD_TESTS_STEP_IN_PROCESS_JOB_H_
+#define SHERD_TESTS_STEP_IN_PROCESS_JOB_H_
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "client/step_writer.h"
+#include "runtime/job_memory.h"
+#include "server/engine.h"
+
+namespace sherd::tests {
+
+class InProcessJob {
+ public:
+  // Aborts the test process on any failure to set up.
+  InProcessJob(JobSpec spec, int servers, int workers = 1);
+  ~InProcessJob();
+
+  runtime::JobMemory& memory() { return *memory_; }
+  // A trainer's own mapping.
+  std::unique_ptr<runtime::JobMemory> OpenAsTrainer();
+  // Ends and starts again one owner, as after a death between two effects.
+  void RestartOwner(int slot);
+  // Proposes `servers` owners from the next decision on and starts engines for new slots.
+  void Resize(int servers);
+  server::Engine& engine(int slot) { return *engines_[slot]; }
+  int servers() const { return static_cast<int>(engines_.size()); }
+
+ private:
+  void StartEngine(int slot);
+
+  std::string root_;
+  std::unique_ptr<runtime::JobDir> dir_;
+  std::unique_ptr<runtime::JobMemory> memory_;
+  std::vector<std::unique_ptr<server::Engine>> engines_;
+  const int workers_;
+  uint64_t ranges_epoch_ = 1;
+};
+
+}  // namespace sherd::tests
+
+#endif  // SHERD_TESTS_STEP_IN_PROCESS_JOB_H_
