@@ -2,7 +2,7 @@
 //
 //   absl::StatusOr<MembershipState> state = MembershipState::Create({"gpt", /*expected_servers=*/2});
 //   Outcome outcome = state->Apply(ServerJoined{"s0", "unix:/...", "host", {4711, 99}, "token"}, now);
-//   for (const Effect& effect : outcome.effects) Do(effect);     // in order
+//   for (const MembershipEffect& effect : outcome.effects) Do(effect);     // in order
 //
 // A state machine: events come in, effects go out, nothing else happens. It does no I/O and reads no clock,
 // so transcripts and simulations drive the very code that runs. Equal events at equal times give equal
@@ -143,10 +143,10 @@ struct Answer {
   absl::Status status;
 };
 
-using Effect = absl::variant<CommitEpoch, MustBeDead, ProposeAssignment, RetireServer, Answer>;
+using MembershipEffect = absl::variant<CommitEpoch, MustBeDead, ProposeAssignment, RetireServer, Answer>;
 
 struct Outcome {
-  std::vector<Effect> effects;
+  std::vector<MembershipEffect> effects;
   std::string reason;  // what was made of the event, for the log; never empty
 };
 
@@ -292,7 +292,7 @@ class MembershipState {
 
 // One line each, for logs and transcripts.
 std::string Show(const Event& event);
-std::string Show(const Effect& effect);
+std::string Show(const MembershipEffect& effect);
 
 }  // namespace sherd
 

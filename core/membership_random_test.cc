@@ -95,7 +95,7 @@ class World {
     const Outcome outcome = state_.Apply(event, now_);
     absl::StrAppend(&log_, "  = ", outcome.reason, "\n");
     EXPECT_NE(outcome.reason, "") << log_;
-    for (const Effect& effect : outcome.effects) {
+    for (const MembershipEffect& effect : outcome.effects) {
       absl::StrAppend(&log_, "  > ", Show(effect), "\n");
       absl::visit([this](const auto& e) { On(e); }, effect);
     }

@@ -71,7 +71,7 @@ struct EffectText {
 }  // namespace
 
 std::string Show(const Event& event) { return absl::visit(EventText(), event); }
-std::string Show(const Effect& effect) { return absl::visit(EffectText(), effect); }
+std::string Show(const MembershipEffect& effect) { return absl::visit(EffectText(), effect); }
 
 absl::string_view Show(Liveness liveness) {
   switch (liveness) {

@@ -5,8 +5,8 @@
 //   server-joined s0 process=10.1 request=a    an event, as Show(Event) writes it; address and host may be
 //   left out
 //     = server s0 joined                  Outcome::reason
-//     > answer a OK                       the effects, as Show(Effect) writes them, all of them in order
-//     ? waiting for ...                   Describe(), where the transcript cares
+//     > answer a OK                       the effects, as Show(MembershipEffect) writes them, all of them in
+//     order ? waiting for ...                   Describe(), where the transcript cares
 //   +5                                    5 seconds pass
 //   restore                               a new coordinator starts from the last committed document
 //   # comment
@@ -119,7 +119,7 @@ class Replay {
     EXPECT_EQ(Show(Parse(Show(event))), Show(event)) << "text and event disagree";
     const Outcome outcome = states_.back().Apply(event, now_);
     std::vector<std::string> result = {absl::StrCat("= ", outcome.reason)};
-    for (const Effect& effect : outcome.effects) {
+    for (const MembershipEffect& effect : outcome.effects) {
       result.push_back(absl::StrCat("> ", Show(effect)));
       if (const CommitEpoch* commit = absl::get_if<CommitEpoch>(&effect)) {
         committed_ = commit->doc;
