@@ -13,6 +13,7 @@
 #include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -29,6 +30,7 @@ namespace {
 using kernels::kBlockElements;
 
 constexpr int kArrays = 5;
+constexpr int64_t kChunkElements = 512 * 1024;
 
 struct Options {
   int64_t elements = 64'000'000;
@@ -59,7 +61,8 @@ struct Entry {
   int bytes_per_element;
   bool is_kernel;  // else a pattern, whose rate counts for the bound
   Work work;
-  double seconds = std::numeric_limits<double>::infinity();
+  std::vector<double> chunk_seconds = {};  // the best of all rounds, for each chunk
+  double seconds = 0;                      // of the thread that took longest
 };
 
 class KernelsBench {
@@ -76,17 +79,31 @@ class KernelsBench {
     });
   }
 
+  // Each chunk of about a millisecond is timed by itself and its best round counts, so that other work on
+  // this machine, which takes a core away for longer than that, disturbs a few chunks and not the sum.
   std::vector<Entry> Measure(int threads) {
     std::vector<Entry> entries = Entries();
+    const int64_t chunks = (options_.elements + kChunkElements - 1) / kChunkElements;
+    const auto first_chunk = [&](int thread) { return chunks * thread / threads; };
+    for (Entry& e : entries) e.chunk_seconds.assign(chunks, std::numeric_limits<double>::infinity());
     PinnedThreads pool(threads);
-    // Rounds outside, so that a disturbance of this machine hits one round of everything, not one entry.
     for (int round = 0; round < options_.rounds; ++round) {
       for (Entry& e : entries) {
-        const double seconds = pool.Run([&](int thread) {
-          e.work(blocks_ * thread / threads * kBlockElements,
-                 blocks_ * (thread + 1) / threads * kBlockElements);
+        pool.Run([&](int thread) {
+          for (int64_t c = first_chunk(thread); c < first_chunk(thread + 1); ++c) {
+            const auto start = std::chrono::steady_clock::now();
+            e.work(c * kChunkElements, std::min((c + 1) * kChunkElements, options_.elements));
+            const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+            e.chunk_seconds[c] = std::min(e.chunk_seconds[c], took.count());
+          }
         });
-        e.seconds = std::min(e.seconds, seconds);
+      }
+    }
+    for (Entry& e : entries) {
+      for (int thread = 0; thread < threads; ++thread) {
+        const auto begin = e.chunk_seconds.begin();
+        e.seconds = std::max(
+            e.seconds, std::accumulate(begin + first_chunk(thread), begin + first_chunk(thread + 1), 0.0));
       }
     }
     return entries;
@@ -161,7 +178,7 @@ class KernelsBench {
                        [this](int64_t b, int64_t e) { Reduce(b, e, false, true); }});
     entries.push_back({"reduce 2, stored", "triad", 12, true,
                        [this](int64_t b, int64_t e) { Reduce(b, e, false, false); }});
-    entries.push_back({"reduce 2, accumulated", "update", 16, true,
+    entries.push_back({"reduce 2, accumulated", "accumulate", 16, true,
                        [this](int64_t b, int64_t e) { Reduce(b, e, true, false); }});
     return entries;
   }
@@ -222,7 +239,8 @@ int Main(int argc, char** argv) {
   app.add_option("--elements", options.elements,
                  "fp32 elements of each of five arrays; rounded down to blocks")
       ->check(CLI::Range(int64_t{1} << 16, int64_t{1} << 32));
-  app.add_option("--rounds", options.rounds, "the best of this many counts")->check(CLI::Range(1, 1000));
+  app.add_option("--rounds", options.rounds, "for each chunk the best of this many counts")
+      ->check(CLI::Range(1, 1000));
   app.add_flag("--huge", options.huge, "private pages of 2 MiB instead of shared ones of 4 KiB");
   CLI11_PARSE(app, argc, argv);
   options.elements -= options.elements % kBlockElements;

@@ -60,8 +60,8 @@ void TriadStream(float* const arrays[kPatternArrays], int64_t begin, int64_t end
   hwy::FlushStream();
 }
 
-// In place over kArrays, with one more array read if kExtra; prefetched kPrefetch elements ahead unless 0.
-template <int kArrays, bool kExtra, int64_t kPrefetch>
+// In place over kArrays, with up to two more read; prefetched kPrefetch elements ahead unless 0.
+template <int kArrays, int kExtra, int64_t kPrefetch>
 void InPlace(float* const arrays[kPatternArrays], int64_t begin, int64_t end) {
   const Tag d;
   const auto one = hn::Set(d, 1.0f), half = hn::Set(d, 0.5f);
@@ -71,7 +71,8 @@ void InPlace(float* const arrays[kPatternArrays], int64_t begin, int64_t end) {
         hwy::Prefetch(arrays[kPatternArrays - 1 - k] + at + kPrefetch);
     }
     for (int64_t i = at; i < at + kLine; i += kLanes) {
-      const auto x = kExtra ? hn::Load(d, arrays[kPatternArrays - 1] + i) : one;
+      auto x = kExtra > 0 ? hn::Load(d, arrays[kPatternArrays - 1] + i) : one;
+      if (kExtra > 1) x = hn::Mul(hn::Add(x, hn::Load(d, arrays[kPatternArrays - 2] + i)), half);
       for (int k = 0; k < kArrays; ++k) {
         float* to = arrays[kPatternArrays - 1 - kExtra - k] + i;
         hn::Store(hn::Mul(hn::Add(hn::Load(d, to), x), half), d, to);
@@ -88,10 +89,11 @@ const std::vector<MemoryPattern>& Patterns() {
       {"copy, streamed", "copy", 8, &CopyStream},
       {"triad, streamed", "triad", 12, &TriadStream<0>},
       {"triad, streamed, prefetch", "triad", 12, &TriadStream<512>},
-      {"in place 1", "in place", 8, &InPlace<1, false, 0>},
-      {"in place 1, prefetch", "in place", 8, &InPlace<1, false, 512>},
-      {"in place 3 + read 1", "update", 28, &InPlace<3, true, 0>},
-      {"in place 3 + read 1, prefetch", "update", 28, &InPlace<3, true, 512>},
+      {"in place 1", "in place", 8, &InPlace<1, 0, 0>},
+      {"in place 1, prefetch", "in place", 8, &InPlace<1, 0, 512>},
+      {"in place 1 + read 2, prefetch", "accumulate", 16, &InPlace<1, 2, 512>},
+      {"in place 3 + read 1", "update", 28, &InPlace<3, 1, 0>},
+      {"in place 3 + read 1, prefetch", "update", 28, &InPlace<3, 1, 512>},
   };
   return *patterns;
 }

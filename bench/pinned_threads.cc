@@ -3,8 +3,6 @@
 #include <pthread.h>
 #include <sched.h>
 
-#include <chrono>
-
 namespace sherd {
 namespace bench {
 namespace {
@@ -37,15 +35,13 @@ PinnedThreads::~PinnedThreads() {
   for (std::thread& t : threads_) t.join();
 }
 
-double PinnedThreads::Run(const std::function<void(int)>& work) {
+void PinnedThreads::Run(const std::function<void(int)>& work) {
   absl::MutexLock lock(&mu_);
   work_ = &work;
   running_ = count();
   ++round_;
-  const auto start = std::chrono::steady_clock::now();
   const auto all_done = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return running_ == 0; };
   mu_.Await(absl::Condition(&all_done));
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 void PinnedThreads::Loop(int thread) {

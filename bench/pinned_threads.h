@@ -27,8 +27,8 @@ class PinnedThreads {
 
   int count() const { return static_cast<int>(threads_.size()); }
 
-  // Calls work(0) ... work(count - 1), one on each thread; returns the wall time in seconds. Blocks.
-  double Run(const std::function<void(int)>& work);
+  // Calls work(0) ... work(count - 1), one on each thread, and blocks until all have returned.
+  void Run(const std::function<void(int)>& work);
 
  private:
   void Loop(int thread);
