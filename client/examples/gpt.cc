@@ -1,0 +1,149 @@
+#include "client/examples/gpt.h"
+
+#include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
+#include <torch/utils.h>
+
+#include <cmath>
+#include <limits>
+#include <string>
+
+#include "absl/strings/match.h"
+#include "client/examples/text.h"
+
+namespace sherd::examples {
+namespace {
+
+constexpr double kNormEpsilon = 1e-5;
+constexpr double kInitialDeviation = 0.02;
+
+// FNV-1a of the name over the seed, folded to the 32 bits that torch's CPU generator takes.
+uint64_t SeedOf(uint64_t seed, const std::string& name) {
+  uint64_t hash = 0xcbf29ce484222325u;
+  const auto add = [&hash](uint8_t byte) { hash = (hash ^ byte) * 0x100000001b3u; };
+  for (int i = 0; i < 8; ++i) add(static_cast<uint8_t>(seed >> (8 * i)));
+  for (char c : name) add(static_cast<uint8_t>(c));
+  return (hash ^ (hash >> 32)) & 0xffffffffu;
+}
+
+// A module that only groups others, for the dots in their names.
+std::shared_ptr<torch::nn::Module> Group() { return std::make_shared<torch::nn::Module>("Group"); }
+
+}  // namespace
+
+Affine::Affine(at::IntArrayRef shape, int64_t bias_elements) {
+  weight = register_parameter("weight", at::empty(shape, at::kFloat));
+  if (bias_elements > 0) bias = register_parameter("bias", at::empty({bias_elements}, at::kFloat));
+}
+
+at::Tensor Affine::Linear(const at::Tensor& x) const { return at::addmm(bias, x, weight); }
+
+at::Tensor Affine::Norm(const at::Tensor& x) const {
+  return at::layer_norm(x, weight.sizes(), weight, bias, kNormEpsilon);
+}
+
+GptBlock::GptBlock(const GptConfig& config) : heads_(config.heads()) {
+  const int64_t d = config.width;
+  const auto attn = Group();
+  const auto mlp = Group();
+  ln_1_ = register_module("ln_1", std::make_shared<Affine>(at::IntArrayRef{d}, d));
+  register_module("attn", attn);
+  c_attn_ = attn->register_module("c_attn", std::make_shared<Affine>(at::IntArrayRef{d, 3 * d}, 3 * d));
+  attn_proj_ = attn->register_module("c_proj", std::make_shared<Affine>(at::IntArrayRef{d, d}, d));
+  ln_2_ = register_module("ln_2", std::make_shared<Affine>(at::IntArrayRef{d}, d));
+  register_module("mlp", mlp);
+  c_fc_ = mlp->register_module("c_fc", std::make_shared<Affine>(at::IntArrayRef{d, 4 * d}, 4 * d));
+  mlp_proj_ = mlp->register_module("c_proj", std::make_shared<Affine>(at::IntArrayRef{4 * d, d}, d));
+}
+
+at::Tensor GptBlock::Attention(const at::Tensor& x, const at::Tensor& mask, AttentionCache* cache) const {
+  const int64_t samples = x.size(0), tokens = x.size(1), d = x.size(2), size = d / heads_;
+  // One copy puts queries, keys and values head by head; unbind, because its backward is one stack, where
+  // three selects would be three sums over zeros.
+  const std::vector<at::Tensor> qkv = c_attn_->Linear(x.view({-1, d}))
+                                          .view({samples, tokens, 3, heads_, size})
+                                          .permute({2, 0, 3, 1, 4})
+                                          .contiguous()
+                                          .view({3, samples * heads_, tokens, size})
+                                          .unbind();
+  at::Tensor keys = qkv[1], values = qkv[2];
+  if (cache != nullptr) {
+    if (cache->keys.defined()) {
+      keys = at::cat({cache->keys, keys}, 1);
+      values = at::cat({cache->values, values}, 1);
+    }
+    cache->keys = keys;
+    cache->values = values;
+  }
+  // Scale and mask ride along in the product.
+  const at::Tensor scores = at::baddbmm(mask, qkv[0], keys.transpose(1, 2), /*beta=*/1,
+                                        /*alpha=*/1 / std::sqrt(static_cast<double>(size)));
+  const at::Tensor mixed = at::bmm(at::softmax(scores, -1), values)
+                               .view({samples, heads_, tokens, size})
+                               .transpose(1, 2)
+                               .reshape({samples * tokens, d});
+  return attn_proj_->Linear(mixed).view({samples, tokens, d});
+}
+
+at::Tensor GptBlock::forward(const at::Tensor& x, const at::Tensor& mask, AttentionCache* cache) {
+  const int64_t d = x.size(2);
+  const at::Tensor y = x + Attention(ln_1_->Norm(x), mask, cache);
+  const at::Tensor inner = at::gelu(c_fc_->Linear(ln_2_->Norm(y).view({-1, d})), "tanh");
+  return y + mlp_proj_->Linear(inner).view_as(y);
+}
+
+Gpt::Gpt(const GptConfig& config) : config_(config) {
+  const int64_t d = config.width;
+  wte_ = register_module("wte", std::make_shared<Affine>(at::IntArrayRef{kVocabulary, d}, 0));
+  wpe_ = register_module("wpe", std::make_shared<Affine>(at::IntArrayRef{config.context, d}, 0));
+  const auto h = register_module("h", Group());
+  for (int64_t i = 0; i < config.layers; ++i) {
+    blocks_.push_back(h->register_module(std::to_string(i), std::make_shared<GptBlock>(config)));
+  }
+  ln_f_ = register_module("ln_f", std::make_shared<Affine>(at::IntArrayRef{d}, d));
+  mask_ = at::full({config.context, config.context}, -std::numeric_limits<float>::infinity()).triu_(1);
+}
+
+void Gpt::Initialize(uint64_t seed) {
+  torch::NoGradGuard no_grad;
+  for (auto& item : named_parameters()) {
+    const std::string& name = item.key();
+    at::Tensor& parameter = item.value();
+    if (absl::EndsWith(name, ".bias")) {
+      parameter.zero_();
+    } else if (absl::StrContains(name, "ln_")) {
+      parameter.fill_(1);
+    } else {
+      const bool into_residual = absl::EndsWith(name, ".c_proj.weight");
+      const double deviation = kInitialDeviation / (into_residual ? std::sqrt(2.0 * config_.layers) : 1.0);
+      parameter.normal_(0, deviation, at::detail::createCPUGenerator(SeedOf(seed, name)));
+    }
+  }
+}
+
+at::Tensor Gpt::forward(const at::Tensor& tokens, Cache* cache) {
+  const int64_t before = cache == nullptr ? 0 : cache->tokens;
+  const int64_t count = tokens.size(1);
+  const int64_t all = before + count;
+  TORCH_CHECK(count >= 1 && all <= config_.context, "a GPT of ", config_.context, " positions was given ",
+              all, " tokens");
+  if (cache != nullptr) {
+    cache->layers.resize(blocks_.size());
+    cache->tokens = all;
+  }
+  const at::Tensor mask = mask_.slice(0, before, all).slice(1, 0, all);
+  at::Tensor x = at::embedding(wte_->weight, tokens) + wpe_->weight.slice(0, before, all);
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    x = blocks_[i]->forward(x, mask, cache == nullptr ? nullptr : &cache->layers[i]);
+  }
+  const at::Tensor rows = ln_f_->Norm(x).view({-1, config_.width});
+  return at::mm(rows, wte_->weight.t()).view({tokens.size(0), count, kVocabulary});
+}
+
+at::Tensor Gpt::Loss(const at::Tensor& windows) {
+  const int64_t n = windows.size(1) - 1;
+  const at::Tensor logits = forward(windows.slice(1, 0, n));
+  return at::cross_entropy_loss(logits.view({-1, kVocabulary}), windows.slice(1, 1, n + 1).reshape({-1}));
+}
+
+}  // namespace sherd::examples

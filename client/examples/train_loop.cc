@@ -1,0 +1,158 @@
+#include "client/examples/train_loop.h"
+
+#include <ATen/ATen.h>
+#include <torch/utils.h>
+
+#include <algorithm>
+#include <optional>
+
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "client/examples/generate.h"
+#include "client/examples/progress.h"
+#include "client/examples/sampler.h"
+#include "client/examples/step_log.h"
+#include "client/examples/torch_errors.h"
+
+namespace sherd::examples {
+namespace {
+
+constexpr int64_t kEvaluationBatch = 8;  // windows of one forward: bounds its memory
+
+// Everything rank 0 tells of the run.
+class Reporter {
+ public:
+  Reporter(const TrainOptions& options, const Text& text, Gpt& model, const Console& console)
+      : options_(options),
+        text_(text),
+        model_(model),
+        console_(console),
+        progress_(console.progress, console.terminal, options.steps) {}
+
+  absl::Status StepDone(const StepInfo& info, double step_ms) {
+    StepRecord record;
+    record.step = info.step;
+    record.loss = info.loss;
+    record.grad_norm = info.grad_norm;
+    record.tokens = info.step * static_cast<uint64_t>(options_.global_batch * options_.context);
+    record.epoch = info.epoch;
+    record.world_size = info.world_size;
+    record.step_ms = step_ms;
+    record.skipped = info.skipped;
+    if (!options_.json.empty()) {
+      if (!log_.has_value()) {
+        absl::StatusOr<StepLog> log = StepLog::Open(options_.json, info.step);
+        if (!log.ok()) return log.status();
+        log_.emplace(*std::move(log));
+      }
+      if (absl::Status written = log_->Write(record); !written.ok()) return written;
+    }
+    progress_.Show(record, absl::Now());
+    const bool evaluate = options_.eval_every > 0 && info.step % options_.eval_every == 0;
+    if (evaluate && info.step != options_.steps) Evaluate(info.step);
+    return absl::OkStatus();
+  }
+
+  void Evaluate(uint64_t step) {
+    const double loss = HeldOutLoss(model_, text_);
+    progress_.Finish();
+    absl::FPrintF(console_.results, "step %d  held-out loss %.4f\n", step, loss);
+    fflush(console_.results);
+  }
+
+  void End(uint64_t step) {
+    Evaluate(step);
+    if (options_.generate > 0) {
+      GenerateOptions how;
+      how.tokens = options_.generate;
+      how.seed = options_.seed;
+      absl::FPrintF(console_.results, "%s\n", Printable(Generate(model_, "", how)));
+      fflush(console_.results);
+    }
+  }
+
+  // Ends the progress line, so that an error message starts on a line of its own.
+  void Interrupted() { progress_.Finish(); }
+
+ private:
+  const TrainOptions& options_;
+  const Text& text_;
+  Gpt& model_;
+  const Console& console_;
+  Progress progress_;
+  std::optional<StepLog> log_;  // opened by the first step, which says where a continued file goes on
+};
+
+at::Tensor BatchLoss(const TrainOptions& options, const Text& text, const Sampler& sampler,
+                     const Batch& batch, Gpt& model) {
+  if (batch.samples.empty()) return at::Tensor();
+  std::vector<int64_t> offsets;
+  for (int64_t i = batch.samples.begin; i < batch.samples.end; ++i)
+    offsets.push_back(sampler.Offset(batch.step, i));
+  return model.Loss(MakeWindows(text.train(), offsets, options.context + 1));
+}
+
+// Steps until the trainer has no more batches; returns the last step made (0 if none was left to make).
+absl::StatusOr<uint64_t> RunSteps(const TrainOptions& options, const Text& text, Gpt& model, Trainer& trainer,
+                                  Reporter& reporter) {
+  const Sampler sampler(options.seed, text.train().size(), options.context);
+  uint64_t last_step = 0;
+  absl::Time step_began = absl::Now();
+  while (true) {
+    const absl::StatusOr<std::optional<Batch>> batch = trainer.Begin();
+    if (!batch.ok()) return batch.status();
+    if (!batch->has_value()) return last_step;
+    const absl::StatusOr<StepInfo> info = trainer.Step(BatchLoss(options, text, sampler, **batch, model));
+    if (!info.ok()) return info.status();
+    if (!info->complete || info->aborted) continue;
+    const absl::Time now = absl::Now();
+    last_step = info->step;
+    if (info->rank == 0) {
+      const absl::Status told = reporter.StepDone(*info, absl::ToDoubleMilliseconds(now - step_began));
+      if (!told.ok()) return told;
+    }
+    step_began = absl::Now();  // evaluation is not part of a step
+  }
+}
+
+}  // namespace
+
+at::Tensor MakeWindows(absl::string_view bytes, const std::vector<int64_t>& offsets, int64_t length) {
+  at::Tensor windows = at::empty({static_cast<int64_t>(offsets.size()), length}, at::kLong);
+  int64_t* out = windows.data_ptr<int64_t>();
+  for (int64_t offset : offsets) {
+    for (char c : bytes.substr(offset, length)) *out++ = static_cast<uint8_t>(c);
+  }
+  return windows;
+}
+
+double HeldOutLoss(Gpt& model, const Text& text) {
+  torch::NoGradGuard no_grad;
+  const int64_t context = model.config().context;
+  const std::vector<int64_t> offsets = text.HeldOutWindows(context, kHeldOutWindows);
+  const int64_t count = offsets.size();
+  double sum = 0;
+  for (int64_t i = 0; i < count; i += kEvaluationBatch) {
+    const std::vector<int64_t> some(offsets.begin() + i,
+                                    offsets.begin() + std::min(count, i + kEvaluationBatch));
+    sum += model.Loss(MakeWindows(text.held_out(), some, context + 1)).item<double>() * some.size();
+  }
+  return sum / count;
+}
+
+absl::Status TrainLoop(const TrainOptions& options, const Text& text, Gpt& model, Trainer& trainer,
+                       const Console& console) try {
+  Reporter reporter(options, text, model, console);
+  const absl::StatusOr<uint64_t> last_step = RunSteps(options, text, model, trainer, reporter);
+  if (!last_step.ok()) {
+    reporter.Interrupted();
+    return last_step.status();
+  }
+  if (trainer.rank() != 0) return absl::OkStatus();
+  reporter.End(*last_step == 0 ? options.steps : *last_step);
+  return options.save.empty() ? absl::OkStatus() : trainer.Save(options.save);
+} catch (...) {
+  return StatusOfException();
+}
+
+}  // namespace sherd::examples

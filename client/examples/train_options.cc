@@ -1,0 +1,73 @@
+#include "client/examples/train_options.h"
+
+#include <CLI/CLI.hpp>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "client/examples/flag_checks.h"
+#include "client/examples/gpt_config.h"
+
+namespace sherd::examples {
+
+absl::StatusOr<std::optional<TrainOptions>> ParseTrainOptions(int argc, const char* const* argv) {
+  TrainOptions options;
+  CLI::App app(
+      "Trains a byte-level GPT on a text, its state sharded over Sherd's servers (start it with `sherd "
+      "run`), "
+      "or with --reference alone in one process.",
+      "train_gpt");
+  const auto in = [](auto low, auto high) { return CLI::Range(low, high); };
+  std::vector<std::string> sizes;
+  for (absl::string_view size : kGptSizes) sizes.emplace_back(size);
+  app.add_option("--size", options.size, "tiny (0.4M parameters), small (10.8M), gpt2 (85M), gpt2-xl (1.5G)")
+      ->check(CLI::IsMember(sizes))
+      ->capture_default_str();
+  app.add_option("--text", options.text,
+                 "file to train on (default: the King James Bible of bible-kjv-text)");
+  app.add_option("--steps", options.steps, "updates to make in all")
+      ->check(NotNegative)
+      ->capture_default_str();
+  app.add_option("--global-batch", options.global_batch, "samples a step, over all ranks")
+      ->check(in(1, 1 << 30))
+      ->capture_default_str();
+  app.add_option("--context", options.context, "bytes a sample")
+      ->check(in(1, 1 << 16))
+      ->capture_default_str();
+  app.add_option("--accumulation,--micro-batches", options.accumulation, "micro-batches a step")
+      ->check(in(1, 1 << 16))
+      ->capture_default_str();
+  app.add_option("--lr", options.lr, "learning rate (default: 1e-3 for tiny, 6e-4, 6e-4, 2e-4)")
+      ->check(NotNegative);
+  app.add_option("--weight-decay", options.weight_decay, "of the blocks' matrices; nothing else decays")
+      ->check(NotNegative)
+      ->capture_default_str();
+  app.add_option("--clip", options.clip, "largest norm of the gradient; 0: no limit")
+      ->check(NotNegative)
+      ->capture_default_str();
+  app.add_option("--seed", options.seed, "of initial values, samples and generated text")
+      ->check(NotNegative)
+      ->capture_default_str();
+  app.add_option("--stage", options.stage, "ZeRO stage: 0, 1 or 2")->check(in(0, 2))->capture_default_str();
+  app.add_option("--json", options.json, "write one JSON object a step to this file");
+  app.add_option("--save", options.save, "write the weights to this safetensors file at the end");
+  app.add_option("--eval-every", options.eval_every, "steps between held-out losses; 0: only at the end")
+      ->check(NotNegative)
+      ->capture_default_str();
+  app.add_option("--generate", options.generate, "print this many bytes of the model's own at the end")
+      ->check(in(0, 1 << 20))
+      ->capture_default_str();
+  app.add_flag("--reference", options.reference, "one process, libtorch's own AdamW, no Sherd");
+  try {
+    app.parse(argc, const_cast<char**>(argv));
+  } catch (const CLI::Success& asked) {
+    app.exit(asked);
+    return std::optional<TrainOptions>();
+  } catch (const CLI::ParseError& error) {
+    return absl::InvalidArgumentError(absl::StrCat(error.what(), " (see train_gpt --help)"));
+  }
+  if (app.count("--lr") == 0) options.lr = DefaultLearningRate(options.size);
+  return std::optional<TrainOptions>(options);
+}
+
+}  // namespace sherd::examples

@@ -1,0 +1,43 @@
+// The command line of train_gpt.
+#ifndef SHERD_CLIENT_EXAMPLES_TRAIN_OPTIONS_H_
+#define SHERD_CLIENT_EXAMPLES_TRAIN_OPTIONS_H_
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "absl/status/statusor.h"
+
+namespace sherd::examples {
+
+struct TrainOptions {
+  std::string size = "tiny";  // one of kGptSizes
+  std::string text;           // file; empty is the default text
+  uint64_t steps = 400;       // updates in all, those before a restart included
+  int64_t global_batch = 8;   // samples of a step, over all ranks and micro-batches
+  int64_t context = 128;      // bytes of a sample
+  int64_t accumulation = 1;   // micro-batches of a step
+  double lr = 0;              // filled in by size when not given
+  double weight_decay = 0.1;  // of the blocks' matrices (IsDecayed)
+  double clip = 1.0;          // limit of the gradient's norm; 0 does not clip
+  uint64_t seed = 1;          // of initial values, samples and generated text
+  int stage = 2;              // ZeRO stage; no meaning with `reference`
+  bool reference = false;
+  uint64_t eval_every = 0;  // steps between held-out losses; 0: only at the end
+  int64_t generate = 0;     // bytes to print at the end
+  std::string json;         // step log; empty: none
+  std::string save;         // safetensors file; empty: none
+};
+
+// AdamW's other constants, equal in both trainers.
+inline constexpr double kBeta1 = 0.9;
+inline constexpr double kBeta2 = 0.95;
+inline constexpr double kEpsilon = 1e-8;
+
+// Nothing when --help was asked for (and printed to stdout). kInvalidArgument: one line for a person, to be
+// followed by exit status 2.
+absl::StatusOr<std::optional<TrainOptions>> ParseTrainOptions(int argc, const char* const* argv);
+
+}  // namespace sherd::examples
+
+#endif  // SHERD_CLIENT_EXAMPLES_TRAIN_OPTIONS_H_
