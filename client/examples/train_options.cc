@@ -37,7 +37,7 @@ absl::StatusOr<std::optional<TrainOptions>> ParseTrainOptions(int argc, const ch
   app.add_option("--accumulation,--micro-batches", options.accumulation, "micro-batches a step")
       ->check(in(1, 1 << 16))
       ->capture_default_str();
-  app.add_option("--lr", options.lr, "learning rate (default: 1e-3 for tiny, 6e-4, 6e-4, 2e-4)")
+  app.add_option("--lr", options.lr, "learning rate (default, by size: 2e-3, 6e-4, 6e-4, 2e-4)")
       ->check(NotNegative);
   app.add_option("--weight-decay", options.weight_decay, "of the blocks' matrices; nothing else decays")
       ->check(NotNegative)
