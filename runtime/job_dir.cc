@@ -1,7 +1,6 @@
 #include "runtime/job_dir.h"
 
 #include <fcntl.h>
-#include <sys/file.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -17,6 +16,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_replace.h"
 #include "runtime/dir_tree.h"
+#include "runtime/flock.h"
 
 namespace sherd::runtime {
 namespace {
@@ -58,14 +58,6 @@ std::optional<Name> ParseName(absl::string_view entry) {
   Name name{std::string(entry.substr(0, dash)), std::string(entry.substr(dash + 1))};
   if (entry[dash] != '-' || !IsUuid(name.uuid) || !ValidateJobName(name.job).ok()) return std::nullopt;
   return name;
-}
-
-int Flock(int fd, int operation) {
-  int rc;
-  do {
-    rc = ::flock(fd, operation);
-  } while (rc != 0 && errno == EINTR);
-  return rc;
 }
 
 // Opens the directory `path` (under `at`), following no link at its end, and requires it private to this

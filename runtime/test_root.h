@@ -19,7 +19,8 @@ namespace sherd::runtime {
 
 class TestRoot {
  public:
-  explicit TestRoot(const std::string& parent) : path_(parent + "/sherd-test-XXXXXX") {
+  explicit TestRoot(const std::string& parent)
+      : path_(parent + (parent.back() == '/' ? "" : "/") + "sherd-test-XXXXXX") {
     if (::mkdtemp(path_.data()) == nullptr) ADD_FAILURE() << "cannot create " << path_;
   }
   TestRoot() : TestRoot(::testing::TempDir()) {}
