@@ -53,7 +53,6 @@ absl::StatusOr<StepWriter::Chunk*> StepWriter::AddChunk(int64_t bytes) {
 void StepWriter::StandAt(StepId id) {
   id_ = id;
   part_ = 0;
-  weight_ = 0;
   const size_t units = memory_->layout().units().size();
   counted_.assign(units, 0);
   delivered_.assign(units, 0);
@@ -93,10 +92,7 @@ absl::StatusOr<StepWriter::Start> StepWriter::Resume() {
   return Start{next, records_.ReadBlob(Step(next.step.value() - 1))};
 }
 
-void StepWriter::BeginPart(float scale) {
-  scale_ = scale;
-  weight_ += scale;
-}
+void StepWriter::BeginPart(float scale) { scale_ = scale; }
 
 void StepWriter::BeginLatePart(float scale) { scale_ = scale; }
 
@@ -273,7 +269,7 @@ absl::StatusOr<Verdict> StepWriter::Finish(const Record& record, absl::string_vi
   TrainerStep step;
   step.id = id_;
   step.samples = record.samples;
-  step.weight = weight_;
+  step.weight = record.weight;
   step.loss = record.loss, step.loss_scale = record.loss_scale, step.max_grad_norm = record.max_grad_norm;
   step.groups = record.groups;
   step.has_grad = record.has_grad;

@@ -72,9 +72,10 @@ class StepWriter {
   // adds no weight.
   void BeginLatePart(float scale);
 
-  // What Finish adds to the record by itself: id, weight, parts.
+  // What Finish adds to the record by itself: id, parts.
   struct Record {
     uint64_t samples = 0;
+    double weight = 0;  // sum over micro-batches of the scale their gradients counted with
     double loss = 0, loss_scale = 1, max_grad_norm = 0;
     std::vector<GroupScalars> groups;
     std::vector<uint64_t> has_grad;
@@ -127,7 +128,6 @@ class StepWriter {
   runtime::RankRecords& records_;
   StepId id_;
   float scale_ = 1;
-  double weight_ = 0;
   uint32_t part_ = 0;                // parts ended
   std::vector<uint32_t> delivered_;  // per unit: parts of id_ that stand as delivered, by us or a predecessor
   std::vector<uint32_t> counted_;    // per unit: parts that this writer has gone through

@@ -153,6 +153,7 @@ void Train(InProcessJob& job, int rank, int steps, int parts, double max_norm, i
       ASSERT_TRUE(writer.EndPart().ok());
     }
     record.samples = 2;
+    record.weight = parts;
     record.loss = rank;
     record.max_grad_norm = max_norm;
     record.groups = {Scalars()};

@@ -1,0 +1,52 @@
+// The samples of one micro-batch of one rank, and how a global batch is split. Torch-free.
+#ifndef SHERD_CLIENT_BATCH_H_
+#define SHERD_CLIENT_BATCH_H_
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+
+namespace sherd {
+
+// Half-open range of sample indices within a global batch. May be empty: a batch smaller than the world.
+struct SampleRange {
+  int64_t begin = 0;
+  int64_t end = 0;
+  int64_t size() const { return end - begin; }
+  bool empty() const { return end <= begin; }
+};
+
+// The part of a global batch that `rank` of `world_size` computes in micro-batch `micro` of `micros`. The
+// parts are disjoint and cover the batch; each rank's are contiguous and in order; sizes differ by at most
+// one, both between ranks and between micro-batches. REQUIRES: 0 <= global_batch < 2^40; 0 <= rank <
+// world_size; 0 <= micro < micros; world_size * micros < 2^22.
+SampleRange ShareOf(int64_t global_batch, int64_t world_size, int64_t rank, int64_t micros, int64_t micro);
+
+// What Begin hands out. False at the end of training (status OK) and on an error.
+struct Batch {
+  absl::Status status;
+  bool more = false;
+  uint64_t step = 0;  // the update it is for; 1 is the first
+  int micro = 0, micros = 1;
+  SampleRange samples;  // of the step's global batch; {0, 0} if ZeroOptions::global_batch is 0
+  uint64_t seed = 0;    // of this step, micro-batch and rank, for dropout and the like
+  explicit operator bool() const { return more && status.ok(); }
+};
+
+// What Step tells.
+struct StepInfo {
+  bool complete = false;  // false after a micro-batch that is not its step's last: nothing below is set then
+  bool aborted = false;   // the step was given up; Begin hands it out again
+  bool skipped = false;   // a gradient was not finite: no update was made, the step counts
+  uint64_t step = 0;
+  uint64_t epoch = 0;
+  int world_size = 1, rank = 0;
+  double loss = 0;       // mean over all samples of the step, if ranks passed theirs
+  double grad_norm = 0;  // of the mean gradient, before clipping
+  double loss_scale = 1;
+  uint64_t samples = 0;
+};
+
+}  // namespace sherd
+
+#endif  // SHERD_CLIENT_BATCH_H_

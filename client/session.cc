@@ -1,0 +1,203 @@
+#include "client/session.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <utility>
+
+#include "absl/memory/memory.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "client/rpc/endpoints.h"
+#include "proto/convert.h"
+#include "proto/sherd/v1/shard.pb.h"
+#include "runtime/crc32c.h"
+#include "runtime/process_identity.h"
+
+namespace sherd {
+namespace {
+
+constexpr int64_t kChunkBytes = 1 << 20;
+
+int FromEnvironmentInt(const char* name, int otherwise, std::string* problem) {
+  const char* text = std::getenv(name);
+  if (text == nullptr) return otherwise;
+  int value = 0;
+  if (!absl::SimpleAtoi(text, &value)) {
+    *problem = absl::StrCat(name, " is \"", text, "\": it must be a number; `sherd run` sets it");
+  }
+  return value;
+}
+
+}  // namespace
+
+SessionOptions SessionOptions::FromEnvironment() {
+  SessionOptions o;
+  const char* endpoint = std::getenv("SHERD_ENDPOINT");
+  if (endpoint != nullptr) o.endpoints = endpoint;
+  const char* job = std::getenv("SHERD_JOB");
+  if (job != nullptr) o.job = job;
+  o.rank = FromEnvironmentInt("RANK", 0, &o.problem);
+  o.world_size = FromEnvironmentInt("WORLD_SIZE", 1, &o.problem);
+  return o;
+}
+
+absl::StatusOr<std::unique_ptr<Session>> Session::Connect(SessionOptions options) {
+  if (!options.problem.empty()) return absl::InvalidArgumentError(options.problem);
+  if (options.endpoints.empty()) {
+    return absl::FailedPreconditionError(
+        "SHERD_ENDPOINT is not set: start this program with `sherd run -n 2 -- PROGRAM ...`");
+  }
+  if (options.world_size < 1 || options.rank < 0 || options.rank >= options.world_size) {
+    return absl::InvalidArgumentError(absl::StrCat("rank ", options.rank, " of a world of ",
+                                                   options.world_size, ": RANK must be in 0..WORLD_SIZE-1"));
+  }
+  absl::StatusOr<std::vector<std::string>> endpoints = rpc::ParseEndpoints(options.endpoints);
+  if (!endpoints.ok()) return endpoints.status();
+  return absl::WrapUnique(new Session(std::move(options), *std::move(endpoints)));
+}
+
+Session::Session(SessionOptions options, std::vector<std::string> endpoints)
+    : options_(std::move(options)),
+      client_(std::move(endpoints), rpc::JobClient::Options()),
+      job_(options_.job) {}
+
+Session::~Session() {
+  if (attached_) Detach(/*finished=*/false).IgnoreError();
+}
+
+absl::Status Session::Attach(JobSpec spec) {
+  if (attached_) return absl::FailedPreconditionError("this session is attached already");
+  spec.job = job_;
+  spec.world_size = options_.world_size;
+  v1::AttachRequest request;
+  ToProto(spec, &request);
+  request.set_rank(options_.rank);
+  const runtime::ProcessIdentity self = runtime::Self();
+  request.mutable_process()->set_pid(self.pid);
+  request.mutable_process()->set_start_ticks(self.start_ticks);
+  request.set_token(rpc::NewToken());
+  absl::StatusOr<v1::AttachResponse> response = client_.Attach(request, Deadline());
+  if (!response.ok()) return response.status();
+  attached_ = true;
+  incarnation_ = response->incarnation();
+  must_initialise_ = response->must_initialise();
+  absl::StatusOr<runtime::JobDir> dir =
+      runtime::JobDir::Open(response->job_dir(), runtime::JobDir::Hold::kMember);
+  if (!dir.ok()) return dir.status();
+  dir_ = std::make_shared<runtime::JobDir>(*std::move(dir));
+  absl::StatusOr<std::unique_ptr<runtime::JobMemory>> memory =
+      runtime::JobMemory::Open(dir_.get(), std::move(spec), runtime::JobMemory::Role::kTrainer);
+  if (!memory.ok()) return memory.status();
+  // The memory points to the directory: whoever keeps the one keeps both.
+  memory_ = std::shared_ptr<runtime::JobMemory>(memory->release(),
+                                                [dir = dir_](runtime::JobMemory* m) { delete m; });
+  return absl::OkStatus();
+}
+
+absl::StatusOr<absl::Span<float>> Session::InitialValues() {
+  if (!must_initialise_) return absl::FailedPreconditionError("only rank 0 initialises a job, and only once");
+  if (initial_.data() == nullptr) {
+    absl::StatusOr<runtime::Segment> s = runtime::Segment::Open(
+        *dir_, "plane.param", runtime::Segment::Access::kReadWrite, runtime::SegmentKind::kParameters);
+    if (!s.ok()) return s.status();
+    initial_ = *std::move(s);
+  }
+  return absl::MakeSpan(initial_.as<float>(), initial_.size() / 4);
+}
+
+absl::Status Session::CommitInitial() {
+  initial_ = runtime::Segment();
+  v1::CommitInitialRequest request;
+  request.set_job(job_);
+  request.set_rank(options_.rank);
+  request.set_incarnation(incarnation_);
+  request.set_token(rpc::NewToken());
+  absl::Status status = client_.CommitInitial(request, Deadline()).status();
+  if (status.ok()) must_initialise_ = false;
+  return status;
+}
+
+absl::Status Session::WaitInitialized() {
+  runtime::ControlPage& control = memory_->control();
+  const absl::Time deadline = Deadline();
+  for (;;) {
+    const uint32_t ticket = control.bell.Listen();
+    if (control.initialized.load(std::memory_order_acquire) != 0) return absl::OkStatus();
+    if (control.shutting_down.load(std::memory_order_acquire) != 0) {
+      return absl::UnavailableError("the job shut down before rank 0 had committed the initial values");
+    }
+    if (absl::Now() > deadline) {
+      return absl::DeadlineExceededError(absl::StrCat("rank 0 has not committed the initial values within ",
+                                                      absl::FormatDuration(options_.timeout),
+                                                      "; is it running?"));
+    }
+    control.bell.Wait(ticket, absl::Milliseconds(100), runtime::SpinPolicy::None());
+  }
+}
+
+absl::StatusOr<uint64_t> Session::StageWrite(const std::vector<NamedValues>& tensors) {
+  v1::WriteTensorRequest begin;
+  begin.mutable_begin()->set_job(job_);
+  begin.mutable_begin()->set_token(rpc::NewToken());
+  begin.mutable_begin()->set_by_step_record(true);
+  for (const NamedValues& t : tensors) {
+    auto* item = begin.mutable_begin()->mutable_manifest()->add_tensors();
+    item->mutable_tensor()->set_name(t.name);
+    for (int64_t d : t.shape) item->add_shape(d);
+    item->set_dtype(v1::DTYPE_FLOAT32);
+  }
+  v1::WriteTensorResponse response;
+  absl::Status status = client_.RetryUnavailable(Deadline(), [&] {
+    enum { kBegin, kValues, kCommit, kEnd } at = kBegin;
+    size_t tensor = 0;
+    int64_t done = 0;     // bytes of that tensor
+    uint64_t offset = 0;  // in the stream
+    const auto next = [&](v1::WriteTensorRequest* message) -> absl::StatusOr<bool> {
+      if (at == kBegin) {
+        *message = begin;
+        at = kValues;
+        return true;
+      }
+      while (at == kValues && tensor < tensors.size() &&
+             done == static_cast<int64_t>(tensors[tensor].values.size()) * 4) {
+        ++tensor;
+        done = 0;
+      }
+      if (at == kValues && tensor == tensors.size()) {
+        message->mutable_commit();
+        at = kEnd;
+        return true;
+      }
+      if (at == kEnd) return false;
+      const char* bytes = reinterpret_cast<const char*>(tensors[tensor].values.data()) + done;
+      const int64_t n =
+          std::min<int64_t>(kChunkBytes, static_cast<int64_t>(tensors[tensor].values.size()) * 4 - done);
+      v1::Chunk* chunk = message->mutable_chunk();
+      chunk->set_offset(offset);
+      chunk->set_data(bytes, n);
+      chunk->set_crc32c(runtime::Crc32c(chunk->data()));
+      done += n;
+      offset += n;
+      return true;
+    };
+    absl::StatusOr<v1::WriteTensorResponse> r = client_.WriteTensor(next, Deadline());
+    if (r.ok()) response = *std::move(r);
+    return r.status();
+  });
+  if (!status.ok()) return status;
+  return response.import_id();
+}
+
+absl::Status Session::Detach(bool finished) {
+  if (!attached_) return absl::OkStatus();
+  v1::DetachRequest request;
+  request.set_job(job_);
+  request.set_rank(options_.rank);
+  request.set_incarnation(incarnation_);
+  request.set_finished(finished);
+  request.set_token(rpc::NewToken());
+  attached_ = false;
+  return client_.Detach(request, Deadline()).status();
+}
+
+}  // namespace sherd

@@ -1,0 +1,101 @@
+// A trainer's attachment to a job: control over RPC, the hot path through shared memory. Torch-free.
+//
+//   auto session = sherd::Session::Connect(sherd::SessionOptions::FromEnvironment());
+//   (*session)->Attach(spec);                                  // the first rank fixes what the job is, the
+//   others must agree if ((*session)->must_initialise()) { write *InitialValues(); CommitInitial(); } else
+//   WaitInitialized(); client::StepWriter writer(&(*session)->memory(), ...);
+//   ...
+//   (*session)->Detach(/*finished=*/true);
+//
+// Errors are one line that says what to do. Thread-compatible. Calls block, within SessionOptions::timeout.
+#ifndef SHERD_CLIENT_SESSION_H_
+#define SHERD_CLIENT_SESSION_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "client/rpc/job_client.h"
+#include "core/job_spec.h"
+#include "runtime/job_dir.h"
+#include "runtime/job_memory.h"
+
+namespace sherd {
+
+struct SessionOptions {
+  std::string endpoints;  // "unix:PATH" or "HOST:PORT", several by comma: any server of the job
+  std::string job;        // empty: whichever the server serves
+  int rank = 0;
+  int world_size = 1;
+  // For attaching (servers may still be starting, a predecessor may still be dying) and for every other call.
+  absl::Duration timeout = absl::Minutes(2);
+
+  // SHERD_ENDPOINT, SHERD_JOB, RANK, WORLD_SIZE, as `sherd run` and torchrun set them. What is wrong with
+  // them, Connect says.
+  static SessionOptions FromEnvironment();
+  std::string problem;  // of the environment
+};
+
+class Session {
+ public:
+  //   FAILED_PRECONDITION  no endpoint
+  //   INVALID_ARGUMENT     a rank outside the world, an endpoint that is none
+  static absl::StatusOr<std::unique_ptr<Session>> Connect(SessionOptions options);
+  // Detaches if that was not done: as a trainer that goes before its end.
+  ~Session();
+
+  int rank() const { return options_.rank; }
+  int world_size() const { return options_.world_size; }
+  uint64_t epoch() const { return memory_->control().epoch.load(std::memory_order_acquire); }
+  uint64_t incarnation() const { return incarnation_; }
+
+  // Takes this rank's place. `spec` without job, uuid and world size: they are filled in.
+  //   FAILED_PRECONDITION  the job is another: names the first field that differs and both values
+  absl::Status Attach(JobSpec spec);
+
+  bool must_initialise() const { return must_initialise_; }
+  // The parameter plane, writable until CommitInitial. REQUIRES: must_initialise().
+  absl::StatusOr<absl::Span<float>> InitialValues();
+  absl::Status CommitInitial();
+  // Until rank 0 has committed the initial values.
+  absl::Status WaitInitialized();
+
+  // REQUIRES: attached.
+  runtime::JobMemory& memory() { return *memory_; }
+  // Shared, so that views of the memory may outlive the session.
+  std::shared_ptr<runtime::JobMemory> shared_memory() const { return memory_; }
+
+  struct NamedValues {
+    std::string name;
+    std::vector<int64_t> shape;
+    absl::Span<const float> values;
+  };
+  // Hands values to the servers; they are stored with the step whose STEP record names the id returned, or
+  // never.
+  //   NOT_FOUND, INVALID_ARGUMENT  no such tensor, or another shape: nothing was handed over
+  absl::StatusOr<uint64_t> StageWrite(const std::vector<NamedValues>& tensors);
+
+  // Leaves. `finished`: training is complete and nobody is to take the place.
+  absl::Status Detach(bool finished);
+
+ private:
+  explicit Session(SessionOptions options, std::vector<std::string> endpoints);
+  absl::Time Deadline() const { return absl::Now() + options_.timeout; }
+
+  const SessionOptions options_;
+  rpc::JobClient client_;
+  std::string job_;
+  uint64_t incarnation_ = 0;
+  bool attached_ = false, must_initialise_ = false;
+  std::shared_ptr<runtime::JobDir> dir_;
+  std::shared_ptr<runtime::JobMemory> memory_;
+  runtime::Segment initial_;
+};
+
+}  // namespace sherd
+
+#endif  // SHERD_CLIENT_SESSION_H_

@@ -1,0 +1,25 @@
+// Names the parameter when a program writes to one in place: parameters are mapped read-only, and the fault
+// says which it was.
+#ifndef SHERD_CLIENT_TORCH_STRAY_WRITE_H_
+#define SHERD_CLIENT_TORCH_STRAY_WRITE_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace sherd::torch {
+
+struct GuardedRange {
+  const void* begin;
+  int64_t bytes;
+  std::string name;
+};
+
+// From now on a store into one of the ranges prints one line to stderr that names it and the remedy, and then
+// ends the process by SIGSEGV as before. Faults elsewhere go to whatever handler was there. Replaces the
+// ranges given before; one set per process. Thread-safe.
+void GuardAgainstStrayWrites(std::vector<GuardedRange> ranges);
+
+}  // namespace sherd::torch
+
+#endif  // SHERD_CLIENT_TORCH_STRAY_WRITE_H_

@@ -1,0 +1,112 @@
+// Training with libtorch whose state lives in Sherd's shard servers: parameters become read-only views of
+// shared memory, gradients leave through autograd hooks, and the servers apply the optimizer.
+//
+//   auto session = sherd::Session::Connect(sherd::SessionOptions::FromEnvironment());
+//   auto zero = sherd::torch::ZeroOptimizer::Create(**session, model->named_parameters(),
+//   sherd::AdamWOptions().lr(3e-4).weight_decay(0.1),
+//                                                   sherd::ZeroOptions().stage(2).max_grad_norm(1.0).global_batch(64));
+//   while (auto batch = (*zero)->Begin()) {
+//     auto loss = ...;                                  // mean over batch.samples
+//     loss.backward();                                  // gradients leave as they are ready
+//     auto info = (*zero)->Step(loss);                  // StatusOr<StepInfo>
+//   }
+//
+// Gradients: `.grad` of a parameter is gone once its gradient has left; in stages 0 and 1 it accumulates over
+// micro-batches until the last. A parameter without a gradient on any rank is not updated. A tied parameter
+// is stored once, under its first name. Frozen parameters (requires_grad false at Create) are stored and
+// never updated.
+//
+// Errors: absl::Status; libtorch's exceptions are caught here. Thread-compatible: one thread runs forward,
+// backward, Begin and Step.
+#ifndef SHERD_CLIENT_TORCH_ZERO_OPTIMIZER_H_
+#define SHERD_CLIENT_TORCH_ZERO_OPTIMIZER_H_
+
+#include <ATen/core/Tensor.h>
+#include <torch/ordered_dict.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "client/batch.h"
+#include "client/options.h"
+#include "client/session.h"
+
+namespace sherd::torch {
+
+using NamedTensors = ::torch::OrderedDict<std::string, at::Tensor>;
+
+// Parameters that share scalars. Names are those of named_parameters().
+struct ParamGroup {
+  std::string name;
+  std::vector<std::string> parameters;
+  OptimizerOptions options;
+};
+
+class ZeroOptimizer {
+ public:
+  // One group of all parameters. `session` must outlive the optimizer; the tensors stay the caller's (their
+  // storage becomes shared memory). On the job's first start rank 0's values become the job's; later, and on
+  // other ranks, the job's values replace what the tensors held.
+  //   INVALID_ARGUMENT     a parameter that is not fp32 on the CPU, a stage outside 0..2, accumulation < 1
+  //   FAILED_PRECONDITION  the job was started with another model or configuration
+  static absl::StatusOr<std::unique_ptr<ZeroOptimizer>> Create(Session& session,
+                                                               const NamedTensors& parameters,
+                                                               const OptimizerOptions& optimizer,
+                                                               const ZeroOptions& options,
+                                                               const NamedTensors& buffers = {});
+  // Several groups; each parameter in exactly one. All options of one kind of optimizer.
+  static absl::StatusOr<std::unique_ptr<ZeroOptimizer>> Create(Session& session,
+                                                               const NamedTensors& parameters,
+                                                               const std::vector<ParamGroup>& groups,
+                                                               const ZeroOptions& options,
+                                                               const NamedTensors& buffers = {});
+  ~ZeroOptimizer();
+  ZeroOptimizer(const ZeroOptimizer&) = delete;
+  ZeroOptimizer& operator=(const ZeroOptimizer&) = delete;
+
+  // The next micro-batch. Parameters hold the state after step - 1.
+  Batch Begin();
+  // After backward (skip backward if the batch is empty). With the step's last micro-batch, records STEP and
+  // waits until every owner has stored the update. `loss`: mean over this micro-batch's samples, for
+  // StepInfo::loss; may be undefined.
+  //   INVALID_ARGUMENT     ranks disagree on a scalar (the field, both values), or a scalar is out of range;
+  //   the step can be computed again FAILED_PRECONDITION  a parameter has left shared memory (names it)
+  absl::StatusOr<StepInfo> Step(const at::Tensor& loss = {});
+
+  // Scalars of a group, from the next Step on. Every rank must set the same.
+  GroupScalars& scalars(int group = 0);
+  void set_lr(double lr);
+  void set_max_grad_norm(double norm);
+
+  // Opaque state committed with the next step and handed back after a restart: at most 1 MiB.
+  void SetBlob(std::string blob);
+  // What this rank committed with the last step; empty at the beginning.
+  const std::string& blob() const;
+
+  // Replaces a parameter's value with the next step, after its update; every rank sees it when Step returns.
+  //   NOT_FOUND, INVALID_ARGUMENT  no such parameter, or another shape
+  absl::Status Write(const std::string& name, const at::Tensor& value);
+
+  // Leaves the job; the parameters stay readable as they are. `finished`: training is complete. Also done by
+  // the session's end.
+  absl::Status Detach(bool finished = true);
+
+  // Figures for benchmarks.
+  struct Traffic {
+    int64_t staged_bytes = 0;   // copied to staging so far
+    int64_t staging_bytes = 0;  // reserved
+    int64_t ring_growths = 0;
+  };
+  Traffic traffic() const;
+
+ private:
+  class Impl;
+  explicit ZeroOptimizer(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace sherd::torch
+
+#endif  // SHERD_CLIENT_TORCH_ZERO_OPTIMIZER_H_
