@@ -1,5 +1,5 @@
-// The one order in which a block's sum of squares is added up on every instruction set. The GPU does the same with
-// shuffles: cuda/reduce.cu.
+// The one order in which a block's sum of squares is added up on every instruction set. The GPU does the same
+// with shuffles: cuda/reduce.cu.
 #ifndef SHERD_KERNELS_LANE_TREE_H_
 #define SHERD_KERNELS_LANE_TREE_H_
 
