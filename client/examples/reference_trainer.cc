@@ -43,8 +43,11 @@ class ReferenceTrainer : public Trainer {
 
   absl::StatusOr<std::optional<Batch>> Begin() override {
     if (updates_ == options_.steps) return std::optional<Batch>();
-    batch_ = Batch{updates_ + 1, micro_, options_.accumulation,
-                   ShareOf(options_.global_batch, 1, 0, options_.accumulation, micro_)};
+    batch_.more = true;
+    batch_.step = updates_ + 1;
+    batch_.micro = static_cast<int>(micro_);
+    batch_.micros = static_cast<int>(options_.accumulation);
+    batch_.samples = ShareOf(options_.global_batch, 1, 0, options_.accumulation, micro_);
     return std::optional<Batch>(batch_);
   }
 

@@ -34,12 +34,6 @@ absl::Status Differs(absl::string_view what, uint64_t saved, uint64_t mine, absl
 
 }  // namespace
 
-SampleRange ShareOf(int64_t global_batch, int64_t world_size, int64_t rank, int64_t micros, int64_t micro) {
-  const int64_t parts = world_size * micros;
-  const int64_t part = rank * micros + micro;
-  return {global_batch * part / parts, global_batch * (part + 1) / parts};
-}
-
 int64_t Sampler::Offset(uint64_t step, int64_t index) const {
   const uint64_t random = Mix(Mix(Mix(seed_) ^ step) ^ static_cast<uint64_t>(index));
   // The high half of the product: uniform without a division (the bias is below text / 2^64).

@@ -16,20 +16,6 @@
 
 namespace sherd::examples {
 
-// Half-open range of sample indices within a global batch. May be empty: a batch smaller than the world.
-struct SampleRange {
-  int64_t begin = 0;
-  int64_t end = 0;
-  int64_t size() const { return end - begin; }
-  bool empty() const { return end <= begin; }
-};
-
-// The part of a global batch that `rank` of `world_size` computes in micro-batch `micro` of `micros`. The
-// parts are disjoint and cover the batch; each rank's are contiguous and in order; sizes differ by at most
-// one, both between ranks and between micro-batches. REQUIRES: 0 <= global_batch < 2^40; 0 <= rank <
-// world_size; 0 <= micro < micros; world_size * micros < 2^22.
-SampleRange ShareOf(int64_t global_batch, int64_t world_size, int64_t rank, int64_t micros, int64_t micro);
-
 // Immutable.
 class Sampler {
  public:

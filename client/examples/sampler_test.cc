@@ -7,6 +7,8 @@
 #include <set>
 #include <vector>
 
+#include "client/batch.h"
+
 namespace sherd::examples {
 namespace {
 

@@ -17,36 +17,13 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "client/examples/sampler.h"
+#include "client/batch.h"
 
 namespace at {
 class Tensor;
 }
 
 namespace sherd::examples {
-
-// One micro-batch of this rank.
-struct Batch {
-  uint64_t step = 0;  // the update it is for; 1 is the first
-  int64_t micro = 0;
-  int64_t micros = 1;
-  SampleRange samples;  // of the global batch, this micro-batch of this rank; may be empty
-};
-
-struct StepInfo {
-  // False after a micro-batch that is not its step's last: nothing below is set then.
-  bool complete = false;
-  // The step was given up (a membership change); Begin will hand it out again. Nothing was updated or logged.
-  bool aborted = false;
-  // The gradient was not finite: no update was made, and the step counts.
-  bool skipped = false;
-  uint64_t step = 0;
-  double loss = 0;       // mean over the samples of the whole global batch
-  double grad_norm = 0;  // of the mean gradient over the global batch, before clipping
-  uint64_t epoch = 0;
-  int world_size = 1;
-  int rank = 0;
-};
 
 // Thread-compatible: one thread calls Begin and Step in turn.
 class Trainer {

@@ -278,7 +278,7 @@ absl::Status ZeroOptimizer::Impl::Init(const NamedTensors& parameters, const std
 }
 
 absl::Status ZeroOptimizer::Impl::PlaceInSharedMemory() {
-  ::torch::NoGradGuard no_grad;
+  at::NoGradGuard no_grad;
   if (session_.must_initialise()) {
     absl::StatusOr<absl::Span<float>> plane = session_.InitialValues();
     if (!plane.ok()) return plane.status();
@@ -348,7 +348,7 @@ Batch ZeroOptimizer::Impl::Begin() {
     // What earlier micro-batches left in `.grad` was a mean over their samples; from now on it counts with
     // this one's weight.
     if (scale_ > 0 && scale_ != scale) {
-      ::torch::NoGradGuard no_grad;
+      at::NoGradGuard no_grad;
       for (Param& p : params_) {
         if (p.pending) p.tensor.mutable_grad().mul_(scale_ / scale);
       }
@@ -398,7 +398,7 @@ void ZeroOptimizer::Impl::Stage(int i) {
     return;
   }
   if (*to != nullptr && grad.numel() > 0) {
-    ::torch::NoGradGuard no_grad;
+    at::NoGradGuard no_grad;
     if (grad.is_sparse()) grad = grad.to_dense();
     const at::Tensor whole = grad.is_contiguous() ? grad : grad.contiguous();
     const float* from = whole.data_ptr<float>();

@@ -55,13 +55,13 @@ class ZeroOptimizer {
                                                                const NamedTensors& parameters,
                                                                const OptimizerOptions& optimizer,
                                                                const ZeroOptions& options,
-                                                               const NamedTensors& buffers = {});
+                                                               const NamedTensors& buffers = NamedTensors());
   // Several groups; each parameter in exactly one. All options of one kind of optimizer.
   static absl::StatusOr<std::unique_ptr<ZeroOptimizer>> Create(Session& session,
                                                                const NamedTensors& parameters,
                                                                const std::vector<ParamGroup>& groups,
                                                                const ZeroOptions& options,
-                                                               const NamedTensors& buffers = {});
+                                                               const NamedTensors& buffers = NamedTensors());
   ~ZeroOptimizer();
   ZeroOptimizer(const ZeroOptimizer&) = delete;
   ZeroOptimizer& operator=(const ZeroOptimizer&) = delete;
