@@ -1,0 +1,106 @@
+#include "runtime/job_memory.h"
+
+#include "gtest/gtest.h"
+#include "runtime/test_root.h"
+
+namespace sherd::runtime {
+namespace {
+
+JobSpec Spec(int world = 2) {
+  JobSpec spec;
+  spec.job = "memory";
+  spec.layout = *Layout::Create({{{"a", {1000}}}, {{"frozen", {600}, DType::kFloat32, 0, false}}});
+  spec.groups = {""};
+  spec.world_size = world;
+  spec.stage = 1;
+  return spec;
+}
+
+class JobMemoryTest : public ::testing::Test {
+ protected:
+  JobMemoryTest() : dir_(*JobDir::Create(root_.path(), "memory")) {}
+  TestRoot root_;
+  JobDir dir_;
+};
+
+TEST_F(JobMemoryTest, TrainersSeeWhatOwnersWriteAndOwnersTheirRecords) {
+  auto owner = JobMemory::Create(&dir_, Spec());
+  ASSERT_TRUE(owner.ok()) << owner.status();
+  ASSERT_TRUE((*owner)->BeginFirstAssignment(1, 2).ok());
+  auto trainer = JobMemory::Open(&dir_, Spec(), JobMemory::Role::kTrainer);
+  ASSERT_TRUE(trainer.ok()) << trainer.status();
+  (*owner)->plane(0)[999] = 7;
+  EXPECT_EQ((*trainer)->plane(0)[999], 7);
+  (*trainer)->rank(Rank(1)).PublishDelivered(0, Mark::Of({Step(1), 0}, 1), {});
+  EXPECT_EQ((*owner)->rank(Rank(1)).Delivered(0).parts(), 1u);
+  // A frozen unit has no planes but its parameters.
+  EXPECT_EQ((*owner)->trainable_blocks(), 4);
+  EXPECT_EQ((*owner)->plane_blocks(0), 7);
+  EXPECT_EQ((*owner)->plane_segment(1).size(), 4 * kBlockElements * 4);
+}
+
+TEST_F(JobMemoryTest, StagingIsFoundByNameAndWholeSizesAreChecked) {
+  auto owner = JobMemory::Create(&dir_, Spec());
+  ASSERT_TRUE(owner.ok());
+  auto trainer = JobMemory::Open(&dir_, Spec(), JobMemory::Role::kTrainer);
+  ASSERT_TRUE(trainer.ok());
+  EXPECT_TRUE(absl::IsNotFound((*owner)->Staging(Rank(0), 0).status()));
+  auto chunk = (*trainer)->CreateStaging(Rank(0), 0, 4096);
+  ASSERT_TRUE(chunk.ok());
+  (*chunk)[5] = 'x';
+  auto seen = (*owner)->Staging(Rank(0), 0);
+  ASSERT_TRUE(seen.ok());
+  EXPECT_EQ((*seen)[5], 'x');
+  EXPECT_EQ(seen->size(), 4096u);
+}
+
+TEST_F(JobMemoryTest, AnotherModelOrWorldIsRefusedWithBothValues) {
+  ASSERT_TRUE(JobMemory::Create(&dir_, Spec()).ok());
+  auto world = JobMemory::Open(&dir_, Spec(3), JobMemory::Role::kTrainer);
+  EXPECT_EQ(world.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_NE(world.status().message().find("3 ranks"), absl::string_view::npos) << world.status();
+}
+
+TEST_F(JobMemoryTest, AJobThatIsNotMadeYetIsNotFound) {
+  EXPECT_TRUE(absl::IsNotFound(JobMemory::Open(&dir_, Spec(), JobMemory::Role::kOwner).status()));
+}
+
+TEST_F(JobMemoryTest, CreatingAgainReplacesWhatADeadCoordinatorLeft) {
+  {
+    auto dead = JobMemory::Create(&dir_, Spec());
+    ASSERT_TRUE(dead.ok());
+    (*dead)->plane(0)[0] = 1;
+    ASSERT_TRUE(Segment::Unlink(dir_, "control").ok());  // it died before this was made
+  }
+  auto again = JobMemory::Create(&dir_, Spec());
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ((*again)->plane(0)[0], 0);
+}
+
+TEST_F(JobMemoryTest, DoneByAllFollowsTheAssignments) {
+  auto memory = JobMemory::Create(&dir_, Spec());
+  ASSERT_TRUE(memory.ok());
+  JobMemory& m = **memory;
+  EXPECT_FALSE(m.DoneByAll().ok());
+  ASSERT_TRUE(m.BeginFirstAssignment(1, 2).ok());
+  EXPECT_EQ(m.DoneByAll()->step, Step(0));
+  (*m.owner(Slot(0)))->PublishDone({Step(3), 0}, {1, 0, 0});
+  EXPECT_EQ(m.DoneByAll()->step, Step(0));
+  (*m.owner(Slot(1)))->PublishDone({Step(2), 0}, {1, 0, 0});
+  EXPECT_EQ(m.DoneByAll()->step, Step(2));
+  // Three owners from step 4 on: entered in the table before slot 1 has done step 3.
+  m.control().PutAssignment(2, 3);
+  EXPECT_EQ(m.control().Newest()->epoch, 1u);
+  m.control().Activate(2, Step(4));
+  EXPECT_EQ(m.DoneByAll()->step, Step(2));
+  (*m.owner(Slot(1)))->PublishDone({Step(3), 0}, {2, 0, 0});
+  EXPECT_EQ(m.DoneByAll()->step, Step(3)) << "the new slot counts as standing before the assignment";
+  m.control().Activate(2, Step(9));
+  EXPECT_EQ(m.control().Newest()->from_step, Step(4)) << "an assignment is put in force once";
+  EXPECT_EQ(m.control().AssignmentFor(Step(3))->servers, 2);
+  EXPECT_EQ(m.control().AssignmentFor(Step(4))->servers, 3);
+  EXPECT_EQ(m.control().Before(2)->epoch, 1u);
+}
+
+}  // namespace
+}  // namespace sherd::runtime
