@@ -1,6 +1,10 @@
 #include "server/import_segment.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <cmath>
 #include <string>
 #include <tuple>
@@ -109,6 +113,14 @@ absl::StatusOr<ImportSegment> ImportSegment::Open(const JobMemory& memory, uint6
     }
   }
   return import;
+}
+
+absl::Status ImportSegment::Rename(const runtime::JobDir& dir, uint64_t from, uint64_t to) {
+  // A link never replaces what has the name.
+  if (::linkat(dir.fd(), SegmentName(from).c_str(), dir.fd(), SegmentName(to).c_str(), 0) != 0) {
+    return absl::ErrnoToStatus(errno, absl::StrCat("cannot name ", dir.path(), "/", SegmentName(to)));
+  }
+  return Segment::Unlink(dir, SegmentName(from));
 }
 
 absl::Status ImportSegment::Remove(const runtime::JobDir& dir, uint64_t id) {

@@ -42,6 +42,8 @@ class ImportSegment {
                                               std::vector<Item> items);
   // NOT_FOUND when there is none (any more); DATA_LOSS if it contradicts the job.
   static absl::StatusOr<ImportSegment> Open(const runtime::JobMemory& memory, uint64_t id);
+  // Gives a finished import another id. ALREADY_EXISTS, NOT_FOUND.
+  static absl::Status Rename(const runtime::JobDir& dir, uint64_t from, uint64_t to);
   // Takes the name away once the values are stored; mappings stay. Not an error if it is gone.
   static absl::Status Remove(const runtime::JobDir& dir, uint64_t id);
 

@@ -1,0 +1,266 @@
+#include "server/checkpoint_service.h"
+
+#include <algorithm>
+#include <optional>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "grpcpp/impl/method_handler_impl.h"
+#include "grpcpp/support/byte_buffer.h"
+#include "proto/convert.h"
+#include "proto/sherd/v1/checkpoint.grpc.pb.h"
+#include "server/chunk_frame.h"
+#include "server/import_stream.h"
+#include "server/tensor_stream.h"
+
+namespace sherd::server {
+namespace {
+
+using grpc::ServerContext;
+using grpc::Status;
+using runtime::JobMemory;
+using CoordinatorOr = absl::StatusOr<std::shared_ptr<Coordinator>>;
+using CheckpointStub = v1::CheckpointService::Stub;
+using PullStream = grpc::ServerReaderWriter<grpc::ByteBuffer, v1::PullRequest>;
+
+constexpr uint64_t kChunkBytes = 1 << 20;
+constexpr uint64_t kLeastRate = 64 << 10;
+// Where Pull stands in checkpoint.proto: the generated code numbers methods in that order.
+constexpr int kPullMethod = 3;
+
+// Lets `rate` bytes through in a second, evenly: at most a quarter of a second's worth at once.
+class TokenBucket {
+ public:
+  explicit TokenBucket(uint64_t rate) : rate_(rate), at_(absl::Now()) {}
+  // How long to wait before `bytes` more may go.
+  absl::Duration Spend(uint64_t bytes) {
+    if (rate_ == 0) return absl::ZeroDuration();
+    const absl::Time now = absl::Now();
+    at_ = std::max(at_, now - absl::Milliseconds(250));
+    at_ += absl::Seconds(static_cast<double>(bytes) / static_cast<double>(rate_));
+    return at_ - now;
+  }
+
+ private:
+  const uint64_t rate_;
+  absl::Time at_;  // all that was sent is paid for at this time
+};
+
+void FillInfo(const JobMemory& memory, const SnapshotState& state, v1::SnapshotInfo* out) {
+  out->set_id(state.id);
+  out->set_step(state.step.value());
+  out->set_epoch(memory.control().epoch.load());
+  for (int p = 0; p < memory.planes(); ++p) {
+    if (state.plane_mask >> p & 1) out->add_planes(memory.plane_name(p));
+  }
+  if (!memory.spec().buffers.empty()) out->add_planes("buffer");
+  out->set_pool_bytes(state.pool_bytes);
+  out->set_pool_used_bytes(state.pool_used_bytes);
+  out->set_on_slow_reader(state.wait_when_full ? v1::ON_SLOW_READER_WAIT : v1::ON_SLOW_READER_FAIL);
+  ToProto(state.idle_timeout, out->mutable_idle_timeout());
+  out->set_overflowed(state.overflowed);
+  out->set_layout_hash(memory.layout().hash());
+}
+
+absl::StatusOr<SnapshotOptions> OptionsFrom(const JobMemory& memory, const v1::SnapshotRequest& request) {
+  SnapshotOptions options;
+  options.token = request.token();
+  options.plane_mask = request.planes().empty() ? 1 : 0;
+  for (const std::string& name : request.planes()) {
+    const std::optional<int> plane = FindPlane(memory, name);
+    if (!plane.has_value()) return FindValues(memory, "", name).status();
+    // Buffers and update counts are small: every snapshot has them.
+    if (*plane >= 0) options.plane_mask |= uint64_t{1} << *plane;
+  }
+  if (options.plane_mask == 0) options.plane_mask = 1;
+  if (absl::Status s = CheckInRange("pool_bytes", request.pool_bytes(), 0, int64_t{1} << 46); !s.ok())
+    return s;
+  options.pool_bytes = request.pool_bytes();
+  if (absl::Status s = CheckInRange("on_slow_reader", request.on_slow_reader(), 0, v1::ON_SLOW_READER_WAIT);
+      !s.ok())
+    return s;
+  options.wait_when_full = request.on_slow_reader() == v1::ON_SLOW_READER_WAIT;
+  absl::StatusOr<absl::Duration> idle =
+      DurationFromProto(request.has_idle_timeout() ? &request.idle_timeout() : nullptr, "idle_timeout",
+                        absl::Seconds(60), absl::Seconds(1), absl::Hours(1));
+  if (!idle.ok()) return idle.status();
+  options.idle_timeout = *idle;
+  return options;
+}
+
+class CheckpointServiceImpl final : public v1::CheckpointService::Service {
+ public:
+  explicit CheckpointServiceImpl(ServiceContext* context) : context_(context) {
+    // Pull's answers are framed by hand (chunk_frame.h), so its handler writes byte buffers. On the wire
+    // nothing differs.
+    MarkMethodStreamed(
+        kPullMethod, new grpc::internal::TemplatedBidiStreamingHandler<PullStream, false>(
+                         [this](ServerContext* call, PullStream* stream) { return RawPull(call, stream); }));
+  }
+
+  Status Snapshot(ServerContext* call, const v1::SnapshotRequest* request,
+                  v1::SnapshotInfo* response) override {
+    absl::Status s = context_->Admit(*call, request->job(), /*any_job=*/true);
+    if (s.ok()) s = CheckToken(request->token());
+    if (!s.ok()) return ToGrpc(s);
+    const CoordinatorOr c = context_->FindCoordinator(*call);
+    if (!c.ok()) return ToGrpc(c.status());
+    if (*c == nullptr)
+      return context_->Forward<v1::CheckpointService>(*call, &CheckpointStub::Snapshot, *request, response);
+    const absl::StatusOr<JobMemory*> memory = context_->Memory();
+    if (!memory.ok()) return ToGrpc(memory.status());
+    const absl::StatusOr<SnapshotOptions> options = OptionsFrom(**memory, *request);
+    if (!options.ok()) return ToGrpc(options.status());
+    const absl::StatusOr<SnapshotState> opened =
+        (*c)->snapshots().Open(**memory, *options, DeadlineOf(*call));
+    if (!opened.ok()) return ToGrpc(opened.status());
+    FillInfo(**memory, *opened, response);
+    return Status::OK;
+  }
+
+  Status Release(ServerContext* call, const v1::ReleaseRequest* request,
+                 v1::ReleaseResponse* response) override {
+    if (absl::Status s = context_->Admit(*call, request->job(), /*any_job=*/true); !s.ok()) return ToGrpc(s);
+    const CoordinatorOr c = context_->FindCoordinator(*call);
+    if (!c.ok()) return ToGrpc(c.status());
+    if (*c == nullptr)
+      return context_->Forward<v1::CheckpointService>(*call, &CheckpointStub::Release, *request, response);
+    const absl::StatusOr<JobMemory*> memory = context_->Memory();
+    if (!memory.ok()) return ToGrpc(memory.status());
+    (*c)->snapshots().Release(**memory, request->id());
+    return Status::OK;
+  }
+
+  Status ListSnapshots(ServerContext* call, const v1::ListSnapshotsRequest* request,
+                       v1::ListSnapshotsResponse* response) override {
+    if (absl::Status s = context_->Admit(*call, request->job(), /*any_job=*/true); !s.ok()) return ToGrpc(s);
+    const absl::StatusOr<JobMemory*> memory = context_->Memory();
+    if (!memory.ok()) return ToGrpc(memory.status());
+    for (const SnapshotState& state : Snapshots::List(**memory))
+      FillInfo(**memory, state, response->add_snapshots());
+    return Status::OK;
+  }
+
+  Status Push(ServerContext* call, grpc::ServerReader<v1::PushRequest>* reader,
+              v1::PushResponse* response) override {
+    v1::PushRequest first;
+    if (!reader->Read(&first) || !first.has_begin()) {
+      return ToGrpc(absl::InvalidArgumentError("the first message must be `begin`"));
+    }
+    absl::Status s = context_->Admit(*call, first.begin().job(), /*any_job=*/true);
+    if (s.ok()) s = CheckToken(first.begin().token());
+    if (!s.ok()) return ToGrpc(s);
+    const CoordinatorOr c = context_->FindCoordinator(*call);
+    if (!c.ok()) return ToGrpc(c.status());
+    if (*c == nullptr) return RelayPush(*call, first, reader, response);
+    const absl::StatusOr<Step> step = Store(call, first.begin(), **c, reader);
+    if (!step.ok()) return ToGrpc(step.status());
+    response->set_step(step->value());
+    return Status::OK;
+  }
+
+ private:
+  Status RawPull(ServerContext* call, PullStream* stream) {
+    v1::PullRequest request;
+    if (!stream->Read(&request))
+      return ToGrpc(absl::InvalidArgumentError("the request is missing or damaged"));
+    if (absl::Status s = context_->Admit(*call, request.job(), /*any_job=*/true); !s.ok()) return ToGrpc(s);
+    return ToGrpc(PullFrom(call, request, stream));
+  }
+
+  absl::Status PullFrom(ServerContext* call, const v1::PullRequest& request, PullStream* out) {
+    const absl::StatusOr<StreamBudget::Place> place = context_->reads().Take("reads and pulls");
+    if (!place.ok()) return place.status();
+    const absl::StatusOr<JobMemory*> memory = context_->Memory();
+    if (!memory.ok()) return memory.status();
+    const absl::StatusOr<DType> dtype = DTypeFromProto(request.dtype(), "dtype", DType::kFloat32);
+    if (!dtype.ok()) return dtype.status();
+    const uint64_t rate = request.rate_bytes_per_second();
+    if (rate != 0 && rate < kLeastRate) {
+      return absl::InvalidArgumentError(absl::StrCat("rate_bytes_per_second=", rate, " is below ", kLeastRate,
+                                                     ", the least; 0 is no limit"));
+    }
+    if (request.snapshot_id() == 0) return absl::InvalidArgumentError("snapshot_id=0: take a snapshot first");
+    if (request.tensors().empty()) return absl::InvalidArgumentError("tensors is empty: name what to pull");
+    const absl::StatusOr<std::unique_ptr<SnapshotReader>> reader =
+        SnapshotReader::Open(*memory, request.snapshot_id());
+    if (!reader.ok()) return reader.status();
+    TensorStream values(*memory, reader->get());
+    for (const v1::TensorRef& ref : request.tensors()) {
+      const absl::StatusOr<ValueRef> found = FindValues(**memory, ref.name(), PlaneOf(ref));
+      if (!found.ok()) return found.status();
+      const bool param = found->kind == ValueRef::kPlane && found->plane == 0;
+      if (absl::Status s = values.Add(*found, param ? *dtype : DType::kFloat32); !s.ok()) return s;
+    }
+    if (request.offset() > values.bytes()) {
+      return absl::OutOfRangeError(
+          absl::StrCat("offset=", request.offset(), " is past the end of ", values.bytes(), " bytes"));
+    }
+    return Send(call, request.offset(), rate, **reader, values, out);
+  }
+
+  static absl::Status Send(ServerContext* call, uint64_t offset, uint64_t rate, SnapshotReader& reader,
+                           TensorStream& values, PullStream* out) {
+    ChunkBuffers buffers(kChunkBytes);
+    TokenBucket bucket(rate);
+    // A slow rate goes in small chunks, so that it is even.
+    const uint64_t step =
+        rate == 0 ? kChunkBytes : std::clamp<uint64_t>(rate / 16 / 4096 * 4096, 4096, kChunkBytes);
+    while (offset < values.bytes()) {
+      const uint64_t n = std::min(step, values.bytes() - offset);
+      const absl::Time go = absl::Now() + bucket.Spend(n);
+      while (absl::Now() < go) {
+        if (call->IsCancelled()) return absl::CancelledError("the reader has gone");
+        if (absl::Status s = reader.Check(); !s.ok()) return s;
+        absl::SleepFor(std::min(go - absl::Now(), absl::Milliseconds(50)));
+      }
+      ChunkBuffers::Buffer buffer = buffers.Take();
+      if (absl::Status s = values.Fill(offset, absl::MakeSpan(buffer.data(), n)); !s.ok()) return s;
+      if (!out->Write(std::move(buffer).ToMessage(offset, n)))
+        return absl::CancelledError("the reader has gone");
+      offset += n;
+    }
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<Step> Store(ServerContext* call, const v1::PushRequest::Begin& begin,
+                             Coordinator& coordinator, grpc::ServerReader<v1::PushRequest>* reader) {
+    const absl::StatusOr<StreamBudget::Place> place = context_->writes().Take("writes");
+    if (!place.ok()) return place.status();
+    const absl::StatusOr<JobMemory*> memory = context_->Memory();
+    if (!memory.ok()) return memory.status();
+    const absl::StatusOr<std::unique_ptr<ImportWriter>> writer =
+        ImportWriter::Create(*memory, begin.manifest(), !begin.partial());
+    if (!writer.ok()) return writer.status();
+    if (absl::Status s = TakeImport<v1::PushRequest>(reader, **writer); !s.ok()) return s;
+    return coordinator.StoreImport(
+        begin.token(), [&](uint64_t id) { return (*writer)->RenameTo(id); }, DeadlineOf(*call));
+  }
+
+  Status RelayPush(const ServerContext& call, v1::PushRequest& message,
+                   grpc::ServerReader<v1::PushRequest>* reader, v1::PushResponse* response) {
+    const absl::StatusOr<Node*> node = context_->node();
+    if (!node.ok()) return ToGrpc(node.status());
+    const absl::StatusOr<std::string> address = (*node)->CoordinatorAddress();
+    if (!address.ok()) return ToGrpc(address.status());
+    grpc::ClientContext client;
+    (*node)->peers().Prepare(&client, DeadlineOf(call));
+    std::unique_ptr<CheckpointStub> stub = v1::CheckpointService::NewStub((*node)->peers().To(*address));
+    std::unique_ptr<grpc::ClientWriter<v1::PushRequest>> writer = stub->Push(&client, response);
+    do {
+      if (!writer->Write(message)) break;
+    } while (reader->Read(&message));
+    writer->WritesDone();
+    return writer->Finish();
+  }
+
+  ServiceContext* const context_;
+};
+
+}  // namespace
+
+std::unique_ptr<grpc::Service> MakeCheckpointService(ServiceContext* context) {
+  return std::make_unique<CheckpointServiceImpl>(context);
+}
+
+}  // namespace sherd::server

@@ -1,0 +1,52 @@
+// A Chunk message as gRPC sends it, built by hand so that its data is never copied: values are read straight
+// into the buffer that is sent, and buffers are used again.
+//
+//   ChunkBuffers buffers(1 << 20);
+//   ChunkBuffers::Buffer buffer = buffers.Take();
+//   Fill(buffer.data(), n);
+//   stream->Write(buffer.ToMessage(offset, n));
+//
+// Thread-safe. The buffers live until gRPC has sent them, also after this object.
+#ifndef SHERD_SERVER_CHUNK_FRAME_H_
+#define SHERD_SERVER_CHUNK_FRAME_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "grpcpp/support/byte_buffer.h"
+
+namespace sherd::server {
+
+class ChunkBuffers {
+ public:
+  // Buffers hold `bytes` of data each.
+  explicit ChunkBuffers(size_t bytes);
+  ~ChunkBuffers();
+
+  class Buffer {
+   public:
+    Buffer(Buffer&&) = default;
+    ~Buffer();
+    char* data() const;
+    // The message {offset, data[0, n), crc32c of it}; the buffer goes with it. REQUIRES: 0 < n <= bytes.
+    grpc::ByteBuffer ToMessage(uint64_t offset, size_t n) &&;
+
+   private:
+    friend class ChunkBuffers;
+    struct Memory;
+    explicit Buffer(std::unique_ptr<Memory> memory);
+    std::unique_ptr<Memory> memory_;
+  };
+
+  // One that is free, or a new one: as many exist as gRPC holds at a time.
+  Buffer Take();
+
+ private:
+  struct Pool;
+  const std::shared_ptr<Pool> pool_;
+};
+
+}  // namespace sherd::server
+
+#endif  // SHERD_SERVER_CHUNK_FRAME_H_

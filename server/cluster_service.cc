@@ -1,0 +1,189 @@
+#include "server/cluster_service.h"
+
+#include <functional>
+
+#include "proto/convert.h"
+#include "proto/epoch_record.h"
+#include "proto/sherd/v1/cluster.grpc.pb.h"
+
+namespace sherd::server {
+namespace {
+
+using grpc::ServerContext;
+using grpc::Status;
+using CoordinatorOr = absl::StatusOr<std::shared_ptr<Coordinator>>;
+
+class ClusterServiceImpl final : public v1::ClusterService::Service {
+ public:
+  explicit ClusterServiceImpl(ServiceContext* context) : context_(context) {}
+
+  Status Join(ServerContext* call, const v1::JoinRequest* request, v1::JoinResponse* response) override {
+    absl::Status s = context_->Admit(*call, request->job());
+    if (s.ok()) s = CheckProcess(request->process(), "process");
+    if (!s.ok()) return ToGrpc(s);
+    const CoordinatorOr c = context_->FindCoordinator(*call);
+    if (!c.ok()) return ToGrpc(c.status());
+    if (*c == nullptr)
+      return context_->Forward<v1::ClusterService>(*call, &v1::ClusterService::Stub::Join, *request,
+                                                   response);
+    s = (*c)->Join(request->id(), request->address(), FromProto(request->process()), DeadlineOf(*call));
+    if (!s.ok()) return ToGrpc(s);
+    const v1::Cluster view = (*c)->View();
+    response->set_epoch(view.epoch());
+    response->set_job_dir(view.job_dir());
+    response->set_coordinator_address(view.coordinator_address());
+    for (const v1::Member& m : view.members()) {
+      if (m.kind() == v1::Member::KIND_SERVER && m.id() == request->id())
+        *response->mutable_slots() = m.slots();
+    }
+    return Status::OK;
+  }
+
+  Status Leave(ServerContext* call, const v1::LeaveRequest* request, v1::LeaveResponse* response) override {
+    absl::Status s = context_->Admit(*call, request->job());
+    if (s.ok()) s = CheckProcess(request->process(), "process");
+    if (s.ok()) s = CheckToken(request->token());
+    if (!s.ok()) return ToGrpc(s);
+    const CoordinatorOr c = context_->FindCoordinator(*call);
+    if (!c.ok()) return ToGrpc(c.status());
+    if (*c == nullptr)
+      return context_->Forward<v1::ClusterService>(*call, &v1::ClusterService::Stub::Leave, *request,
+                                                   response);
+    return ToGrpc(
+        (*c)->Leave(request->id(), FromProto(request->process()), request->token(), DeadlineOf(*call)));
+  }
+
+  Status Heartbeat(ServerContext* call, const v1::HeartbeatRequest* request,
+                   v1::HeartbeatResponse* response) override {
+    if (absl::Status s = context_->Admit(*call, request->job()); !s.ok()) return ToGrpc(s);
+    const CoordinatorOr c = context_->FindCoordinator(*call);
+    if (!c.ok()) return ToGrpc(c.status());
+    if (*c == nullptr)
+      return context_->Forward<v1::ClusterService>(*call, &v1::ClusterService::Stub::Heartbeat, *request,
+                                                   response);
+    response->set_epoch((*c)->View().epoch());
+    return ToGrpc((*c)->Heartbeat(request->id(), FromProto(request->process())));
+  }
+
+  Status GetCluster(ServerContext* call, const v1::GetClusterRequest* request,
+                    v1::Cluster* response) override {
+    if (absl::Status s = context_->Admit(*call, request->job(), /*any_job=*/true); !s.ok()) return ToGrpc(s);
+    const CoordinatorOr c = context_->FindCoordinator(*call);
+    if (!c.ok()) return ToGrpc(c.status());
+    if (*c == nullptr)
+      return context_->Forward<v1::ClusterService>(*call, &v1::ClusterService::Stub::GetCluster, *request,
+                                                   response);
+    *response = (*c)->View();
+    return Status::OK;
+  }
+
+  Status WatchCluster(ServerContext* call, const v1::WatchClusterRequest* request,
+                      grpc::ServerWriter<v1::Cluster>* writer) override {
+    if (absl::Status s = context_->Admit(*call, request->job(), /*any_job=*/true); !s.ok()) return ToGrpc(s);
+    CoordinatorOr c = context_->FindCoordinator(*call);
+    if (!c.ok()) return ToGrpc(c.status());
+    if (*c == nullptr) {
+      return Relay<v1::Cluster>(*call, writer,
+                                [&](v1::ClusterService::Stub& stub, grpc::ClientContext* client) {
+                                  return stub.WatchCluster(client, *request);
+                                });
+    }
+    uint64_t seen = request->after_version();
+    while (!call->IsCancelled()) {
+      // Short waits, so that a caller that has gone does not hold a thread.
+      const absl::StatusOr<v1::Cluster> view =
+          (*c)->WaitForChange(seen, std::min(DeadlineOf(*call), absl::Now() + absl::Milliseconds(500)));
+      if (absl::IsDeadlineExceeded(view.status()) && absl::Now() < DeadlineOf(*call)) continue;
+      if (!view.ok()) return ToGrpc(view.status());
+      seen = view->version();
+      if (!writer->Write(*view)) break;
+    }
+    return Status::CANCELLED;
+  }
+
+  Status Resize(ServerContext* call, const v1::ResizeRequest* request,
+                grpc::ServerWriter<v1::ResizeProgress>* writer) override {
+    absl::Status s = context_->Admit(*call, request->job());
+    if (s.ok()) s = CheckToken(request->token());
+    if (!s.ok()) return ToGrpc(s);
+    const CoordinatorOr c = context_->FindCoordinator(*call);
+    if (!c.ok()) return ToGrpc(c.status());
+    if (*c == nullptr) {
+      return Relay<v1::ResizeProgress>(*call, writer,
+                                       [&](v1::ClusterService::Stub& stub, grpc::ClientContext* client) {
+                                         return stub.Resize(client, *request);
+                                       });
+    }
+    return Finish(writer, (*c)->Resize(request->servers(), Epoch(request->epoch()), request->token(),
+                                       DeadlineOf(*call), Tell(call, writer)));
+  }
+
+  Status Drain(ServerContext* call, const v1::DrainRequest* request,
+               grpc::ServerWriter<v1::ResizeProgress>* writer) override {
+    absl::Status s = context_->Admit(*call, request->job());
+    if (s.ok()) s = CheckToken(request->token());
+    if (!s.ok()) return ToGrpc(s);
+    const CoordinatorOr c = context_->FindCoordinator(*call);
+    if (!c.ok()) return ToGrpc(c.status());
+    if (*c == nullptr) {
+      return Relay<v1::ResizeProgress>(*call, writer,
+                                       [&](v1::ClusterService::Stub& stub, grpc::ClientContext* client) {
+                                         return stub.Drain(client, *request);
+                                       });
+    }
+    return Finish(writer, (*c)->Drain(request->id(), Epoch(request->epoch()), request->token(),
+                                      DeadlineOf(*call), Tell(call, writer)));
+  }
+
+ private:
+  // Passes the coordinator's stream on.
+  template <typename Message, typename Open>
+  Status Relay(const ServerContext& call, grpc::ServerWriter<Message>* writer, Open open) {
+    absl::StatusOr<Node*> node = context_->node();
+    if (!node.ok()) return ToGrpc(node.status());
+    absl::StatusOr<std::string> address = (*node)->CoordinatorAddress();
+    if (!address.ok()) return ToGrpc(address.status());
+    grpc::ClientContext client;
+    (*node)->peers().Prepare(&client, DeadlineOf(call));
+    std::unique_ptr<v1::ClusterService::Stub> stub =
+        v1::ClusterService::NewStub((*node)->peers().To(*address));
+    std::unique_ptr<grpc::ClientReader<Message>> reader = open(*stub, &client);
+    Message message;
+    while (reader->Read(&message)) {
+      if (!writer->Write(message)) client.TryCancel();
+    }
+    return reader->Finish();
+  }
+
+  static Coordinator::Progress Tell(ServerContext* call, grpc::ServerWriter<v1::ResizeProgress>* writer) {
+    return [call, writer](const std::string& waits_for) {
+      v1::ResizeProgress message;
+      message.set_progress(waits_for);
+      return !call->IsCancelled() && writer->Write(message);
+    };
+  }
+
+  static Status Finish(grpc::ServerWriter<v1::ResizeProgress>* writer,
+                       const absl::StatusOr<Coordinator::Resized>& done) {
+    if (!done.ok()) return ToGrpc(done.status());
+    v1::ResizeProgress message;
+    v1::ResizeProgress::Result* result = message.mutable_result();
+    ToProto(done->pause, result->mutable_pause());
+    ToProto(done->duration, result->mutable_duration());
+    result->set_changed_elements(done->changed_elements);
+    result->set_epoch(done->epoch.value());
+    result->set_step(done->step.value());
+    writer->Write(message);
+    return Status::OK;
+  }
+
+  ServiceContext* const context_;
+};
+
+}  // namespace
+
+std::unique_ptr<grpc::Service> MakeClusterService(ServiceContext* context) {
+  return std::make_unique<ClusterServiceImpl>(context);
+}
+
+}  // namespace sherd::server

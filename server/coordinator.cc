@@ -1,0 +1,673 @@
+#include "server/coordinator.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "core/reshard_plan.h"
+#include "proto/epoch_record.h"
+#include "runtime/process_identity.h"
+#include "spdlog/spdlog.h"
+
+namespace sherd::server {
+namespace {
+
+using runtime::MemberEntry;
+using runtime::MutexLock;
+
+// How often the monitor looks when nothing rings.
+constexpr absl::Duration kLookAgain = absl::Milliseconds(250);
+
+runtime::ProcessIdentity OnThisHost(const ProcessIdentity& p) {
+  return {static_cast<int32_t>(p.pid), p.start};
+}
+
+std::string HostName() {
+  char name[256] = {};
+  ::gethostname(name, sizeof(name) - 1);
+  return name;
+}
+
+absl::Status Stopping() {
+  return absl::UnavailableError(
+      "this server's coordinator stops; another server takes over: repeat the call with the same token");
+}
+
+void RingSlots(runtime::ControlPage& control) {
+  for (MemberEntry& entry : control.servers) entry.bell.Ring();
+  control.bell.Ring();
+}
+
+// What every owner of the assignment in force has carried out.
+Proposals DecidedByAll(runtime::JobMemory& memory) {
+  const std::optional<runtime::Assignment> a = memory.control().Newest();
+  Proposals least;
+  for (int m = 0; a.has_value() && m < a->servers; ++m) {
+    absl::StatusOr<runtime::OwnerRecords*> owner = memory.owner(Slot(m));
+    const Proposals d = owner.ok() ? (*owner)->Decided() : Proposals();
+    least = m == 0 ? d
+                   : Proposals{std::min(least.ranges, d.ranges), std::min(least.snapshot, d.snapshot),
+                               std::min(least.import, d.import)};
+  }
+  return least;
+}
+
+bool AnyTrainerAttached(runtime::JobMemory& memory) {
+  for (int r = 0; r < memory.spec().world_size; ++r) {
+    // A dead trainer's gradients of the step in hand may be in use: its place is not given up.
+    const uint32_t state = memory.trainer(Rank(r)).state.load(std::memory_order_acquire);
+    if (state == MemberEntry::kAttached || state == MemberEntry::kDead) return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Coordinator>> Coordinator::Start(Options options, JobHome* home,
+                                                                runtime::ExitWatch* watch) {
+  absl::StatusOr<std::vector<std::string>> epochs = home->store().List("epoch/");
+  if (!epochs.ok()) return epochs.status();
+  absl::StatusOr<MembershipState> state = absl::InternalError("unset");
+  if (epochs->empty()) {
+    state = MembershipState::Create({options.job, options.expected_servers, 0});
+  } else {
+    absl::StatusOr<std::string> bytes = home->store().Get(epochs->back());
+    if (!bytes.ok()) return bytes.status();
+    absl::StatusOr<EpochDoc> doc = DecodeEpochDoc(*bytes);
+    if (!doc.ok()) return doc.status();
+    state = MembershipState::Restore(*std::move(doc));
+  }
+  if (!state.ok()) return state.status();
+  std::unique_ptr<Coordinator> c(new Coordinator(std::move(options), home, watch, *std::move(state)));
+  c->run_ = std::thread([self = c.get()] { self->Run(); });
+  c->monitor_ = std::thread([self = c.get()] { self->Monitor(); });
+  return c;
+}
+
+Coordinator::Coordinator(Options options, JobHome* home, runtime::ExitWatch* watch, MembershipState state)
+    : options_(std::move(options)), home_(home), watch_(watch), host_(HostName()), state_(std::move(state)) {
+  MutexLock lock(mu_);
+  committed_ = state_.doc();
+  // Not OK: no trainer has attached yet.
+  if (absl::StatusOr<runtime::JobMemory*> memory = home_->Memory(); memory.ok()) memory_ = *memory;
+  if (state_.formed()) events_.push_back(Recovered{});
+}
+
+Coordinator::~Coordinator() {
+  runtime::JobMemory* memory;
+  std::map<std::pair<int64_t, uint64_t>, runtime::ExitWatch::Id> watched;
+  {
+    MutexLock lock(mu_);
+    stop_ = true;
+    memory = memory_;
+    changed_.SignalAll();
+  }
+  if (memory != nullptr) memory->control().bell.Ring();
+  run_.join();
+  monitor_.join();
+  {
+    MutexLock lock(mu_);
+    watched.swap(watched_);
+  }
+  for (const auto& w : watched) watch_->Cancel(w.second);
+}
+
+runtime::JobMemory* Coordinator::memory() const {
+  MutexLock lock(mu_);
+  return memory_;
+}
+
+absl::Status Coordinator::status() const {
+  MutexLock lock(mu_);
+  return status_;
+}
+
+bool Coordinator::TrainersAttached() const {
+  runtime::JobMemory* m = memory();
+  return m != nullptr && AnyTrainerAttached(*m);
+}
+
+void Coordinator::Changed() {
+  ++version_;
+  changed_.SignalAll();
+}
+
+void Coordinator::Post(Event event) {
+  MutexLock lock(mu_);
+  events_.push_back(std::move(event));
+  changed_.SignalAll();
+}
+
+absl::Status Coordinator::PostAndWait(Event event, const std::string& request, absl::Time deadline,
+                                      const Progress& progress) {
+  auto call = std::make_shared<Call>();
+  std::string told;
+  {
+    MutexLock lock(mu_);
+    calls_[request].push_back(call);
+    events_.push_back(std::move(event));
+    changed_.SignalAll();
+  }
+  const auto forget = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    std::vector<std::shared_ptr<Call>>& waiting = calls_[request];
+    waiting.erase(std::remove(waiting.begin(), waiting.end(), call), waiting.end());
+    if (waiting.empty()) calls_.erase(request);
+  };
+  for (;;) {
+    std::string waits_for;
+    {
+      MutexLock lock(mu_);
+      const absl::Time now = absl::Now();
+      if (call->done) return call->status;
+      if (stop_ || !status_.ok()) return forget(), Stopping();
+      waits_for = state_.Describe(now);
+      if (now >= deadline) {
+        forget();
+        return absl::DeadlineExceededError(absl::StrCat("not done in time: ", waits_for));
+      }
+      if (!progress || waits_for == told) {
+        changed_.WaitFor(mu_, std::min(deadline - now, kLookAgain));
+        if (!progress) continue;
+      }
+    }
+    told = waits_for;
+    if (!progress(waits_for)) {
+      MutexLock lock(mu_);
+      forget();
+      return absl::CancelledError("the caller has gone");
+    }
+  }
+}
+
+// ---- Calls
+
+absl::Status Coordinator::Join(const std::string& id, const std::string& address,
+                               const ProcessIdentity& process, absl::Time deadline) {
+  const std::string request = absl::StrCat("join ", id, " ", Show(process));
+  absl::Status joined = PostAndWait(ServerJoined{id, address, host_, process, request}, request, deadline);
+  if (joined.ok()) WatchProcess(process, ServerDead{id, process});
+  return joined;
+}
+
+absl::Status Coordinator::Leave(const std::string& id, const ProcessIdentity& process,
+                                const std::string& token, absl::Time deadline) {
+  return PostAndWait(ServerLeft{id, process, token}, token, deadline);
+}
+
+absl::Status Coordinator::Heartbeat(const std::string& id, const ProcessIdentity& process) {
+  MutexLock lock(mu_);
+  const auto is = [&](const ServerMember& m) { return m.id == id && m.process == process; };
+  const std::vector<ServerMember> spares = state_.spares();
+  if (std::any_of(committed_.servers.begin(), committed_.servers.end(), is) ||
+      std::any_of(spares.begin(), spares.end(), is)) {
+    return absl::OkStatus();
+  }
+  return absl::NotFoundError(absl::StrCat("process ", Show(process), " is not server ", id, " of job ",
+                                          options_.job, ": join first"));
+}
+
+absl::StatusOr<Coordinator::Attached> Coordinator::Attach(Rank rank, const ProcessIdentity& process,
+                                                          const JobSpec& spec, const std::string& token,
+                                                          absl::Time deadline) {
+  absl::StatusOr<runtime::JobMemory*> made = home_->MakeMemory(spec);
+  if (!made.ok()) return made.status();
+  runtime::JobMemory& memory = **made;
+  {
+    MutexLock lock(mu_);
+    memory_ = &memory;
+    ++attaching_;
+    // A boundary that may already be decided belongs to a time without trainers.
+    while (!stop_ && absl::Now() < deadline &&
+           Proposals{memory.control().boundary.ranges, 0, memory.control().boundary.import}.AnyNewerThan(
+               DecidedByAll(memory))) {
+      changed_.WaitFor(mu_, std::min(deadline - absl::Now(), absl::Milliseconds(10)));
+    }
+  }
+  const TrainerAttached event{rank, host_, process, spec.world_size, spec.layout.hash(), token};
+  absl::Status placed = PostAndWait(event, token, deadline);
+  if (placed.ok()) WatchProcess(process, TrainerDead{rank, process});
+  Attached out;
+  {
+    MutexLock lock(mu_);
+    --attaching_;
+    if (!placed.ok()) return placed;
+    out.epoch = committed_.epoch;
+    out.incarnation = committed_.trainers[rank.value()].incarnation;
+    out.servers = committed_.owning_servers;
+  }
+  absl::StatusOr<StepId> done = memory.DoneByAll();
+  if (!done.ok()) return done.status();
+  out.step = done->step;
+  out.initialized = memory.control().initialized.load(std::memory_order_acquire) != 0;
+  out.must_initialise = rank == Rank(0) && !out.initialized;
+  // The predecessor may have died between publishing and ringing.
+  RingSlots(memory.control());
+  return out;
+}
+
+absl::Status Coordinator::CommitInitial(Rank rank, Incarnation incarnation) {
+  runtime::JobMemory* m = memory();
+  if (rank != Rank(0)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("rank=", rank.value(), " cannot commit initial values: only rank 0 writes them"));
+  }
+  if (m == nullptr || m->trainer(rank).incarnation.load(std::memory_order_acquire) != incarnation.value()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("incarnation ", incarnation.value(), " of rank 0 does not hold the place"));
+  }
+  m->control().initialized.store(1, std::memory_order_release);
+  for (int r = 0; r < m->spec().world_size; ++r) m->trainer(Rank(r)).bell.Ring();
+  RingSlots(m->control());
+  MutexLock lock(mu_);
+  Changed();
+  return absl::OkStatus();
+}
+
+absl::Status Coordinator::Detach(Rank rank, Incarnation incarnation, bool finished, const std::string& token,
+                                 absl::Time deadline) {
+  runtime::JobMemory* m = memory();
+  if (m == nullptr || rank.value() < 0 || rank.value() >= m->spec().world_size ||
+      m->trainer(rank).incarnation.load(std::memory_order_acquire) != incarnation.value()) {
+    return absl::FailedPreconditionError(absl::StrCat("incarnation ", incarnation.value(), " of rank ",
+                                                      rank.value(), " does not hold the place"));
+  }
+  const runtime::ProcessIdentity who = m->trainer(rank).identity();
+  const absl::Status gone =
+      PostAndWait(TrainerDetached{rank, {who.pid, who.start_ticks}, finished, token}, token, deadline);
+  if (!gone.ok()) return gone;
+  uint32_t attached = MemberEntry::kAttached;
+  m->trainer(rank).state.compare_exchange_strong(attached,
+                                                 finished ? MemberEntry::kFinished : MemberEntry::kVacant);
+  RingSlots(m->control());
+  MutexLock lock(mu_);
+  Changed();
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Coordinator::Resized> Coordinator::Resize(int servers, Epoch epoch, const std::string& token,
+                                                         absl::Time deadline, const Progress& progress) {
+  if (servers < 1 || servers > runtime::kMaxSlots) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("servers=", servers, " is not in 1..", runtime::kMaxSlots));
+  }
+  return Operate(ResizeRequested{servers, token}, epoch, token, deadline, progress);
+}
+
+absl::StatusOr<Coordinator::Resized> Coordinator::Drain(const std::string& id, Epoch epoch,
+                                                        const std::string& token, absl::Time deadline,
+                                                        const Progress& progress) {
+  return Operate(DrainRequested{id, token}, epoch, token, deadline, progress);
+}
+
+absl::StatusOr<Coordinator::Resized> Coordinator::Operate(Event event, Epoch epoch, const std::string& token,
+                                                          absl::Time deadline, const Progress& progress) {
+  const absl::Time begun = absl::Now();
+  EpochDoc before;
+  {
+    MutexLock lock(mu_);
+    before = committed_;
+    last_pause_ = absl::ZeroDuration();
+  }
+  if (epoch.value() != 0 && epoch != before.epoch) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("epoch ", epoch.value(), " is stale: the job is in epoch ", before.epoch.value()));
+  }
+  absl::Status done = PostAndWait(std::move(event), token, deadline, progress);
+  if (!done.ok()) return done;
+  Resized out;
+  out.duration = absl::Now() - begun;
+  EpochDoc after;
+  runtime::JobMemory* m;
+  {
+    MutexLock lock(mu_);
+    after = committed_;
+    out.pause = last_pause_;
+    m = memory_;
+  }
+  out.epoch = after.epoch;
+  if (m == nullptr) return out;
+  if (const std::optional<runtime::Assignment> a = m->control().Newest();
+      a.has_value() && a->from_step.value() > 0) {
+    out.step = Step(a->from_step.value() - 1);
+  }
+  if (before.owning_servers < 1) return out;
+  const absl::StatusOr<ReshardPlan> plan =
+      PlanReshard(Assignment::Uniform(m->layout(), before.owning_servers),
+                  Assignment::Uniform(m->layout(), after.owning_servers));
+  if (plan.ok()) {
+    for (const auto& move : plan->moves) {
+      m->layout().ForEachRun(move.blocks, [&](int t, BlockRange run) {
+        out.changed_elements +=
+            (run.size() - 1) * kBlockElements + m->layout().tensors()[t].ElementsIn(run.end - 1);
+      });
+    }
+  }
+  return out;
+}
+
+absl::StatusOr<Step> Coordinator::StoreImport(const std::string& token,
+                                              const std::function<absl::Status(uint64_t id)>& name_it,
+                                              absl::Time deadline) {
+  runtime::JobMemory* m = memory();
+  if (m == nullptr) return absl::FailedPreconditionError("the job has no state yet: no trainer has attached");
+  runtime::ControlPage& control = m->control();
+  if (control.initialized.load(std::memory_order_acquire) == 0) {
+    return absl::FailedPreconditionError(
+        "the job has no values yet: rank 0 has not written the initial ones");
+  }
+  uint64_t id = 0;
+  {
+    // One at a time, and never beside a resize: what a boundary decides must be one thing or the other.
+    MutexLock lock(mu_);
+    const auto outstanding = [&] {
+      const Proposals decided = DecidedByAll(*m);
+      const Proposals proposed = control.proposals.Read();
+      return proposed.import > decided.import || proposed.ranges > decided.ranges;
+    };
+    for (;;) {
+      const auto same =
+          std::find_if(imports_.begin(), imports_.end(), [&](const auto& i) { return i.first == token; });
+      if (same != imports_.end()) id = same->second;
+      if (id != 0 || (!naming_import_ && !outstanding())) break;
+      if (stop_) return Stopping();
+      if (absl::Now() >= deadline)
+        return absl::DeadlineExceededError("another import or a resize is under way; nothing was changed");
+      changed_.WaitFor(mu_, std::min(deadline - absl::Now(), absl::Milliseconds(10)));
+    }
+    naming_import_ = id == 0;
+  }
+  if (id != 0) return AwaitImport(*m, id, deadline);
+  id = control.proposals.Read().import + 1;
+  const absl::Status named = name_it(id);
+  {
+    MutexLock lock(mu_);
+    naming_import_ = false;
+    if (!named.ok()) return named;
+    control.proposals.import.store(id, std::memory_order_release);
+    imports_.emplace_back(token, id);
+    if (imports_.size() > 64) imports_.pop_front();
+    changed_.SignalAll();
+  }
+  Look();  // opens a boundary if no trainer is there
+  RingSlots(control);
+  return AwaitImport(*m, id, deadline);
+}
+
+absl::StatusOr<Step> Coordinator::AwaitImport(runtime::JobMemory& memory, uint64_t id, absl::Time deadline) {
+  runtime::DoorbellWord& bell = memory.control().bell;
+  for (;;) {
+    const uint32_t ticket = bell.Listen();
+    if (DecidedByAll(memory).import >= id) break;
+    {
+      MutexLock lock(mu_);
+      if (stop_) return Stopping();
+    }
+    if (absl::Now() >= deadline) {
+      return absl::DeadlineExceededError(
+          "the values are whole and will be stored with the next step, which has not ended in time");
+    }
+    bell.Wait(ticket, std::min(deadline - absl::Now(), kLookAgain), runtime::SpinPolicy::None());
+  }
+  absl::StatusOr<StepId> done = memory.DoneByAll();
+  if (!done.ok()) return done.status();
+  return done->step;
+}
+
+// ---- Carrying out
+
+void Coordinator::Run() {
+  for (;;) {
+    Event event;
+    {
+      MutexLock lock(mu_);
+      while (!stop_ && (events_.empty() || !status_.ok())) changed_.Wait(mu_);
+      if (stop_) return;
+      event = std::move(events_.front());
+      events_.pop_front();
+    }
+    Handle(event);
+  }
+}
+
+void Coordinator::Handle(const Event& event) {
+  ApplyToMemory();
+  Outcome outcome;
+  {
+    MutexLock lock(mu_);
+    outcome = state_.Apply(event, absl::Now());
+  }
+  spdlog::info("coordinator: {}: {}", Show(event), outcome.reason);
+  NoteDeath(event);
+  for (const MembershipEffect& effect : outcome.effects) {
+    absl::visit([this](const auto& e) { Do(e); }, effect);
+    if (!status().ok()) return;
+  }
+  FollowMembers();
+  MutexLock lock(mu_);
+  Changed();
+}
+
+void Coordinator::Do(const CommitEpoch& effect) {
+  const std::string key = EpochKey(effect.doc.epoch);
+  const std::string bytes = EncodeEpochDoc(effect.doc);
+  absl::Status stored = home_->store().CreateIfAbsent(key, bytes);
+  if (absl::IsAlreadyExists(stored)) {
+    // An error after the document was stored makes the same commit come again.
+    absl::StatusOr<std::string> there = home_->store().Get(key);
+    if (there.ok() && *there == bytes) stored = absl::OkStatus();
+  }
+  if (!stored.ok()) {
+    spdlog::error("coordinator: epoch {} cannot be committed: {}", effect.doc.epoch.value(),
+                  stored.ToString());
+    MutexLock lock(mu_);
+    status_ = stored;
+    changed_.SignalAll();
+    return;
+  }
+  {
+    MutexLock lock(mu_);
+    committed_ = effect.doc;
+  }
+  ApplyToMemory();
+}
+
+void Coordinator::Do(const MustBeDead& effect) {
+  const ProcessIdentity process = effect.process;
+  if (effect.server_id.empty()) {
+    WatchProcess(process, TrainerDead{effect.rank, process});
+  } else {
+    WatchProcess(process, ServerDead{effect.server_id, process});
+  }
+  // Only sends the signal: the watch tells when the process has ended.
+  const absl::Status killed = runtime::KillAndWait(OnThisHost(process), absl::Now());
+  if (!killed.ok() && !absl::IsDeadlineExceeded(killed)) spdlog::warn("coordinator: {}", killed.ToString());
+}
+
+// The monitor proposes what the document says, when nothing else is outstanding.
+void Coordinator::Do(const ProposeAssignment&) { Look(); }
+
+void Coordinator::Do(const RetireServer& effect) {
+  MutexLock lock(mu_);
+  retired_[effect.id] = effect.process;
+}
+
+void Coordinator::Do(const Answer& effect) {
+  MutexLock lock(mu_);
+  const auto it = calls_.find(effect.request);
+  if (it == calls_.end()) return;
+  for (const std::shared_ptr<Call>& call : it->second) {
+    call->done = true;
+    call->status = effect.status;
+  }
+  calls_.erase(it);
+  changed_.SignalAll();
+}
+
+void Coordinator::NoteDeath(const Event& event) {
+  runtime::JobMemory* m = memory();
+  if (const auto* dead = absl::get_if<TrainerDead>(&event); dead != nullptr && m != nullptr) {
+    MemberEntry& entry = m->trainer(dead->rank);
+    uint32_t attached = MemberEntry::kAttached;
+    if (entry.identity() == OnThisHost(dead->process))
+      entry.state.compare_exchange_strong(attached, MemberEntry::kDead);
+  }
+  MutexLock lock(mu_);
+  if (const auto* dead = absl::get_if<ServerDead>(&event); dead != nullptr) {
+    const auto it = retired_.find(dead->id);
+    if (it != retired_.end() && it->second == dead->process) retired_.erase(it);
+  }
+}
+
+// After a restart nobody has joined anew, but everybody who is in the document may die.
+void Coordinator::FollowMembers() {
+  EpochDoc doc;
+  {
+    MutexLock lock(mu_);
+    doc = committed_;
+  }
+  for (const ServerMember& s : doc.servers) WatchProcess(s.process, ServerDead{s.id, s.process});
+  for (size_t r = 0; r < doc.trainers.size(); ++r) {
+    const TrainerMember& t = doc.trainers[r];
+    if (t.ready) WatchProcess(t.process, TrainerDead{Rank(static_cast<int32_t>(r)), t.process});
+  }
+}
+
+void Coordinator::WatchProcess(const ProcessIdentity& process, Event when_dead) {
+  const std::pair<int64_t, uint64_t> key(process.pid, process.start);
+  {
+    MutexLock lock(mu_);
+    if (process.pid == 0 || watched_.count(key) != 0) return;
+    watched_[key] = 0;
+  }
+  absl::StatusOr<runtime::ExitWatch::Id> id = watch_->Watch(
+      OnThisHost(process), [this, when_dead](const runtime::ProcessIdentity&) { Post(when_dead); });
+  MutexLock lock(mu_);
+  if (id.ok()) {
+    watched_[key] = *id;
+  } else {
+    watched_.erase(key);
+    spdlog::error("coordinator: process {} cannot be watched: {}", Show(process), id.status().ToString());
+  }
+}
+
+void Coordinator::ApplyToMemory() {
+  EpochDoc doc;
+  runtime::JobMemory* m;
+  {
+    MutexLock lock(mu_);
+    doc = committed_;
+    m = memory_;
+  }
+  if (m == nullptr || doc.epoch.value() == 0) return;
+  runtime::ControlPage& control = m->control();
+  for (size_t s = 0; s < doc.servers.size() && s < runtime::kMaxSlots; ++s) {
+    const ServerMember& member = doc.servers[s];
+    if (control.servers[s].identity() != OnThisHost(member.process)) {
+      control.servers[s].Set(OnThisHost(member.process), member.incarnation.value(), MemberEntry::kAttached);
+    }
+  }
+  for (size_t r = 0; r < doc.trainers.size() && static_cast<int>(r) < m->spec().world_size; ++r) {
+    const TrainerMember& member = doc.trainers[r];
+    MemberEntry& entry = m->trainer(Rank(static_cast<int32_t>(r)));
+    if (member.incarnation.value() > entry.incarnation.load(std::memory_order_acquire)) {
+      entry.Set(OnThisHost(member.process), member.incarnation.value(), MemberEntry::kAttached);
+    }
+  }
+  if (!control.Newest().has_value()) {
+    const absl::Status begun = m->BeginFirstAssignment(doc.ranges_epoch.value(), doc.owning_servers);
+    if (!begun.ok()) spdlog::error("coordinator: {}", begun.ToString());
+    control.proposals.ranges.store(doc.ranges_epoch.value(), std::memory_order_release);
+  }
+  control.epoch.store(doc.epoch.value(), std::memory_order_release);
+  RingSlots(control);
+}
+
+// ---- Watching the control page
+
+void Coordinator::Monitor() {
+  for (;;) {
+    runtime::JobMemory* m = nullptr;
+    {
+      // The control page's bell rings at every step: it is listened to only while something is to be decided.
+      MutexLock lock(mu_);
+      if (!stop_ && committed_.proposed_epoch.value() == 0) changed_.WaitFor(mu_, kLookAgain);
+      if (stop_) return;
+      if (committed_.proposed_epoch.value() != 0) m = memory_;
+    }
+    const uint32_t ticket = m == nullptr ? 0 : m->control().bell.Listen();
+    Look();
+    if (m != nullptr) m->control().bell.Wait(ticket, kLookAgain, runtime::SpinPolicy::None());
+  }
+}
+
+void Coordinator::Look() {
+  runtime::JobMemory* m = memory();
+  if (m != nullptr) {
+    LookAtProposals(*m);
+    snapshots_.Sweep(*m);
+  }
+  MutexLock lock(mu_);
+  if (m == nullptr && committed_.proposed_epoch.value() != 0 && events_.empty()) {
+    // Nobody owns anything yet: the new number of owners holds at once.
+    events_.push_back(RangesApplied{committed_.proposed_epoch});
+    changed_.SignalAll();
+  }
+  const absl::Time now = absl::Now();
+  if (m != nullptr && now - stall_looked_ >= kLookAgain) {
+    stall_looked_ = now;
+    std::vector<StallWatch::Stalled> stalled = stall_watch_.Look(*m, now);
+    if (stalled.size() != stalled_.size()) Changed();
+    stalled_ = std::move(stalled);
+    if (const absl::StatusOr<StepId> done = m->DoneByAll(); done.ok()) {
+      import_sweeper_.Sweep(*m, DecidedByAll(*m).import, done->step);
+    }
+  }
+  std::string described = WaitsFor();
+  if (described != described_) {
+    described_ = std::move(described);
+    Changed();
+  }
+}
+
+void Coordinator::LookAtProposals(runtime::JobMemory& memory) {
+  runtime::ControlPage& control = memory.control();
+  bool ring = false;
+  {
+    MutexLock lock(mu_);
+    const std::optional<runtime::Assignment> newest = control.Newest();
+    if (!newest.has_value()) return;
+    const Proposals decided = DecidedByAll(memory);
+    const bool proposed = committed_.proposed_epoch.value() != 0;
+    const uint64_t want = proposed ? committed_.proposed_epoch.value() : committed_.ranges_epoch.value();
+    if (control.proposals.Read().ranges < want && !naming_import_ &&
+        control.proposals.Read().import <= decided.import) {
+      control.PutAssignment(want, proposed ? committed_.desired_servers : committed_.owning_servers);
+      control.proposals.ranges.store(want, std::memory_order_release);
+      ring = true;
+    }
+    if (attaching_ == 0 && !AnyTrainerAttached(memory)) {
+      const Proposals now = control.proposals.Read();
+      const Proposals boundary = control.boundary.Read();
+      ring |= now.ranges > boundary.ranges || now.import > boundary.import;
+      control.boundary.ranges.store(std::max(now.ranges, boundary.ranges), std::memory_order_release);
+      control.boundary.import.store(std::max(now.import, boundary.import), std::memory_order_release);
+    }
+    if (proposed && newest->epoch == want) {
+      if (ranges_seen_ != want) {
+        ranges_seen_ = want;
+        ranges_decided_ = absl::Now();
+      }
+      if (decided.ranges >= want && applied_posted_ != want) {
+        last_pause_ = absl::Now() - ranges_decided_;
+        applied_posted_ = want;
+        events_.push_back(RangesApplied{Epoch(want)});
+        changed_.SignalAll();
+      }
+    }
+  }
+  if (ring) RingSlots(control);
+}
+
+}  // namespace sherd::server

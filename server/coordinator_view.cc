@@ -1,0 +1,180 @@
+// Coordinator: what `sherd status` shows.
+#include <algorithm>
+#include <optional>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "core/partition.h"
+#include "proto/convert.h"
+#include "proto/epoch_record.h"
+#include "server/coordinator.h"
+
+namespace sherd::server {
+namespace {
+
+using runtime::MemberEntry;
+using runtime::MutexLock;
+
+// Elements of the layout that `slot` of `servers` owns, padding not counted; and its bytes over all planes.
+std::pair<int64_t, int64_t> OwnedBy(const runtime::JobMemory& memory, int slot, int servers) {
+  std::pair<int64_t, int64_t> out(0, 0);
+  for (const UnitRange& range : OwnedRanges(memory.layout(), Slot(slot), servers)) {
+    const bool trainable = range.blocks.begin < memory.trainable_blocks();
+    out.second += range.blocks.size() * kBlockElements * 4 * (trainable ? memory.planes() : 1);
+    memory.layout().ForEachRun(range.blocks, [&](int t, BlockRange run) {
+      out.first += (run.size() - 1) * kBlockElements + memory.layout().tensors()[t].ElementsIn(run.end - 1);
+    });
+  }
+  return out;
+}
+
+int64_t StagingBytes(runtime::JobMemory& memory, Rank rank) {
+  int64_t bytes = 0;
+  for (uint32_t chunk = 0;; ++chunk) {
+    absl::StatusOr<absl::Span<char>> staging = memory.Staging(rank, chunk);
+    if (!staging.ok()) return bytes;
+    bytes += staging->size();
+  }
+}
+
+}  // namespace
+
+std::string Coordinator::WaitsFor() const {
+  if (state_.waiting()) return state_.Describe(absl::Now());
+  if (memory_ != nullptr && memory_->control().initialized.load(std::memory_order_acquire) == 0) {
+    return "waiting for rank 0 to write the initial values";
+  }
+  std::vector<std::string> who;
+  for (const StallWatch::Stalled& s : stalled_) {
+    who.push_back(absl::StrCat(
+        s.trainer ? "rank " : "the server of slot ", s.place, " (process ",
+        s.trainer ? Show(committed_.trainers[s.place].process) : Show(committed_.servers[s.place].process),
+        ")"));
+  }
+  if (who.empty()) return "";
+  return absl::StrCat("waiting for ", absl::StrJoin(who, ", "), ", which ",
+                      who.size() == 1 ? "lives" : "live", " but did not move for 2 s");
+}
+
+void Coordinator::AddServer(const ServerMember& member, int slot, v1::Member::State state,
+                            v1::Cluster* out) const {
+  v1::Member* m = out->add_members();
+  m->set_kind(v1::Member::KIND_SERVER);
+  m->set_id(member.id);
+  m->set_address(member.address);
+  m->set_state(state);
+  if (state != v1::Member::STATE_LOST) ToProto(member.process, m->mutable_process());
+  if (slot < 0) return;
+  m->add_slots(slot);
+  m->set_incarnation(member.incarnation.value());
+  for (const StallWatch::Stalled& s : stalled_) {
+    if (s.trainer || s.place != slot || state != v1::Member::STATE_ACTIVE) continue;
+    m->set_state(v1::Member::STATE_STALLED);
+    ToProto(s.since, m->mutable_stalled_for());
+  }
+  if (memory_ == nullptr || slot >= committed_.owning_servers) return;
+  const auto [elements, bytes] = OwnedBy(*memory_, slot, committed_.owning_servers);
+  m->set_owned_elements(elements);
+  m->set_owned_bytes(bytes);
+  if (slot >= memory_->spec().world_size) return;
+  const MemberEntry& trainer = memory_->trainer(Rank(slot));
+  if (trainer.state.load(std::memory_order_acquire) != MemberEntry::kAttached) return;
+  m->mutable_trainer()->set_pid(trainer.pid.load());
+  m->mutable_trainer()->set_start_ticks(trainer.start_ticks.load());
+}
+
+void Coordinator::AddTrainer(int rank, v1::Cluster* out) const {
+  v1::Member* m = out->add_members();
+  m->set_kind(v1::Member::KIND_TRAINER);
+  m->set_rank(rank);
+  m->set_id(absl::StrCat("rank-", rank));
+  m->set_state(v1::Member::STATE_WAITING);
+  if (memory_ == nullptr) return;
+  const MemberEntry& entry = memory_->trainer(Rank(rank));
+  m->set_incarnation(entry.incarnation.load());
+  m->set_owned_bytes(StagingBytes(*memory_, Rank(rank)) + runtime::RankRecords::BytesFor(memory_->spec()));
+  switch (entry.state.load(std::memory_order_acquire)) {
+    case MemberEntry::kAttached:
+      m->set_state(v1::Member::STATE_ACTIVE);
+      m->mutable_process()->set_pid(entry.pid.load());
+      m->mutable_process()->set_start_ticks(entry.start_ticks.load());
+      break;
+    case MemberEntry::kFinished:
+      m->set_state(v1::Member::STATE_FINISHED);
+      break;
+    case MemberEntry::kDead:
+      m->set_state(v1::Member::STATE_LOST);
+      break;
+    default:
+      break;
+  }
+  for (const StallWatch::Stalled& s : stalled_) {
+    if (!s.trainer || s.place != rank || m->state() != v1::Member::STATE_ACTIVE) continue;
+    m->set_state(v1::Member::STATE_STALLED);
+    ToProto(s.since, m->mutable_stalled_for());
+  }
+}
+
+v1::Cluster Coordinator::ViewLocked() const {
+  v1::Cluster out;
+  out.set_job(options_.job);
+  out.set_job_dir(home_->dir().path());
+  out.set_version(version_);
+  out.set_epoch(committed_.epoch.value());
+  out.set_servers(committed_.owning_servers);
+  out.set_desired_servers(state_.formed() ? committed_.desired_servers : options_.expected_servers);
+  out.set_waiting_for(WaitsFor());
+  out.set_coordinator_id(options_.server_id);
+  out.set_coordinator_address(options_.address);
+  for (size_t s = 0; s < committed_.servers.size(); ++s) {
+    // The state may be ahead of what is committed: then the slot is about to change hands anyway.
+    const bool known = s < state_.doc().servers.size();
+    const Liveness liveness =
+        known ? state_.server_liveness(Slot(static_cast<int32_t>(s))) : Liveness::kAlive;
+    const v1::Member::State state = liveness == Liveness::kDead   ? v1::Member::STATE_LOST
+                                    : liveness == Liveness::kLeft ? v1::Member::STATE_LEAVING
+                                    : committed_.servers[s].id == committed_.draining
+                                        ? v1::Member::STATE_LEAVING
+                                        : v1::Member::STATE_ACTIVE;
+    AddServer(committed_.servers[s], static_cast<int>(s), state, &out);
+  }
+  for (const ServerMember& spare : state_.spares()) AddServer(spare, -1, v1::Member::STATE_WAITING, &out);
+  for (const auto& [id, process] : retired_)
+    AddServer({id, "", "", process, Incarnation(0)}, -1, v1::Member::STATE_LEAVING, &out);
+  if (memory_ == nullptr) return out;
+  const JobSpec& spec = memory_->spec();
+  out.set_world_size(spec.world_size);
+  out.set_stage(spec.stage);
+  ToProto(spec, out.mutable_optimizer());
+  out.set_initialized(memory_->control().initialized.load(std::memory_order_acquire) != 0);
+  if (absl::StatusOr<StepId> done = memory_->DoneByAll(); done.ok()) out.set_step(done->step.value());
+  out.set_layout_hash(spec.layout.hash());
+  out.set_total_elements(spec.layout.total_elements());
+  out.set_tensors(spec.layout.tensors().size());
+  for (const std::string& plane : spec.PlaneNames()) out.add_planes(plane);
+  int64_t bytes = runtime::JobMemory::BytesFor(spec);
+  for (int r = 0; r < spec.world_size; ++r) {
+    AddTrainer(r, &out);
+    bytes += StagingBytes(*memory_, Rank(r));
+  }
+  out.set_shared_memory_bytes(bytes);
+  return out;
+}
+
+v1::Cluster Coordinator::View() const {
+  MutexLock lock(mu_);
+  return ViewLocked();
+}
+
+absl::StatusOr<v1::Cluster> Coordinator::WaitForChange(uint64_t after, absl::Time deadline) const {
+  MutexLock lock(mu_);
+  while (version_ == after) {
+    if (stop_) return absl::UnavailableError("this server's coordinator stops: ask another server");
+    const absl::Time now = absl::Now();
+    if (now >= deadline) return absl::DeadlineExceededError("nothing changed in time");
+    changed_.WaitFor(mu_, deadline - now);
+  }
+  return ViewLocked();
+}
+
+}  // namespace sherd::server

@@ -1,0 +1,242 @@
+#include "server/node.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "grpcpp/client_context.h"
+#include "proto/sherd/v1/cluster.grpc.pb.h"
+#include "proto/status.h"
+#include "spdlog/spdlog.h"
+
+namespace sherd::server {
+namespace {
+
+using runtime::MutexLock;
+
+constexpr char kElection[] = "coordinator";
+constexpr absl::Duration kRetry = absl::Milliseconds(50);
+constexpr absl::Duration kJoinPatience = absl::Seconds(30);
+constexpr absl::Duration kWatchLife = absl::Minutes(10);
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Node>> Node::Start(Options options, JobHome* home, Peers* peers,
+                                                  runtime::ExitWatch* watch) {
+  std::unique_ptr<Node> node(new Node(std::move(options), home, peers, watch));
+  absl::StatusOr<std::unique_ptr<runtime::MetaStore::Leadership>> leadership =
+      home->store().Elect(kElection, absl::StrCat(node->options_.id, " ", node->options_.address),
+                          [n = node.get()] { n->Lead(); });
+  if (!leadership.ok()) return leadership.status();
+  node->leadership_ = *std::move(leadership);
+  node->follow_ = std::thread([n = node.get()] { n->Follow(); });
+  return node;
+}
+
+Node::Node(Options options, JobHome* home, Peers* peers, runtime::ExitWatch* watch)
+    : options_(std::move(options)), home_(home), peers_(peers), watch_(watch), self_(runtime::Self()) {}
+
+Node::~Node() {
+  {
+    MutexLock lock(mu_);
+    stop_ = true;
+    if (watching_ != nullptr) watching_->TryCancel();
+    changed_.SignalAll();
+  }
+  if (follow_.joinable()) follow_.join();
+  {
+    MutexLock lock(engine_mu_);
+    engine_.reset();
+  }
+  // The coordinator's hands off first, so that a successor finds nothing half done.
+  std::shared_ptr<Coordinator> coordinator;
+  {
+    MutexLock lock(mu_);
+    coordinator = std::move(coordinator_);
+  }
+  coordinator.reset();
+  leadership_.reset();
+}
+
+bool Node::stopping() const {
+  MutexLock lock(mu_);
+  return stop_;
+}
+
+void Node::End(absl::Status why) {
+  MutexLock lock(mu_);
+  if (ended_) return;
+  ended_ = true;
+  why_ended_ = std::move(why);
+  changed_.SignalAll();
+}
+
+absl::Status Node::Wait(absl::Time deadline) {
+  MutexLock lock(mu_);
+  while (!ended_) {
+    const absl::Time now = absl::Now();
+    if (now >= deadline) return absl::DeadlineExceededError("still a member");
+    changed_.WaitFor(mu_, deadline - now);
+  }
+  return why_ended_;
+}
+
+std::shared_ptr<Coordinator> Node::coordinator() const {
+  MutexLock lock(mu_);
+  return coordinator_;
+}
+
+// ---- Leading
+
+void Node::Lead() {
+  spdlog::info("server {} coordinates job {}", options_.id, options_.job);
+  absl::StatusOr<std::unique_ptr<Coordinator>> c = Coordinator::Start(
+      {options_.job, options_.expected_servers, options_.id, options_.address}, home_, watch_);
+  if (!c.ok()) return End(c.status());
+  std::shared_ptr<Coordinator> mine = *std::move(c);
+  MutexLock lock(mu_);
+  if (!stop_) coordinator_ = std::move(mine);
+  changed_.SignalAll();
+}
+
+absl::StatusOr<std::string> Node::CoordinatorAddress() const {
+  absl::StatusOr<std::string> leader = home_->store().Leader(kElection);
+  if (!leader.ok()) {
+    return absl::UnavailableError(
+        absl::StrCat("job ", options_.job, " has no coordinator at the moment: repeat the call"));
+  }
+  const std::vector<std::string> parts = absl::StrSplit(*leader, absl::MaxSplits(' ', 1));
+  if (parts.size() != 2) return absl::UnavailableError("the coordinator has not said its address");
+  return parts[1];
+}
+
+// ---- Following
+
+void Node::Follow() {
+  while (!stopping()) {
+    const absl::Status s = FollowOnce();
+    if (absl::IsAlreadyExists(s) || absl::IsFailedPrecondition(s) || absl::IsInvalidArgument(s) ||
+        absl::IsNotFound(s) || absl::IsPermissionDenied(s) || absl::IsUnauthenticated(s)) {
+      return End(s);
+    }
+    if (std::shared_ptr<Coordinator> c = coordinator(); c != nullptr && !c->status().ok())
+      return End(c->status());
+    MutexLock lock(mu_);
+    if (!stop_) changed_.WaitFor(mu_, kRetry);
+  }
+}
+
+absl::Status Node::FollowOnce() {
+  absl::StatusOr<std::string> address = CoordinatorAddress();
+  if (!address.ok()) return address.status();
+  std::unique_ptr<v1::ClusterService::Stub> stub = v1::ClusterService::NewStub(peers_->To(*address));
+  {
+    grpc::ClientContext context;
+    peers_->Prepare(&context, absl::Now() + kJoinPatience);
+    v1::JoinRequest request;
+    request.set_job(options_.job);
+    request.set_id(options_.id);
+    request.set_address(options_.address);
+    request.mutable_process()->set_pid(self_.pid);
+    request.mutable_process()->set_start_ticks(self_.start_ticks);
+    v1::JoinResponse response;
+    {
+      MutexLock lock(mu_);
+      if (stop_ || leaving_) return absl::CancelledError("stopping");
+      watching_ = &context;
+    }
+    const absl::Status joined = FromGrpc(stub->Join(&context, request, &response));
+    {
+      MutexLock lock(mu_);
+      watching_ = nullptr;
+    }
+    if (!joined.ok()) return joined;
+  }
+  grpc::ClientContext context;
+  peers_->Prepare(&context, absl::Now() + kWatchLife);
+  {
+    MutexLock lock(mu_);
+    if (stop_ || leaving_) return absl::CancelledError("stopping");
+    watching_ = &context;
+  }
+  v1::WatchClusterRequest request;
+  request.set_job(options_.job);
+  std::unique_ptr<grpc::ClientReader<v1::Cluster>> reader = stub->WatchCluster(&context, request);
+  v1::Cluster cluster;
+  while (reader->Read(&cluster)) OnCluster(cluster);
+  {
+    MutexLock lock(mu_);
+    watching_ = nullptr;
+  }
+  const absl::Status ended = FromGrpc(reader->Finish());
+  return absl::UnavailableError(absl::StrCat("the coordinator's stream ended: ", ended.message()));
+}
+
+void Node::OnCluster(const v1::Cluster& cluster) {
+  for (const v1::Member& m : cluster.members()) {
+    if (m.kind() != v1::Member::KIND_SERVER || m.id() != options_.id || m.process().pid() != self_.pid ||
+        m.process().start_ticks() != self_.start_ticks) {
+      continue;
+    }
+    if (m.slots().empty() && m.state() == v1::Member::STATE_LEAVING) return End(absl::OkStatus());
+    RunEngine(m.slots().empty() ? -1 : m.slots(0));
+    return;
+  }
+}
+
+// Starts the engine of `slot` as soon as the job has memory and the control page names this process; stops
+// one of another slot.
+void Node::RunEngine(int slot) {
+  {
+    MutexLock lock(mu_);
+    if (stop_ || leaving_) return;
+  }
+  MutexLock lock(engine_mu_);
+  if (engine_ != nullptr && slot != slot_) engine_.reset();
+  slot_ = slot;
+  if (slot < 0 || engine_ != nullptr) return;
+  absl::StatusOr<runtime::JobMemory*> memory = home_->Memory();
+  if (!memory.ok()) return;  // the next change of the cluster tells
+  if ((*memory)->control().servers[slot].identity() != self_) return;
+  absl::StatusOr<std::unique_ptr<Engine>> engine = Engine::Start(*memory, Slot(slot), options_.engine);
+  if (!engine.ok()) {
+    spdlog::error("slot {}: {}", slot, engine.status().ToString());
+    return;
+  }
+  engine_ = *std::move(engine);
+  spdlog::info("server {} owns slot {}", options_.id, slot);
+}
+
+bool Node::ReadEngine(const std::function<void(const Engine&)>& read) const {
+  MutexLock lock(engine_mu_);
+  if (engine_ == nullptr) return false;
+  read(*engine_);
+  return true;
+}
+
+absl::Status Node::Leave(absl::Time deadline) {
+  {
+    MutexLock lock(mu_);
+    leaving_ = true;
+    if (watching_ != nullptr) watching_->TryCancel();
+  }
+  {
+    MutexLock lock(engine_mu_);
+    engine_.reset();
+  }
+  absl::StatusOr<std::string> address = CoordinatorAddress();
+  if (!address.ok()) return address.status();
+  grpc::ClientContext context;
+  peers_->Prepare(&context, deadline);
+  v1::LeaveRequest request;
+  request.set_job(options_.job);
+  request.set_id(options_.id);
+  request.mutable_process()->set_pid(self_.pid);
+  request.mutable_process()->set_start_ticks(self_.start_ticks);
+  request.set_token(absl::StrCat("leave ", self_.ToString()).substr(0, 64));
+  v1::LeaveResponse response;
+  return FromGrpc(v1::ClusterService::NewStub(peers_->To(*address))->Leave(&context, request, &response));
+}
+
+}  // namespace sherd::server

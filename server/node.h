@@ -1,0 +1,109 @@
+// This server process's part in its job: stands for coordinator, joins whoever is it, and owns the slot it is
+// given.
+//
+//   auto node = Node::Start(options, &home, &exit_watch);       // once the services listen at
+//   options.address Node::End end = (*node)->Wait();                            // retired, or a reason to
+//   give up
+//   (*node)->Leave(deadline);
+//
+// Thread-safe.
+#ifndef SHERD_SERVER_NODE_H_
+#define SHERD_SERVER_NODE_H_
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "grpcpp/channel.h"
+#include "proto/sherd/v1/cluster.pb.h"
+#include "runtime/exit_watch.h"
+#include "runtime/meta_store.h"
+#include "runtime/mutex.h"
+#include "runtime/process_identity.h"
+#include "server/coordinator.h"
+#include "server/engine.h"
+#include "server/job_home.h"
+#include "server/peers.h"
+
+namespace grpc {
+class ClientContext;
+}
+
+namespace sherd::server {
+
+class Node {
+ public:
+  struct Options {
+    std::string job;
+    std::string id;
+    std::string address;       // where other servers call this one
+    int expected_servers = 1;  // that form the first epoch
+    EngineOptions engine;
+  };
+
+  // `home`, `peers` and `watch` are borrowed.
+  static absl::StatusOr<std::unique_ptr<Node>> Start(Options options, JobHome* home, Peers* peers,
+                                                     runtime::ExitWatch* watch);
+  // Stops the engine and the candidacy, at once.
+  ~Node();
+
+  const Options& options() const { return options_; }
+  JobHome& home() const { return *home_; }
+  Peers& peers() const { return *peers_; }
+
+  // The coordinator, if it lives here; null otherwise.
+  std::shared_ptr<Coordinator> coordinator() const;
+  // The address of the coordinator elsewhere. UNAVAILABLE: there is none at the moment.
+  absl::StatusOr<std::string> CoordinatorAddress() const;
+
+  // OK: this server was retired and may exit. Otherwise why it cannot be a member. Waits at most until
+  // `deadline` (DEADLINE_EXCEEDED), so that a caller can look at its signals.
+  absl::Status Wait(absl::Time deadline);
+
+  // Signs off: the slot is free for another server. Stops the engine first.
+  absl::Status Leave(absl::Time deadline);
+
+  // The slot's engine does work for this server; for metrics. False: it holds no slot.
+  bool ReadEngine(const std::function<void(const Engine&)>& read) const;
+
+ private:
+  Node(Options options, JobHome* home, Peers* peers, runtime::ExitWatch* watch);
+  void Lead();
+  void Follow();
+  absl::Status FollowOnce();
+  void OnCluster(const v1::Cluster& cluster);
+  void RunEngine(int slot);
+  void End(absl::Status why);
+  bool stopping() const;
+
+  const Options options_;
+  JobHome* const home_;
+  Peers* const peers_;
+  runtime::ExitWatch* const watch_;
+  const runtime::ProcessIdentity self_;
+
+  mutable runtime::Mutex mu_;
+  mutable runtime::CondVar changed_;
+  std::shared_ptr<Coordinator> coordinator_ ABSL_GUARDED_BY(mu_);
+  bool ended_ ABSL_GUARDED_BY(mu_) = false;
+  absl::Status why_ended_ ABSL_GUARDED_BY(mu_);
+  bool leaving_ ABSL_GUARDED_BY(mu_) = false;
+  bool stop_ ABSL_GUARDED_BY(mu_) = false;
+  grpc::ClientContext* watching_ ABSL_GUARDED_BY(mu_) = nullptr;  // to be cancelled at the end
+
+  mutable runtime::Mutex engine_mu_;
+  std::unique_ptr<Engine> engine_ ABSL_GUARDED_BY(engine_mu_);
+  int slot_ ABSL_GUARDED_BY(engine_mu_) = -1;
+
+  std::unique_ptr<runtime::MetaStore::Leadership> leadership_;
+  std::thread follow_;
+};
+
+}  // namespace sherd::server
+
+#endif  // SHERD_SERVER_NODE_H_

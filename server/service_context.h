@@ -1,0 +1,129 @@
+// What the services share: who may call, which job is meant, where the coordinator is, and how many streams
+// may run.
+//
+//   if (absl::Status s = context_->Admit(*ctx, request->job()); !s.ok()) return ToGrpc(s);
+//   if (auto c = context_->Coordinator()) return ...; else return context_->Forward(...);
+//
+// Thread-safe.
+#ifndef SHERD_SERVER_SERVICE_CONTEXT_H_
+#define SHERD_SERVER_SERVICE_CONTEXT_H_
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "grpcpp/server_context.h"
+#include "proto/status.h"
+#include "server/node.h"
+#include "server/peers.h"
+#include "server/snapshots.h"
+
+namespace sherd::server {
+
+// When the caller gives up.
+absl::Time DeadlineOf(const grpc::ServerContext& context);
+
+// Streams that may run at once in this server.
+class StreamBudget {
+ public:
+  explicit StreamBudget(int most) : most_(most) {}
+  int most() const { return most_; }
+
+  // One of them, until destroyed.
+  class Place {
+   public:
+    Place(Place&& other) noexcept : budget_(std::exchange(other.budget_, nullptr)) {}
+    ~Place() {
+      if (budget_ != nullptr) budget_->used_.fetch_sub(1);
+    }
+
+   private:
+    friend class StreamBudget;
+    explicit Place(StreamBudget* budget) : budget_(budget) {}
+    StreamBudget* budget_;
+  };
+  // RESOURCE_EXHAUSTED when all are taken.
+  absl::StatusOr<Place> Take(absl::string_view what);
+
+ private:
+  const int most_;
+  std::atomic<int> used_{0};
+};
+
+class ServiceContext {
+ public:
+  // `node` is borrowed, and set before the first call arrives that needs it: services are registered before
+  // there is one.
+  explicit ServiceContext(std::string job, std::string token)
+      : job_(std::move(job)), token_(std::move(token)) {}
+  void SetNode(Node* node) { node_.store(node, std::memory_order_release); }
+
+  const std::string& job() const { return job_; }
+  // UNAVAILABLE while the server starts.
+  absl::StatusOr<Node*> node() const;
+
+  // FAILED_PRECONDITION: no deadline. UNAUTHENTICATED: no or a wrong token (TCP peers). NOT_FOUND: another
+  // job. `job` may be empty if `any_job`.
+  absl::Status Admit(const grpc::ServerContext& context, absl::string_view job, bool any_job = false) const;
+
+  // The coordinator if it lives here; null if it is to be asked elsewhere; UNAVAILABLE if the call was passed
+  // on here by mistake.
+  absl::StatusOr<std::shared_ptr<Coordinator>> FindCoordinator(const grpc::ServerContext& context) const;
+
+  // Passes a call on to the coordinator. Stub: of the service; method: its unary method.
+  template <typename Service, typename Request, typename Response>
+  grpc::Status Forward(const grpc::ServerContext& context,
+                       grpc::Status (Service::Stub::*method)(grpc::ClientContext*, const Request&, Response*),
+                       const Request& request, Response* response) const;
+
+  // The job's memory; FAILED_PRECONDITION before the first Attach.
+  absl::StatusOr<runtime::JobMemory*> Memory() const;
+
+  StreamBudget& reads() { return reads_; }
+  StreamBudget& writes() { return writes_; }
+
+ private:
+  const std::string job_, token_;
+  std::atomic<Node*> node_{nullptr};
+  StreamBudget reads_{16};
+  StreamBudget writes_{4};
+};
+
+template <typename Service, typename Request, typename Response>
+grpc::Status ServiceContext::Forward(const grpc::ServerContext& context,
+                                     grpc::Status (Service::Stub::*method)(grpc::ClientContext*,
+                                                                           const Request&, Response*),
+                                     const Request& request, Response* response) const {
+  absl::StatusOr<Node*> n = node();
+  if (!n.ok()) return ToGrpc(n.status());
+  absl::StatusOr<std::string> address = (*n)->CoordinatorAddress();
+  if (!address.ok()) return ToGrpc(address.status());
+  grpc::ClientContext client;
+  (*n)->peers().Prepare(&client, DeadlineOf(context));
+  return ((*Service::NewStub((*n)->peers().To(*address))).*method)(&client, request, response);
+}
+
+// A snapshot of the current step for one answer, released when destroyed. Opened by the coordinator, wherever
+// it is.
+class SnapshotLease {
+ public:
+  static absl::StatusOr<std::unique_ptr<SnapshotLease>> Take(const ServiceContext* context,
+                                                             const grpc::ServerContext& call,
+                                                             uint64_t plane_mask, bool buffers);
+  ~SnapshotLease();
+  uint64_t id() const { return id_; }
+
+ private:
+  SnapshotLease(const ServiceContext* context, uint64_t id) : context_(context), id_(id) {}
+  const ServiceContext* const context_;
+  const uint64_t id_;
+};
+
+}  // namespace sherd::server
+
+#endif  // SHERD_SERVER_SERVICE_CONTEXT_H_

@@ -1,0 +1,297 @@
+// sherdd: one shard server of a job.
+//
+//   sherdd --job gpt --listen unix:/run/s0.sock --expect 2
+//
+// Exit status: 0 after an orderly end (a signal, or a resize that needs this server no more), 1 after a failure, 2 for a usage error.
+#include <signal.h>
+#include <sys/stat.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdio>
+#include <fstream>
+#include <iterator>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "absl/strings/strip.h"
+#include "core/job_spec.h"
+#include "proto/sherd/v1/cluster.grpc.pb.h"
+#include "proto/status.h"
+#include "runtime/doorbell.h"
+#include "runtime/exit_watch.h"
+#include "runtime/file_meta_store.h"
+#include "runtime/job_dir.h"
+#include "server/checkpoint_service.h"
+#include "server/cluster_service.h"
+#include "server/job_home.h"
+#include "server/metrics.h"
+#include "server/node.h"
+#include "server/peers.h"
+#include "server/rpc_server.h"
+#include "server/service_context.h"
+#include "server/shard_service.h"
+#include "spdlog/sinks/stdout_sinks.h"
+#include "spdlog/spdlog.h"
+
+namespace sherd::server {
+namespace {
+
+struct Flags {
+  std::string job, id, store, join, job_dir, metrics, token_file, tls_cert, tls_key, tls_ca;
+  std::string log_level = "info";
+  std::vector<std::string> listen;
+  int expect = 1;
+  int threads = 0;
+  bool allow_remote = false;
+};
+
+void Declare(CLI::App& app, Flags& f) {
+  app.add_option("--job", f.job, "Name of the job: 1 to 40 characters of [A-Za-z0-9._-]")->required();
+  app.add_option("--listen", f.listen,
+                 "unix:PATH or HOST:PORT (port 0: any); may be given several times. Default: a socket in the "
+                 "job's directory");
+  app.add_option(
+      "--id", f.id,
+      "Name of this server in the job; one that takes a dead server's name takes its slot. Default: s<pid>");
+  app.add_option("--expect", f.expect, "Servers that form the first epoch")
+      ->check(CLI::Range(1, runtime::kMaxSlots));
+  app.add_option("--join", f.join, "Address of a server of the job, to find the job's directory");
+  app.add_option("--job-dir", f.job_dir,
+                 "The job's directory, made by `sherd run` or another server. Default: made under /dev/shm");
+  app.add_option("--store", f.store, "Where epochs are kept: file:DIR. Default: in the job's directory");
+  app.add_option("--threads", f.threads,
+                 "Threads that work on blocks. Default: this host's cores divided by --expect")
+      ->check(CLI::Range(1, runtime::kMaxWorkers));
+  app.add_option("--metrics", f.metrics, "HOST:PORT to serve Prometheus metrics on");
+  app.add_option("--log-level", f.log_level, "What is written to stderr")
+      ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error", "off"}));
+  app.add_option("--token-file", f.token_file, "File with a secret that TCP callers must show");
+  app.add_option("--tls-cert", f.tls_cert, "PEM certificate for TCP");
+  app.add_option("--tls-key", f.tls_key, "PEM key for TCP");
+  app.add_option("--tls-ca", f.tls_ca, "PEM certificates that callers' certificates must be signed by");
+  app.add_flag("--allow-remote", f.allow_remote, "Listen on addresses that other hosts can reach");
+}
+
+absl::StatusOr<std::string> ReadFile(const std::string& path) {
+  if (path.empty()) return std::string();
+  std::ifstream file(path, std::ios::binary);
+  std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  if (!file.is_open() || file.bad()) return absl::NotFoundError(absl::StrCat("cannot read ", path));
+  return text;
+}
+
+absl::StatusOr<TlsFiles> ReadTls(const Flags& f) {
+  TlsFiles tls;
+  const std::pair<const std::string*, std::string*> files[] = {
+      {&f.tls_cert, &tls.certificate}, {&f.tls_key, &tls.key}, {&f.tls_ca, &tls.ca}};
+  for (const auto& [path, into] : files) {
+    absl::StatusOr<std::string> text = ReadFile(*path);
+    if (!text.ok()) return text.status();
+    *into = *std::move(text);
+  }
+  if (tls.certificate.empty() != tls.key.empty() || (tls.certificate.empty() && !tls.ca.empty())) {
+    return absl::InvalidArgumentError("--tls-cert and --tls-key go together, and --tls-ca needs both");
+  }
+  return tls;
+}
+
+// Asks a running server where the job is.
+absl::StatusOr<std::string> DirFrom(const Flags& f, Peers& peers) {
+  grpc::ClientContext context;
+  peers.Prepare(&context, absl::Now() + absl::Seconds(10));
+  context.set_wait_for_ready(true);
+  v1::GetClusterRequest request;
+  request.set_job(f.job);
+  v1::Cluster cluster;
+  const absl::Status s =
+      FromGrpc(v1::ClusterService::NewStub(peers.To(f.join))->GetCluster(&context, request, &cluster));
+  if (!s.ok()) return absl::Status(s.code(), absl::StrCat("cannot join at ", f.join, ": ", s.message()));
+  return cluster.job_dir();
+}
+
+absl::StatusOr<runtime::JobDir> FindDir(const Flags& f, Peers& peers) {
+  std::string path = f.job_dir;
+  if (path.empty() && !f.join.empty()) {
+    absl::StatusOr<std::string> there = DirFrom(f, peers);
+    if (!there.ok()) return there.status();
+    path = *there;
+  }
+  if (path.empty()) return runtime::JobDir::Create(runtime::kDefaultShmRoot, f.job);
+  absl::StatusOr<runtime::JobDir> dir = runtime::JobDir::Open(path, runtime::JobDir::Hold::kMember);
+  if (dir.ok() && dir->job() != f.job) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--job is ", f.job, " but ", path, " is the directory of job ", dir->job()));
+  }
+  return dir;
+}
+
+// All that lives as long as the server; members are destroyed in the opposite order.
+class Program {
+ public:
+  explicit Program(Flags flags) : flags_(std::move(flags)) {}
+
+  absl::Status Start() {
+    absl::StatusOr<TlsFiles> tls = ReadTls(flags_);
+    if (!tls.ok()) return tls.status();
+    absl::StatusOr<std::string> token = ReadFile(flags_.token_file);
+    if (!token.ok()) return token.status();
+    const std::string secret(absl::StripAsciiWhitespace(*token));
+    if (!flags_.token_file.empty() && secret.empty())
+      return absl::InvalidArgumentError(absl::StrCat(flags_.token_file, " holds no token"));
+    peers_ = std::make_unique<Peers>(Peers::Options{secret, *tls});
+    absl::StatusOr<runtime::JobDir> dir = FindDir(flags_, *peers_);
+    if (!dir.ok()) return dir.status();
+    dir_.emplace(*std::move(dir));
+    if (!flags_.store.empty() && !absl::StartsWith(flags_.store, "file:")) {
+      return absl::InvalidArgumentError(absl::StrCat("--store ", flags_.store, ": only file:DIR is known"));
+    }
+    const std::string place = flags_.store.empty() ? dir_->path() + "/store" : flags_.store.substr(5);
+    absl::StatusOr<std::unique_ptr<runtime::FileMetaStore>> store = runtime::FileMetaStore::Open(place);
+    if (!store.ok()) return store.status();
+    store_ = *std::move(store);
+    absl::StatusOr<std::unique_ptr<runtime::ExitWatch>> watch = runtime::MakeExitWatch();
+    if (!watch.ok()) return watch.status();
+    watch_ = *std::move(watch);
+    home_ = std::make_unique<JobHome>(&*dir_, store_.get());
+    context_ = std::make_unique<ServiceContext>(flags_.job, secret);
+    services_.push_back(MakeClusterService(context_.get()));
+    services_.push_back(MakeShardService(context_.get()));
+    services_.push_back(MakeCheckpointService(context_.get()));
+    RpcOptions rpc;
+    rpc.listen = flags_.listen;
+    if (rpc.listen.empty())
+      rpc.listen.push_back(absl::StrCat("unix:", dir_->path(), "/", flags_.id, ".sock"));
+    rpc.allow_remote = flags_.allow_remote;
+    rpc.tls = *tls;
+    std::vector<grpc::Service*> borrowed;
+    for (const auto& s : services_) borrowed.push_back(s.get());
+    absl::StatusOr<std::unique_ptr<RpcServer>> server = RpcServer::Start(rpc, borrowed);
+    if (!server.ok()) return server.status();
+    server_ = *std::move(server);
+    return StartNode();
+  }
+
+  // Until a signal comes or the node ends.
+  absl::Status Run(const sigset_t& signals) {
+    for (;;) {
+      const timespec now = {0, 0};
+      if (const int got = ::sigtimedwait(&signals, nullptr, &now); got > 0) {
+        spdlog::info("signal {}: leaving", got);
+        return absl::OkStatus();
+      }
+      const absl::Status ended = node_->Wait(absl::Now() + absl::Milliseconds(50));
+      if (!absl::IsDeadlineExceeded(ended)) return ended;
+    }
+  }
+
+  void Stop() {
+    if (node_ != nullptr) {
+      const absl::Status left = node_->Leave(absl::Now() + absl::Seconds(2));
+      if (!left.ok()) spdlog::info("not signed off: {}", left.ToString());
+      metrics_.reset();
+      context_->SetNode(nullptr);
+    }
+    if (server_ != nullptr) server_->Shutdown(absl::Milliseconds(500));
+    node_.reset();
+    server_.reset();
+    home_.reset();
+    if (dir_.has_value()) {
+      const absl::StatusOr<bool> removed = dir_->RemoveOwn();
+      if (!removed.ok()) spdlog::warn("{}", removed.status().ToString());
+    }
+  }
+
+ private:
+  absl::Status StartNode() {
+    Node::Options node;
+    node.job = flags_.job;
+    node.id = flags_.id;
+    node.address = server_->addresses().front();
+    node.expected_servers = flags_.expect;
+    const int cores = runtime::UsableCores();
+    node.engine.workers = flags_.threads > 0 ? flags_.threads : std::max(1, cores / flags_.expect);
+    // Beside each owner a trainer is busy.
+    node.engine.spin = runtime::SpinPolicy::ForHost(2 * flags_.expect * node.engine.workers, cores);
+    node.engine.on_error = [](const absl::Status& s) { spdlog::error("engine: {}", s.ToString()); };
+    absl::StatusOr<std::unique_ptr<Node>> started =
+        Node::Start(std::move(node), home_.get(), peers_.get(), watch_.get());
+    if (!started.ok()) return started.status();
+    node_ = *std::move(started);
+    context_->SetNode(node_.get());
+    for (const std::string& address : server_->addresses())
+      spdlog::info("server {} of job {} listens on {}", flags_.id, flags_.job, address);
+    if (flags_.metrics.empty()) return absl::OkStatus();
+    absl::StatusOr<std::unique_ptr<Metrics>> metrics =
+        Metrics::Start(flags_.metrics, flags_.allow_remote, node_.get());
+    if (metrics.ok()) metrics_ = *std::move(metrics);
+    return metrics.status();
+  }
+
+  const Flags flags_;
+  std::unique_ptr<Peers> peers_;
+  std::optional<runtime::JobDir> dir_;
+  std::unique_ptr<runtime::MetaStore> store_;
+  std::unique_ptr<runtime::ExitWatch> watch_;
+  std::unique_ptr<JobHome> home_;
+  std::unique_ptr<ServiceContext> context_;
+  std::vector<std::unique_ptr<grpc::Service>> services_;
+  std::unique_ptr<RpcServer> server_;
+  std::unique_ptr<Node> node_;
+  std::unique_ptr<Metrics> metrics_;
+};
+
+int Fail(const absl::Status& why) {
+  std::fprintf(stderr, "sherdd: %s\n", absl::StrReplaceAll(why.message(), {{"\n", " "}}).c_str());
+  return absl::IsInvalidArgument(why) ? 2 : 1;
+}
+
+int Main(int argc, char** argv) {
+  Flags flags;
+  CLI::App app(
+      "One shard server of a job: holds a part of the training state and applies the optimizer to it.",
+      "sherdd");
+  Declare(app, flags);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp& e) {
+    return app.exit(e);
+  } catch (const CLI::ParseError& e) {
+    std::fprintf(stderr, "sherdd: %s; see sherdd --help\n", e.what());
+    return 2;
+  }
+  if (flags.id.empty()) flags.id = absl::StrCat("s", ::getpid());
+  if (!IsValidName(flags.id))
+    return Fail(absl::InvalidArgumentError(
+        absl::StrCat("--id ", flags.id, " is not 1..64 characters of [A-Za-z0-9._-]")));
+  spdlog::set_default_logger(
+      std::make_shared<spdlog::logger>("sherdd", std::make_shared<spdlog::sinks::stderr_sink_mt>()));
+  spdlog::set_pattern(absl::StrCat("%H:%M:%S.%e ", flags.id, " %l %v"));
+  spdlog::set_level(spdlog::level::from_str(flags.log_level));
+  ::umask(077);
+  // Blocked before any thread starts, so that only Run() sees them.
+  sigset_t signals;
+  ::sigemptyset(&signals);
+  ::sigaddset(&signals, SIGTERM);
+  ::sigaddset(&signals, SIGINT);
+  ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  ::signal(SIGPIPE, SIG_IGN);
+
+  Program program(flags);
+  absl::Status s = program.Start();
+  if (s.ok()) s = program.Run(signals);
+  program.Stop();
+  return s.ok() ? 0 : Fail(s);
+}
+
+}  // namespace
+}  // namespace sherd::server
+
+int main(int argc, char** argv) { return sherd::server::Main(argc, argv); }

@@ -1,0 +1,89 @@
+// Opens and releases snapshots: the coordinator's side of DESIGN.md, proposals and boundaries. Owners cut
+// them, server/snapshot_reader.h reads them.
+//
+//   Snapshots snapshots;
+//   absl::StatusOr<SnapshotState> s = snapshots.Open(memory, {plane_mask, 0, false, absl::Seconds(60),
+//   token}, deadline); snapshots.Release(memory, s->id);
+//
+// What is open stands in the control page, so a successor of this process goes on with it. Thread-safe; Open
+// blocks until its step is stored everywhere.
+#ifndef SHERD_SERVER_SNAPSHOTS_H_
+#define SHERD_SERVER_SNAPSHOTS_H_
+
+#include <atomic>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "core/types.h"
+#include "runtime/job_memory.h"
+#include "runtime/mutex.h"
+#include "server/snapshot_pool.h"
+
+namespace sherd::server {
+
+struct SnapshotOptions {
+  uint64_t plane_mask = 1;      // bit 0: param, bit 1 + i: the optimizer's plane i; not 0
+  int64_t pool_bytes = 0;       // 0: room for every block
+  bool wait_when_full = false;  // false: the snapshot is lost when its pool is full
+  absl::Duration idle_timeout = absl::Seconds(60);
+  std::string token;  // 1..64 bytes; an open snapshot with this token is the answer
+};
+
+struct SnapshotState {
+  uint64_t id = 0;
+  Step step;
+  uint64_t plane_mask = 0;
+  int64_t pool_bytes = 0;
+  int64_t pool_used_bytes = 0;
+  bool wait_when_full = false;
+  bool overflowed = false;
+  absl::Duration idle_timeout;
+};
+
+class Snapshots {
+ public:
+  Snapshots() = default;
+  ~Snapshots();
+
+  //   FAILED_PRECONDITION  the initial values are not whole yet
+  //   RESOURCE_EXHAUSTED   too many are open, or no room for the pool
+  //   DEADLINE_EXCEEDED    says which owner had not come to a boundary; nothing is left behind
+  absl::StatusOr<SnapshotState> Open(runtime::JobMemory& memory, const SnapshotOptions& options,
+                                     absl::Time deadline);
+
+  // Unknown ids are no error.
+  void Release(runtime::JobMemory& memory, uint64_t id);
+
+  static std::vector<SnapshotState> List(runtime::JobMemory& memory);
+
+  // Releases what nobody has read for its idle_timeout.
+  void Sweep(runtime::JobMemory& memory);
+
+ private:
+  // First touch of a pool, in the background.
+  struct Touching {
+    SnapshotPool pool;
+    std::atomic<bool> cancel{false};
+    std::thread thread;
+    explicit Touching(SnapshotPool p) : pool(std::move(p)) {}
+  };
+
+  absl::StatusOr<uint64_t> Begin(runtime::JobMemory& memory, const SnapshotOptions& options);
+
+  runtime::Mutex mu_;
+  bool beginning_ ABSL_GUARDED_BY(mu_) = false;  // one at a time: ids are proposed in order
+  runtime::CondVar begun_;
+  std::map<uint64_t, std::unique_ptr<Touching>> touching_ ABSL_GUARDED_BY(mu_);
+};
+
+}  // namespace sherd::server
+
+#endif  // SHERD_SERVER_SNAPSHOTS_H_

@@ -1,0 +1,50 @@
+#include "server/stall_watch.h"
+
+#include <optional>
+
+namespace sherd::server {
+
+std::vector<StallWatch::Stalled> StallWatch::Look(runtime::JobMemory& memory, absl::Time now) {
+  std::vector<Stalled> stalled;
+  const absl::StatusOr<StepId> done = memory.DoneByAll();
+  const std::optional<runtime::Assignment> owners = memory.control().Newest();
+  if (!done.ok() || !owners.has_value()) return stalled;
+  const Step current = done->step.Next();
+  const int world_size = memory.spec().world_size;
+  std::vector<bool> recorded(world_size);
+  int records = 0;
+  for (int r = 0; r < world_size; ++r)
+    records += recorded[r] = memory.rank(Rank(r)).HasStep(current).has_value();
+
+  // Unchanged signatures for long enough, of those who are waited for.
+  const auto judge = [&](bool trainer, int place, uint64_t signature, bool waited_for) {
+    Seen& seen = seen_[{trainer, place}];
+    if (seen.signature != signature || !waited_for || seen.since == absl::Time()) {
+      seen = {signature, now};
+    } else if (now - seen.since >= kPatience) {
+      stalled.push_back({trainer, place, now - seen.since});
+    }
+  };
+  for (int r = 0; r < world_size; ++r) {
+    uint64_t signature = current.value();
+    for (size_t u = 0; u < memory.layout().units().size(); ++u) {
+      signature = signature * 1099511628211u + memory.rank(Rank(r)).Delivered(static_cast<int>(u)).word();
+    }
+    const bool attached = memory.trainer(Rank(r)).state.load() == runtime::MemberEntry::kAttached;
+    judge(true, r, signature, attached && records > 0 && !recorded[r]);
+  }
+  for (int m = 0; m < owners->servers; ++m) {
+    absl::StatusOr<runtime::OwnerRecords*> owner = memory.owner(Slot(m));
+    if (!owner.ok()) continue;
+    uint64_t signature = Mark::Of((*owner)->Done()).word();
+    for (size_t u = 0; u < memory.layout().units().size(); ++u) {
+      signature = signature * 1099511628211u +
+                  (*owner)->Consumed(static_cast<int>(u)).load(std::memory_order_relaxed);
+    }
+    const bool behind = (*owner)->Done().step < current && !(*owner)->ReadPrepared({current, 0}).has_value();
+    judge(false, m, signature, records == world_size && behind);
+  }
+  return stalled;
+}
+
+}  // namespace sherd::server

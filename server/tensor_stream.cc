@@ -1,0 +1,157 @@
+#include "server/tensor_stream.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "core/job_spec.h"
+#include "runtime/formats/half.h"
+
+namespace sherd::server {
+namespace {
+
+// Elements converted at a time: stays in the first-level caches.
+constexpr int64_t kPiece = 4096;
+
+absl::Status NoSuchPlane(const runtime::JobMemory& memory, absl::string_view plane) {
+  std::vector<std::string> names = memory.spec().PlaneNames();
+  return absl::NotFoundError(absl::StrCat("there is no plane \"", plane, "\": this job has ",
+                                          absl::StrJoin(names, ", "), ", step and buffer"));
+}
+
+}  // namespace
+
+std::optional<int> FindPlane(const runtime::JobMemory& memory, absl::string_view name) {
+  if (name == "step") return kStepPlane;
+  if (name == "buffer") return kBufferPlane;
+  for (int p = 0; p < memory.planes(); ++p) {
+    if (memory.plane_name(p) == name) return p;
+  }
+  return std::nullopt;
+}
+
+absl::StatusOr<ValueRef> FindValues(const runtime::JobMemory& memory, absl::string_view name,
+                                    absl::string_view plane) {
+  const std::optional<int> p = FindPlane(memory, plane);
+  if (!p.has_value()) return NoSuchPlane(memory, plane);
+  ValueRef ref;
+  if (*p == kBufferPlane) {
+    const std::vector<BufferSpec>& buffers = memory.spec().buffers;
+    for (size_t i = 0; i < buffers.size(); ++i) {
+      if (buffers[i].name != name) continue;
+      ref.kind = ValueRef::kBuffer;
+      ref.shape = buffers[i].shape;
+      ref.dtype = buffers[i].dtype;
+      ref.buffer_offset = runtime::BufferOffset(memory.spec(), static_cast<int>(i));
+      return ref;
+    }
+    return absl::NotFoundError(absl::StrCat("there is no buffer \"", name, "\""));
+  }
+  ref.tensor = memory.layout().Find(name);
+  if (ref.tensor == nullptr) return absl::NotFoundError(absl::StrCat("there is no tensor \"", name, "\""));
+  if (*p != 0 && !ref.tensor->spec.trainable) {
+    return absl::NotFoundError(absl::StrCat("tensor ", name, " is frozen: it has no plane \"", plane, "\""));
+  }
+  ref.dtype = "F32";
+  if (*p == kStepPlane) {
+    ref.kind = ValueRef::kUpdateCount;
+  } else {
+    ref.plane = *p;
+    ref.shape = ref.tensor->spec.shape;
+  }
+  return ref;
+}
+
+absl::Status TensorStream::Add(const ValueRef& values, DType dtype) {
+  return Add(values, Slice::Whole(values.shape), dtype);
+}
+
+absl::Status TensorStream::Add(const ValueRef& values, const Slice& slice, DType dtype) {
+  if (values.kind == ValueRef::kPlane && !reader_->HasPlane(values.plane)) {
+    return absl::NotFoundError(absl::StrCat("snapshot ", reader_->id(), " does not hold plane \"",
+                                            memory_->plane_name(values.plane),
+                                            "\": name it when the snapshot is taken"));
+  }
+  const int64_t element = values.kind == ValueRef::kPlane ? SizeOf(dtype) : BufferElementBytes(values.dtype);
+  items_.push_back({values, slice, dtype, bytes(), static_cast<uint64_t>(slice.numel() * element)});
+  return absl::OkStatus();
+}
+
+absl::Status TensorStream::Fill(uint64_t offset, absl::Span<char> out) {
+  // The first item that ends after `offset`.
+  auto item = std::partition_point(items_.begin(), items_.end(),
+                                   [&](const Item& i) { return i.begin + i.bytes <= offset; });
+  while (!out.empty()) {
+    const uint64_t within = offset - item->begin;
+    const size_t n = std::min<uint64_t>(out.size(), item->bytes - within);
+    FillItem(*item, within, out.first(n));
+    out.remove_prefix(n);
+    offset += n;
+    ++item;
+  }
+  return reader_->Check();
+}
+
+void TensorStream::FillItem(const Item& item, uint64_t offset, absl::Span<char> out) {
+  if (out.empty()) return;
+  const int64_t element = static_cast<int64_t>(item.bytes) / item.slice.numel();
+  const auto part = [&](int64_t index, int64_t skip, size_t n) {  // some bytes of one element
+    char whole[8];
+    FillElements(item, index, 1, whole);
+    std::memcpy(out.data(), whole + skip, n);
+    out.remove_prefix(n);
+  };
+  int64_t first = static_cast<int64_t>(offset) / element;
+  if (const int64_t skip = static_cast<int64_t>(offset) % element; skip != 0) {
+    part(first++, skip, std::min<size_t>(element - skip, out.size()));
+  }
+  const int64_t count = static_cast<int64_t>(out.size()) / element;
+  FillElements(item, first, count, out.data());
+  out.remove_prefix(count * element);
+  if (!out.empty()) part(first + count, 0, out.size());
+}
+
+void TensorStream::FillElements(const Item& item, int64_t first, int64_t count, char* out) {
+  if (item.values.kind != ValueRef::kPlane || item.dtype == DType::kFloat32)
+    return ReadFloats(item, first, count, out);
+  scratch_.resize(kPiece);
+  halves_.resize(kPiece);
+  for (const int64_t end = first + count; first < end; first += kPiece) {
+    const size_t n = std::min(kPiece, end - first);
+    ReadFloats(item, first, n, reinterpret_cast<char*>(scratch_.data()));
+    const absl::Span<const float> from(scratch_.data(), n);
+    if (item.dtype == DType::kBFloat16) {
+      formats::Bf16FromFloat(from, absl::MakeSpan(halves_.data(), n));
+    } else {
+      formats::Fp16FromFloat(from, absl::MakeSpan(halves_.data(), n));
+    }
+    std::memcpy(out, halves_.data(), n * 2);
+    out += n * 2;
+  }
+}
+
+void TensorStream::ReadFloats(const Item& item, int64_t first, int64_t count, char* out) const {
+  const ValueRef& v = item.values;
+  if (v.kind == ValueRef::kUpdateCount) {
+    const float updates = static_cast<float>(reader_->UpdateCount(v.tensor->index));
+    if (count > 0) std::memcpy(out, &updates, 4);
+    return;
+  }
+  const int64_t element = v.kind == ValueRef::kBuffer ? BufferElementBytes(v.dtype) : 4;
+  const auto copy = [&](int64_t from, int64_t n) {
+    if (v.kind == ValueRef::kBuffer) {
+      std::memcpy(out, reader_->buffers().data() + v.buffer_offset + from * element, n * element);
+    } else {
+      reader_->Read(*v.tensor, v.plane, from, n, out);
+    }
+    out += n * element;
+  };
+  item.slice.ForEachRun(first, first + count, [&](int64_t from, int64_t n, int64_t stride) {
+    if (stride == 1) return copy(from, n);
+    for (int64_t i = 0; i < n; ++i) copy(from + i * stride, 1);
+  });
+}
+
+}  // namespace sherd::server
