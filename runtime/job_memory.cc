@@ -162,7 +162,7 @@ std::atomic<uint64_t>* JobMemory::tensor_steps(Step step) const {
 }
 
 absl::StatusOr<OwnerRecords*> JobMemory::owner(Slot slot) {
-  absl::MutexLock lock(&mu_);
+  MutexLock lock(mu_);
   auto it = owners_.find(slot.value());
   if (it != owners_.end()) return &it->second->records;
   const int64_t bytes = OwnerRecords::BytesFor(spec_);
@@ -184,13 +184,13 @@ absl::StatusOr<OwnerRecords*> JobMemory::owner(Slot slot) {
 absl::StatusOr<absl::Span<char>> JobMemory::CreateStaging(Rank rank, uint32_t chunk, int64_t bytes) {
   absl::StatusOr<Segment> s = Segment::Create(*dir_, StagingName(rank, chunk), SegmentKind::kStaging, bytes);
   if (!s.ok()) return s.status();
-  absl::MutexLock lock(&mu_);
+  MutexLock lock(mu_);
   Segment& kept = staging_[{rank.value(), chunk}] = *std::move(s);
   return absl::MakeSpan(kept.as<char>(), kept.size());
 }
 
 absl::StatusOr<absl::Span<char>> JobMemory::Staging(Rank rank, uint32_t chunk) {
-  absl::MutexLock lock(&mu_);
+  MutexLock lock(mu_);
   auto it = staging_.find({rank.value(), chunk});
   if (it == staging_.end()) {
     absl::StatusOr<Segment> s =

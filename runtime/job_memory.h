@@ -21,10 +21,10 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/types/span.h"
 #include "runtime/control_page.h"
 #include "runtime/job_dir.h"
+#include "runtime/mutex.h"
 #include "runtime/records.h"
 #include "runtime/segment.h"
 
@@ -107,7 +107,7 @@ class JobMemory {
   std::vector<Segment> rank_segments_;
   mutable std::vector<RankRecords> ranks_;
 
-  absl::Mutex mu_;
+  Mutex mu_;
   struct OwnerPageMapping {
     Segment segment;
     OwnerRecords records;

@@ -2,10 +2,12 @@
 // scalar kernels: bit for bit.
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <random>
 #include <thread>
 #include <tuple>
 
+#include "absl/strings/str_cat.h"
 #include "core/verdict.h"
 #include "gtest/gtest.h"
 #include "kernels/optimizer.h"
@@ -118,15 +120,20 @@ void Initialise(InProcessJob& job) {
   job.memory().control().initialized.store(1);
 }
 
-// One trainer for `steps` steps; `absent` gets no gradient on step 2.
-void Train(InProcessJob& job, int rank, int steps, int parts, double max_norm, int absent,
-           std::vector<double>* norms) {
+// What a trainer does until step `last` is done; `absent` gets no gradient on step 2. `die` is asked before each act:
+// true ends the trainer there and then, and leaves everything as it stands.
+void Train(
+    InProcessJob& job, int rank, uint64_t last, int parts, double max_norm, int absent,
+    std::vector<double>* norms, const std::function<bool()>& die = [] { return false; }) {
   std::unique_ptr<runtime::JobMemory> memory = job.OpenAsTrainer();
   client::StepWriter writer(memory.get(), Rank(rank), {});
   auto start = writer.Resume();
   ASSERT_TRUE(start.ok()) << start.status();
+  // The blob is that of the last step whether this trainer or a dead one recorded it.
+  const uint64_t before = start->next.step.value() - 1;
+  ASSERT_EQ(start->blob, before == 0 ? "" : absl::StrCat("blob ", before, " ", rank));
   const Layout& layout = memory->layout();
-  for (int s = 0; s < steps; ++s) {
+  while (writer.current().step.value() <= last) {
     const uint64_t step = writer.current().step.value();
     client::StepWriter::Record record;
     record.has_grad.resize((layout.tensors().size() + 63) / 64);
@@ -137,19 +144,23 @@ void Train(InProcessJob& job, int rank, int steps, int parts, double max_norm, i
         const int u = rank % 2 == 0 ? static_cast<int>(layout.units().size() - 1 - i) : static_cast<int>(i);
         const UnitInfo& unit = layout.units()[u];
         if (!layout.tensors()[unit.first_tensor].spec.trainable) continue;
+        if (die()) return;
         auto to = writer.Stage(u);
         ASSERT_TRUE(to.ok()) << to.status();
         for (int t = unit.first_tensor; t < unit.end_tensor; ++t) {
           const TensorInfo& info = layout.tensors()[t];
           const bool none = step == 2 && t == absent;
           if (!none) SetBit(record.has_grad, t);
+          if (die()) return;
           for (int64_t e = 0; e < info.numel && *to != nullptr; ++e) {
             (*to)[(info.blocks.begin - unit.blocks.begin) * kBlockElements + e] =
                 none ? 0 : Gradient(step, part, rank, t, e);
           }
         }
+        if (die()) return;
         writer.Deliver(u);
       }
+      if (die()) return;
       ASSERT_TRUE(writer.EndPart().ok());
     }
     record.samples = 2;
@@ -157,6 +168,7 @@ void Train(InProcessJob& job, int rank, int steps, int parts, double max_norm, i
     record.loss = rank;
     record.max_grad_norm = max_norm;
     record.groups = {Scalars()};
+    if (die()) return;
     auto verdict = writer.Finish(record, absl::StrCat("blob ", step, " ", rank));
     ASSERT_TRUE(verdict.ok()) << verdict.status();
     ASSERT_EQ(verdict->kind, VerdictKind::kCommit) << verdict->reason;
@@ -225,6 +237,37 @@ TEST(StepTest, OwnersMayStopAndResizeAtAnyTime) {
     EXPECT_EQ(std::memcmp(&oracle.p()[at], job.memory().plane(0) + at, t.numel * 4), 0) << t.spec.name;
   }
   EXPECT_EQ(job.memory().control().Newest()->servers, 2);
+}
+
+TEST(StepTest, TrainersMayDieBetweenAnyTwoActs) {
+  const unsigned seed = std::random_device{}();
+  std::printf("seed %u\n", seed);
+  for (const auto& [stage, parts] : {std::make_pair(1, 1), std::make_pair(2, 1), std::make_pair(2, 3)}) {
+    const JobSpec spec = Spec(2, stage, parts);
+    InProcessJob job(spec, 2);
+    Initialise(job);
+    constexpr int kSteps = 30;
+    std::vector<std::thread> trainers;
+    for (int r = 0; r < 2; ++r) {
+      trainers.emplace_back([&, r, stage = stage, parts = parts] {
+        std::mt19937 rng(seed + 10 * stage + r);
+        for (int deaths = 0; deaths < 25; ++deaths) {
+          int acts = static_cast<int>(rng() % 60);
+          Train(job, r, kSteps, parts, 0.5, -1, nullptr, [&] { return acts-- == 0; });
+        }
+        Train(job, r, kSteps, parts, 0.5, -1, nullptr);
+      });
+    }
+    for (std::thread& t : trainers) t.join();
+    Oracle oracle(spec);
+    for (int s = 1; s <= kSteps; ++s) oracle.Step(s, parts, 0.5, -1);
+    for (const TensorInfo& t : spec.layout.tensors()) {
+      if (t.blocks.empty()) continue;
+      const int64_t at = t.blocks.begin * kBlockElements;
+      EXPECT_EQ(std::memcmp(&oracle.p()[at], job.memory().plane(0) + at, t.numel * 4), 0)
+          << t.spec.name << " stage " << stage << " parts " << parts;
+    }
+  }
 }
 
 }  // namespace
