@@ -209,6 +209,10 @@ absl::StatusOr<float*> StepWriter::Stage(int unit) {
   }
   // The entry that says where the unit lies is one per unit: its former part must be out of use.
   if (delivered_[unit] > 0) {
+    // Another rank may wait in the same way for a unit of which we have nothing to deliver: first say so, else both wait
+    // for ever.
+    absl::Status filled = FillUpTo(delivered_[unit]);
+    if (!filled.ok()) return filled;
     absl::Status consumed = WaitConsumed(unit, Mark::Of(id_, delivered_[unit]));
     if (!consumed.ok()) return consumed;
   }
@@ -249,18 +253,23 @@ void StepWriter::Deliver(int unit) {
 absl::Status StepWriter::EndPart() {
   ++part_;
   // Nothing need be said of the last part: the STEP record counts what was delivered.
-  if (static_cast<int>(part_) >= memory_->spec().parts) return absl::OkStatus();
+  return static_cast<int>(part_) >= memory_->spec().parts ? absl::OkStatus() : FillUpTo(part_);
+}
+
+absl::Status StepWriter::FillUpTo(uint32_t parts) {
   for (size_t u = 0; u < counted_.size(); ++u) {
-    if (counted_[u] >= part_) continue;
-    counted_[u] = part_;
-    if (delivered_[u] >= part_) continue;  // a predecessor said so
-    if (delivered_[u] > 0) {
-      absl::Status consumed = WaitConsumed(static_cast<int>(u), Mark::Of(id_, delivered_[u]));
-      if (!consumed.ok()) return consumed;
+    if (memory_->layout().units()[u].blocks.begin >= memory_->trainable_blocks()) continue;
+    while (counted_[u] < parts) {
+      ++counted_[u];
+      if (delivered_[u] >= counted_[u]) continue;  // a predecessor said so
+      if (delivered_[u] > 0) {
+        absl::Status consumed = WaitConsumed(static_cast<int>(u), Mark::Of(id_, delivered_[u]));
+        if (!consumed.ok()) return consumed;
+      }
+      delivered_[u] = counted_[u];
+      records_.PublishDelivered(static_cast<int>(u), Mark::Of(id_, delivered_[u]),
+                                {runtime::Delivery::kEmpty, 0, scale_});
     }
-    delivered_[u] = part_;
-    records_.PublishDelivered(static_cast<int>(u), Mark::Of(id_, part_),
-                              {runtime::Delivery::kEmpty, 0, scale_});
   }
   return absl::OkStatus();
 }

@@ -112,6 +112,8 @@ class StepWriter {
   // Another rank has delivered something this one has not: it may be waiting for us.
   bool SomeoneAhead() const;
   bool LastToDeliver(int unit) const;
+  // Says of every unit with fewer parts than that, that the missing ones are empty.
+  absl::Status FillUpTo(uint32_t parts);
   absl::Status WaitConsumed(int unit, Mark mark);
   absl::Status WaitForRoom(int unit, runtime::Delivery* where);
   absl::Status WaitDone(StepId id, bool* rejected);

@@ -239,6 +239,44 @@ TEST(StepTest, OwnersMayStopAndResizeAtAnyTime) {
   EXPECT_EQ(job.memory().control().Newest()->servers, 2);
 }
 
+// Each rank has nothing for one unit and a late part for the other: neither may wait for the other's first part.
+TEST(StepTest, LatePartsOfDifferentUnitsDoNotWaitForEachOther) {
+  const JobSpec spec = Spec(2, 2, 1);
+  InProcessJob job(spec, 2);
+  Initialise(job);
+  std::vector<std::thread> trainers;
+  for (int r = 0; r < 2; ++r) {
+    trainers.emplace_back([&, r] {
+      std::unique_ptr<runtime::JobMemory> memory = job.OpenAsTrainer();
+      client::StepWriter::Options options;
+      options.timeout = absl::Seconds(20);
+      client::StepWriter writer(memory.get(), Rank(r), options);
+      ASSERT_TRUE(writer.Resume().ok());
+      for (int step = 0; step < 5; ++step) {
+        writer.BeginPart(1.0f);
+        for (int part = 0; part < 2; ++part) {
+          if (part == 1) writer.BeginLatePart(1.0f);
+          auto to = writer.Stage(r);
+          ASSERT_TRUE(to.ok()) << to.status();
+          const BlockRange blocks = spec.layout.units()[r].blocks;
+          std::fill_n(*to, blocks.size() * kBlockElements, 0.0f);
+          writer.Deliver(r);
+          if (part == 0) {
+            ASSERT_TRUE(writer.EndPart().ok());
+          }
+        }
+        client::StepWriter::Record record;
+        record.samples = 1, record.weight = 1;
+        record.groups = {Scalars()};
+        record.has_grad.resize(1);
+        ASSERT_TRUE(writer.Finish(record, "").ok());
+      }
+    });
+  }
+  for (std::thread& t : trainers) t.join();
+  EXPECT_EQ(job.memory().DoneByAll()->step, Step(5));
+}
+
 TEST(StepTest, TrainersMayDieBetweenAnyTwoActs) {
   const unsigned seed = std::random_device{}();
   std::printf("seed %u\n", seed);
