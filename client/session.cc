@@ -181,7 +181,7 @@ absl::StatusOr<uint64_t> Session::StageWrite(const std::vector<NamedValues>& ten
       return true;
     };
     absl::StatusOr<v1::WriteTensorResponse> r = client_.WriteTensor(next, Deadline());
-    if (r.ok()) response = *std::move(r);
+    if (r.ok()) response = std::move(*r);
     return r.status();
   });
   if (!status.ok()) return status;

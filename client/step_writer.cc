@@ -209,8 +209,8 @@ absl::StatusOr<float*> StepWriter::Stage(int unit) {
   }
   // The entry that says where the unit lies is one per unit: its former part must be out of use.
   if (delivered_[unit] > 0) {
-    // Another rank may wait in the same way for a unit of which we have nothing to deliver: first say so, else both wait
-    // for ever.
+    // Another rank may wait in the same way for a unit of which we have nothing to deliver: first say so, or
+    // both wait for ever.
     absl::Status filled = FillUpTo(delivered_[unit]);
     if (!filled.ok()) return filled;
     absl::Status consumed = WaitConsumed(unit, Mark::Of(id_, delivered_[unit]));

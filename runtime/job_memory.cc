@@ -65,7 +65,7 @@ absl::Status JobMemory::MapAll(bool create) {
   const auto get = [&](Segment* into, const std::string& name, SegmentKind kind, int64_t bytes,
                        bool writable) {
     absl::StatusOr<Segment> s = Get(name, kind, bytes, create, writable);
-    if (s.ok()) *into = *std::move(s);
+    if (s.ok()) *into = std::move(*s);
     return s.status();
   };
   // Opened first and made last.

@@ -37,7 +37,8 @@ struct RpcOptions {
   TlsFiles tls;                     // for TCP; contents of files
 };
 
-// INVALID_ARGUMENT: not HOST:PORT, unknown host, or not loopback without `allow_remote`; ALREADY_EXISTS: in use.
+// INVALID_ARGUMENT: not HOST:PORT, unknown host, or not loopback without `allow_remote`; ALREADY_EXISTS: in
+// use.
 absl::Status CheckTcpAddress(const std::string& address, bool allow_remote);
 
 class RpcServer {

@@ -2,7 +2,8 @@
 //
 //   sherdd --job gpt --listen unix:/run/s0.sock --expect 2
 //
-// Exit status: 0 after an orderly end (a signal, or a resize that needs this server no more), 1 after a failure, 2 for a usage error.
+// Exit status: 0 after an orderly end (a signal, or a resize that needs this server no more), 1 after a
+// failure, 2 for a usage error.
 #include <signal.h>
 #include <sys/stat.h>
 

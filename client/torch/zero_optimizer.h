@@ -4,7 +4,7 @@
 //   auto session = sherd::Session::Connect(sherd::SessionOptions::FromEnvironment());
 //   auto zero = sherd::torch::ZeroOptimizer::Create(**session, model->named_parameters(),
 //   sherd::AdamWOptions().lr(3e-4).weight_decay(0.1),
-//                                                   sherd::ZeroOptions().stage(2).max_grad_norm(1.0).global_batch(64));
+//   sherd::ZeroOptions().stage(2).max_grad_norm(1.0).global_batch(64));
 //   while (auto batch = (*zero)->Begin()) {
 //     auto loss = ...;                                  // mean over batch.samples
 //     loss.backward();                                  // gradients leave as they are ready

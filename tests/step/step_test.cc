@@ -120,8 +120,8 @@ void Initialise(InProcessJob& job) {
   job.memory().control().initialized.store(1);
 }
 
-// What a trainer does until step `last` is done; `absent` gets no gradient on step 2. `die` is asked before each act:
-// true ends the trainer there and then, and leaves everything as it stands.
+// What a trainer does until step `last` is done; `absent` gets no gradient on step 2. `die` is asked before
+// each act: true ends the trainer there and then, and leaves everything as it stands.
 void Train(
     InProcessJob& job, int rank, uint64_t last, int parts, double max_norm, int absent,
     std::vector<double>* norms, const std::function<bool()>& die = [] { return false; }) {
@@ -239,7 +239,8 @@ TEST(StepTest, OwnersMayStopAndResizeAtAnyTime) {
   EXPECT_EQ(job.memory().control().Newest()->servers, 2);
 }
 
-// Each rank has nothing for one unit and a late part for the other: neither may wait for the other's first part.
+// Each rank has nothing for one unit and a late part for the other: neither may wait for the other's first
+// part.
 TEST(StepTest, LatePartsOfDifferentUnitsDoNotWaitForEachOther) {
   const JobSpec spec = Spec(2, 2, 1);
   InProcessJob job(spec, 2);
