@@ -92,7 +92,15 @@ Coordinator::Coordinator(Options options, JobHome* home, runtime::ExitWatch* wat
   committed_ = state_.doc();
   // Not OK: no trainer has attached yet.
   if (absl::StatusOr<runtime::JobMemory*> memory = home_->Memory(); memory.ok()) memory_ = *memory;
-  if (state_.formed()) events_.push_back(Recovered{});
+  if (!state_.formed()) return;
+  events_.push_back(Recovered{});
+  // Servers join anew, trainers do not: the process that stands in the document is looked up instead.
+  for (size_t r = 0; r < committed_.trainers.size(); ++r) {
+    const TrainerMember& t = committed_.trainers[r];
+    if (!t.ready || t.host != host_ || !runtime::IsAlive(OnThisHost(t.process))) continue;
+    events_.push_back(TrainerAttached{Rank(static_cast<int32_t>(r)), t.host, t.process, committed_.world_size,
+                                      committed_.layout_hash, "still there"});
+  }
 }
 
 Coordinator::~Coordinator() {
