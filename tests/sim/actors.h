@@ -1,0 +1,26 @@
+// The processes of the simulated job. Each function is the body of one fiber: it ends when the process exits,
+// and may be killed at any Tick. What must survive lies in World.
+#ifndef SHERD_TESTS_SIM_ACTORS_H_
+#define SHERD_TESTS_SIM_ACTORS_H_
+
+#include "tests/sim/oracle.h"
+#include "tests/sim/world.h"
+
+namespace sherd::sim {
+
+// Computes steps as `rank` until the job's last one is done, or all trainers are to leave.
+// REQUIRES: whoever was this rank before is dead.
+void RunTrainer(World& world, const Oracle& oracle, Rank rank);
+
+// Owns what `slot` owns, for ever. REQUIRES: whoever had the slot before is dead.
+void RunOwner(World& world, Oracle& oracle, Slot slot);
+
+// Fills places whose processes have died, admits trainers, and brings the world's operations about.
+void RunCoordinator(World& world, Oracle& oracle);
+
+// Copies every snapshot while the job goes on, and compares it with the oracle's.
+void RunReader(World& world, const Oracle& oracle);
+
+}  // namespace sherd::sim
+
+#endif  // SHERD_TESTS_SIM_ACTORS_H_

@@ -1,0 +1,170 @@
+#include "tests/sim/oracle.h"
+
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+
+namespace sherd::sim {
+namespace {
+
+[[noreturn]] void Fail(const std::string& what) { throw Failure{what}; }
+
+bool Same(double a, double b) { return a == b || (std::isnan(a) && std::isnan(b)); }
+
+std::string Text(const Proposals& p) {
+  return absl::StrCat("{ranges ", p.ranges, ", snapshot ", p.snapshot, ", import ", p.import, "}");
+}
+
+}  // namespace
+
+Oracle::Oracle(const Job& job) : job_(job), planes_(job.blocks), stamps_(job.blocks, 0) {
+  for (int b = 0; b < job.blocks; ++b) {
+    for (int e = 0; e < kElements; ++e) planes_[b].param[e] = b * kElements + e;
+  }
+  decided_.ranges = 1;
+  after_.push_back(planes_);
+}
+
+const std::vector<Planes>* Oracle::SnapshotOf(uint64_t id) const {
+  const auto it = snapshots_.find(id);
+  return it == snapshots_.end() ? nullptr : &it->second;
+}
+
+Verdict Oracle::Expected(StepId id, std::vector<Values>* sums) const {
+  Verdict v;
+  v.id = id;
+  v.has_grad.assign(1, 0);
+  sums->assign(job_.blocks, {});
+  double weight = 0, loss = 0;
+  for (int r = 0; r < job_.world_size; ++r) {
+    const TrainerStep s = job_.Record(Rank(r), id);
+    weight += s.weight;
+    v.samples += s.samples;
+    loss += s.loss * static_cast<double>(s.samples);
+    v.has_grad[0] |= s.has_grad[0];
+    v.imports.insert(v.imports.end(), s.imports.begin(), s.imports.end());
+    v.groups = job_.Record(Rank(0), id).groups;
+    if (s.groups != v.groups) v.kind = VerdictKind::kReject;
+    std::vector<int> parts(job_.units.size(), 0);
+    for (const Job::Part& p : job_.Parts(Rank(r), id)) {
+      const int part = parts[p.unit]++;
+      const BlockRange blocks = job_.units[p.unit].blocks;
+      for (int64_t b = blocks.begin; b < blocks.end && !p.empty; ++b) {
+        for (int e = 0; e < kElements; ++e) {
+          (*sums)[b][e] += p.scale * job_.Gradient(Rank(r), id.step, p.unit, part, static_cast<int>(b), e);
+        }
+      }
+    }
+  }
+  v.loss = loss / static_cast<double>(v.samples);
+  double squares = 0;
+  for (int b = 0; b < job_.blocks; ++b) {
+    if (!TestBit(v.has_grad, job_.TensorOf(b))) continue;
+    for (double x : (*sums)[b]) squares += x * x;
+  }
+  if (v.kind == VerdictKind::kReject) return v;
+  const double max = job_.Record(Rank(0), id).max_grad_norm;
+  v.grad_norm = std::sqrt(squares) * (1 / weight);
+  if (std::isnan(squares)) {
+    v.kind = VerdictKind::kSkip;
+    return v;
+  }
+  if (max > 0) v.clip = std::min(1.0, max / (v.grad_norm + 1e-6));
+  v.grad_scale = 1 / weight * v.clip;
+  return v;
+}
+
+void Oracle::Take(const Proposals& decision) {
+  if (decision.ranges < decided_.ranges || decision.snapshot < decided_.snapshot ||
+      decision.import < decided_.import) {
+    Fail(absl::StrCat("decided ", Text(decision), " after ", Text(decided_)));
+  }
+  for (uint64_t id = decided_.snapshot + 1; id <= decision.snapshot; ++id) snapshots_[id] = planes_;
+  decided_ = decision;
+}
+
+void Oracle::Store(uint64_t import) {
+  for (int b = 0; b < job_.blocks; ++b) {
+    if (const std::optional<Values> v = job_.Import(import, b); v.has_value()) planes_[b].param = *v;
+  }
+}
+
+void Oracle::OnVerdict(const Verdict& v, const Proposals& decided) {
+  const auto [it, first] = verdicts_.try_emplace(Mark::Of(v.id).word(), v, decided);
+  if (!first) {
+    const Verdict& w = it->second.first;
+    if (w.kind != v.kind || !Same(w.grad_norm, v.grad_norm) || !(w.proposals == v.proposals)) {
+      Fail(absl::StrCat("owners decided step ", v.id.ToString(), " differently: ", Text(v.proposals), " and ",
+                        Text(w.proposals)));
+    }
+    if (v.kind != VerdictKind::kReject && !(it->second.second == decided)) {
+      Fail(absl::StrCat("before step ", v.id.ToString(), " one owner had decided ", Text(decided),
+                        ", another ", Text(it->second.second)));
+    }
+    return;
+  }
+  if (v.id != next_) Fail(absl::StrCat("step ", v.id.ToString(), " decided, expected ", next_.ToString()));
+  std::vector<Values> sums;
+  const Verdict w = Expected(v.id, &sums);
+  if (w.kind != v.kind) {
+    Fail(absl::StrCat("verdict ", static_cast<int>(v.kind), " on step ", v.id.ToString(), ", expected ",
+                      static_cast<int>(w.kind)));
+  }
+  if (v.kind == VerdictKind::kReject) {
+    next_ = v.id.NextAttempt();
+    return;
+  }
+  if (!Same(w.grad_norm, v.grad_norm) || !Same(w.loss, v.loss) || w.samples != v.samples ||
+      w.has_grad != v.has_grad || w.imports != v.imports || w.groups != v.groups ||
+      !Same(w.grad_scale, v.grad_scale)) {
+    Fail(absl::StrCat("wrong verdict on step ", v.id.ToString(), ": norm ", v.grad_norm, ", expected ",
+                      w.grad_norm));
+  }
+  if (!(decided == decided_)) {
+    Fail(absl::StrCat("before step ", v.id.ToString(), " an owner had decided ", Text(decided), ", in truth ",
+                      Text(decided_)));
+  }
+  std::vector<uint64_t> imports = v.imports;
+  for (uint64_t id = decided_.import + 1; id <= v.proposals.import; ++id) imports.push_back(id);
+  for (int b = 0; b < job_.blocks; ++b) {
+    bool touched = v.kind == VerdictKind::kCommit && TestBit(v.has_grad, job_.TensorOf(b));
+    for (int e = 0; e < kElements && touched; ++e) {
+      planes_[b].momentum[e] += sums[b][e];
+      planes_[b].param[e] -= v.groups[0][kLr] * planes_[b].momentum[e];
+    }
+    for (uint64_t id : imports) touched |= job_.Import(id, b).has_value();
+    planes_[b].updates += touched;
+    if (touched) stamps_[b] = Mark::Of(v.id).word();
+  }
+  for (uint64_t id : imports) Store(id);
+  Proposals decision = decided_;
+  decision.MergeMax(v.proposals);
+  Take(decision);
+  done_ = v.id;
+  next_ = v.id.NextStep();
+  committed_.push_back(v.id);
+  after_.push_back(planes_);
+}
+
+void Oracle::OnBoundary(StepId before, uint32_t n, const Proposals& decision, const Proposals& decided) {
+  const auto [it, first] = boundaries_.try_emplace(Mark::Of(before, n).word(), decision, decided);
+  if (!first) {
+    if (it->second.first == decision && it->second.second == decided) return;
+    Fail(absl::StrCat("owners decided a boundary before step ", before.ToString(),
+                      " differently: ", Text(decision), " after ", Text(decided), ", and ",
+                      Text(it->second.first), " after ", Text(it->second.second)));
+  }
+  if (before != next_) {
+    Fail(absl::StrCat("boundary before step ", before.ToString(), ", expected ", next_.ToString()));
+  }
+  if (!(decided == decided_)) {
+    Fail(absl::StrCat("at a boundary before step ", before.ToString(), " an owner had decided ",
+                      Text(decided), ", in truth ", Text(decided_)));
+  }
+  const uint64_t imports = decided_.import;
+  Take(decision);
+  for (uint64_t id = imports + 1; id <= decision.import; ++id) Store(id);
+  after_.back() = planes_;
+}
+
+}  // namespace sherd::sim

@@ -1,0 +1,53 @@
+// The unsharded model: applies every committed step to planes of its own, once, in order, and knows what all
+// verdicts must have been. What the sharded world does is held against it.
+#ifndef SHERD_TESTS_SIM_ORACLE_H_
+#define SHERD_TESTS_SIM_ORACLE_H_
+
+#include <map>
+#include <vector>
+
+#include "tests/sim/world.h"
+
+namespace sherd::sim {
+
+class Oracle {
+ public:
+  explicit Oracle(const Job& job);
+
+  // An owner has decided a step (or boundary) that stood before it as `decided`. The first to say so moves
+  // the model; the others must say the same. Throws Failure.
+  void OnVerdict(const Verdict& v, const Proposals& decided);
+  void OnBoundary(StepId before, uint32_t n, const Proposals& decision, const Proposals& decided);
+
+  // After the last thing decided.
+  const std::vector<Planes>& planes() const { return planes_; }
+  const std::vector<uint64_t>& stamps() const { return stamps_; }
+  const Proposals& decided() const { return decided_; }
+  StepId done() const { return done_; }
+  // The attempt in which a step was decided. REQUIRES: it was.
+  StepId Committed(Step step) const { return committed_[step.value() - 1]; }
+  // What a snapshot must contain; nullptr: not cut yet.
+  const std::vector<Planes>* SnapshotOf(uint64_t id) const;
+  const std::vector<Planes>& After(Step step) const { return after_[step.value()]; }
+
+ private:
+  Verdict Expected(StepId id, std::vector<Values>* sums) const;
+  void Take(const Proposals& decision);
+  void Store(uint64_t import);
+
+  const Job& job_;
+  std::vector<Planes> planes_;
+  std::vector<uint64_t> stamps_;
+  StepId done_;
+  StepId next_{Step(1), 0};
+  Proposals decided_;
+  std::vector<StepId> committed_;
+  std::vector<std::vector<Planes>> after_;  // per step; the boundaries after it included
+  std::map<uint64_t, std::vector<Planes>> snapshots_;
+  std::map<uint64_t, std::pair<Verdict, Proposals>> verdicts_;  // by mark
+  std::map<uint64_t, std::pair<Proposals, Proposals>> boundaries_;
+};
+
+}  // namespace sherd::sim
+
+#endif  // SHERD_TESTS_SIM_ORACLE_H_

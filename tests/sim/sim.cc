@@ -1,0 +1,106 @@
+#include "tests/sim/sim.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "tests/sim/actors.h"
+
+namespace sherd::sim {
+namespace {
+
+constexpr uint64_t kMaxEvents = 1000000;
+
+std::vector<Operation> PlanOperations(const Job& job, Random& random) {
+  std::vector<Operation> all;
+  // Some runs see one boundary after another.
+  const bool burst = random.Chance(25);
+  const Step burst_from(random.Below(job.steps));
+  for (int n = burst ? 3 + random.Below(6) : random.Below(6); n > 0; --n) {
+    Operation op;
+    op.kind = static_cast<Operation::Kind>(random.Below(3));
+    op.servers = 1 + random.Below(kMaxSlots);
+    op.from = burst ? burst_from : Step(random.Below(job.steps));
+    op.after_others = random.Chance(burst ? 90 : 30);
+    op.delay = random.Chance(50) ? 0 : random.Below(500);
+    op.without_trainers = op.kind != Operation::kSnapshot && random.Chance(50);
+    op.kill_trainers = random.Chance(60);
+    all.push_back(op);
+  }
+  std::stable_sort(all.begin(), all.end(),
+                   [](const Operation& a, const Operation& b) { return a.from < b.from; });
+  return all;
+}
+
+void CheckEnd(const World& w, const Oracle& oracle) {
+  w.Check(oracle.done().step.value() == static_cast<uint64_t>(w.job.steps), "not all steps were decided");
+  w.Check(w.planes == oracle.planes(), "planes differ from the unsharded model");
+  for (int b = 0; b < w.job.blocks; ++b) {
+    w.Check(w.apply_stamp[b].load() == oracle.stamps()[b], "a block is not stamped with its last update");
+  }
+  w.Check(oracle.decided() == w.proposals, "not all proposals were decided");
+}
+
+std::string WhoWaits(const World& w, const Scheduler& s) {
+  std::string text;
+  for (const auto& [id, waits_for] : w.waits_for) {
+    if (s.Alive(id)) absl::StrAppend(&text, "\n  ", s.name(id), " waits for ", waits_for());
+  }
+  return text;
+}
+
+}  // namespace
+
+Result RunSeed(const Options& options) {
+  Random random(Random::Mix(options.seed ^ 0xFA017));
+  const Job job = Job::FromSeed(options.seed);
+  Faults faults;
+  faults.kills = random.Below(6);
+  faults.pauses = random.Below(5);
+  faults.mean_ticks = 30 << random.Below(6);
+  const int quantum = 1 << random.Below(7);
+  Oracle oracle(job);
+  // Outlives the fibers, which the scheduler unwinds.
+  std::unique_ptr<World> world;
+  Scheduler scheduler(options.seed, faults, quantum);
+  world = std::make_unique<World>(job, &scheduler, options.bug, options.trace);
+  World& w = *world;
+  w.operations = PlanOperations(job, random);
+  scheduler.on_fault = [&](const std::string& what) { w.Trace("*** " + what); };
+  w.Trace(absl::StrCat(job.world_size, " trainers, ", job.servers, " servers, ", job.steps, " steps, ",
+                       job.blocks, " blocks in ", job.units.size(), " units, ", w.operations.size(),
+                       " operations"));
+  scheduler.Spawn("init", false, [&] {
+    for (;;) {
+      const uint64_t ticket = w.s.Listen();
+      w.Tick();
+      // The kernel releases a dead coordinator's lock; one that is merely stopped holds it.
+      if (!w.s.Alive(w.coordinator_process)) {
+        w.coordinator_process = w.s.Spawn("coordinator", true, [&] { RunCoordinator(w, oracle); });
+      }
+      w.s.Wait(ticket);
+    }
+  });
+  scheduler.Spawn("reader", false, [&] { RunReader(w, oracle); });
+  Result result;
+  result.failure = scheduler.Run([&] { return w.settled; }, kMaxEvents);
+  if (!result.failure.empty()) {
+    absl::StrAppend(&result.failure, WhoWaits(w, scheduler));
+  } else {
+    try {
+      CheckEnd(w, oracle);
+    } catch (const Failure& f) {
+      result.failure = f.what;
+    }
+  }
+  result.events = scheduler.now();
+  result.kills = scheduler.kills();
+  return result;
+}
+
+std::string ReplayCommand(const Options& options) {
+  std::string text = absl::StrCat("bazel run //tests/sim -- --seed ", options.seed, " --trace");
+  if (options.bug != Bug::kNone) absl::StrAppend(&text, " --bug ", BugName(options.bug));
+  return text;
+}
+
+}  // namespace sherd::sim

@@ -1,0 +1,180 @@
+// A trainer of the simulation, in the shape of client/step_writer.
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "tests/sim/actors.h"
+
+namespace sherd::sim {
+namespace {
+
+class Trainer {
+ public:
+  Trainer(World& world, const Oracle& oracle, Rank rank)
+      : w_(world), oracle_(oracle), rank_(rank), me_(world.ranks[rank.value()]), id_(world.s.current()) {
+    w_.waits_for[id_] = [this] { return waits_for_; };
+  }
+  ~Trainer() { w_.waits_for.erase(id_); }
+
+  void Run() {
+    for (;;) {
+      const uint64_t ticket = w_.s.Listen();
+      w_.Tick();
+      const StepId done = w_.DoneByAll();
+      StepId next = done.NextStep();
+      next.attempt = Attempt(next.step);
+      const std::optional<TrainerStep>& record = me_.step[next.step.value() & 1];
+      if (record.has_value() && record->id == next) {
+        waits_for_ = absl::StrCat("the verdict on step ", next.ToString());
+        w_.s.Wait(ticket);
+        continue;
+      }
+      StandBefore(done);
+      if (done.step.value() >= static_cast<uint64_t>(w_.job.steps)) {
+        w_.trainer_finished[rank_.value()] = true;
+        w_.Trace("finished");
+        w_.s.Ring();
+        return;
+      }
+      if (AskedToLeave(done.step)) return w_.Trace("leaves");
+      Compute(next);
+    }
+  }
+
+ private:
+  bool AskedToLeave(Step done) const {
+    return std::any_of(w_.operations.begin(), w_.operations.end(), [&](const Operation& op) {
+      return op.without_trainers && !op.kill_trainers && op.from == done && op.state != Operation::kProposed;
+    });
+  }
+
+  // The next attempt begins when every owner has rejected the one before: the STEP record that it overwrites
+  // is then needed by nobody.
+  uint8_t Attempt(Step step) const {
+    const AssignmentEntry a = *w_.AssignmentFor(step);
+    int least = 255, most = 0;
+    for (int m = 0; m < a.servers; ++m) {
+      const StepId rejected = w_.owners[m].rejected;
+      const int attempt = rejected.step == step ? rejected.attempt + 1 : 0;
+      least = std::min(least, attempt);
+      most = std::max(most, attempt);
+    }
+    return static_cast<uint8_t>(w_.bug == Bug::kNextAttemptEarly ? most : least);
+  }
+
+  // What a trainer sees between steps: all of one step, and its own blob of that step.
+  void StandBefore(StepId done) {
+    if (done.step.value() == 0) return;
+    w_.Check(oracle_.done().step == done.step, "a step is done that was not decided, or went on without me");
+    w_.Check(w_.planes == oracle_.After(done.step), "parameters between two steps are not those of the step");
+    const std::optional<TrainerStep>& last = me_.step[done.step.value() & 1];
+    const StepId committed = oracle_.Committed(done.step);
+    w_.Check(last.has_value() && last->id == committed, "no STEP record of the last step");
+    w_.Check(me_.blob[done.step.value() & 1] == w_.job.Blob(rank_, committed), "not the committed blob");
+  }
+
+  void WaitUntil(const std::string& what, const std::function<bool()>& ready) {
+    for (;;) {
+      const uint64_t ticket = w_.s.Listen();
+      w_.Tick();
+      if (ready()) return;
+      waits_for_ = what;
+      w_.s.Wait(ticket);
+    }
+  }
+
+  // A piece of staging that no owner reads any more.
+  int Room(StepId id) {
+    for (size_t location = 0; location < me_.staging.size(); ++location) {
+      bool busy = false;
+      for (size_t u = 0; u < me_.delivered.size() && w_.bug != Bug::kOverwriteStaging; ++u) {
+        const RankShared::Delivery& d = me_.delivered[u];
+        busy |= d.location == static_cast<int>(location) &&
+                !w_.ConsumedByAll(static_cast<int>(u), Mark(d.mark), id);
+      }
+      if (!busy) return static_cast<int>(location);
+    }
+    return -1;
+  }
+
+  // Two ranks that deliver in different orders could wait for each other for ever: then the ring grows.
+  bool SomeoneAhead(StepId id) const {
+    for (const RankShared& r : w_.ranks) {
+      for (size_t u = 0; u < r.delivered.size(); ++u) {
+        if (Mark(r.delivered[u].mark).PartsOf(id) > Mark(me_.delivered[u].mark).PartsOf(id)) return true;
+      }
+    }
+    return false;
+  }
+
+  int Location(int unit, StepId id) {
+    if (!w_.job.ring) return unit;
+    int location = -1;
+    WaitUntil("room in the ring", [&] { return (location = Room(id)) >= 0 || SomeoneAhead(id); });
+    if (location >= 0) return location;
+    me_.staging.emplace_back();
+    return static_cast<int>(me_.staging.size()) - 1;
+  }
+
+  void Deliver(const Job::Part& part, int p, StepId id) {
+    RankShared::Delivery& d = me_.delivered[part.unit];
+    if (p > 0 && w_.bug != Bug::kOverwriteStaging) {
+      WaitUntil(absl::StrCat("owners to consume unit ", part.unit),
+                [&] { return w_.ConsumedByAll(part.unit, Mark::Of(id, p), id); });
+    }
+    int location = -1;
+    if (!part.empty) {
+      location = Location(part.unit, id);
+      const BlockRange blocks = w_.job.units[part.unit].blocks;
+      me_.staging[location].resize(std::max<size_t>(me_.staging[location].size(), blocks.size()));
+      for (int64_t b = blocks.begin; b < blocks.end; ++b) {
+        for (int e = 0; e < kElements; ++e) {
+          me_.staging[location][b - blocks.begin][e] =
+              w_.job.Gradient(rank_, id.step, part.unit, p, static_cast<int>(b), e);
+          w_.Tick();
+        }
+      }
+    }
+    d.location = location;
+    w_.Tick();
+    d.scale = part.scale;
+    w_.Tick();
+    w_.Check(Mark(d.mark) < Mark::Of(id, p + 1), "a DELIVERED mark goes back");
+    d.mark = Mark::Of(id, p + 1).word();
+    w_.Trace(absl::StrCat("DELIVERED unit ", part.unit, " part ", p, " of step ", id.ToString(), " at ",
+                          location));
+    w_.s.Ring();
+    w_.Tick();
+  }
+
+  void Compute(StepId id) {
+    std::vector<int> parts(w_.job.units.size(), 0);
+    for (const Job::Part& part : w_.job.Parts(rank_, id)) {
+      const int p = parts[part.unit]++;
+      const Mark mark(me_.delivered[part.unit].mark);
+      if (mark.PartsOf(id) > static_cast<uint32_t>(p)) continue;  // by a predecessor
+      Deliver(part, p, id);
+    }
+    const int parity = id.step.value() & 1;
+    me_.step[parity].reset();
+    w_.Tick();
+    me_.blob[parity] = w_.job.Blob(rank_, id);
+    w_.Tick();
+    me_.step[parity] = w_.job.Record(rank_, id);
+    w_.Trace(absl::StrCat("STEP ", id.ToString()));
+    w_.s.Ring();
+    w_.Tick();
+  }
+
+  World& w_;
+  const Oracle& oracle_;
+  const Rank rank_;
+  RankShared& me_;
+  const int id_;
+  std::string waits_for_;
+};
+
+}  // namespace
+
+void RunTrainer(World& world, const Oracle& oracle, Rank rank) { Trainer(world, oracle, rank).Run(); }
+
+}  // namespace sherd::sim
