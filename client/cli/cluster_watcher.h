@@ -1,0 +1,59 @@
+// Follows a job's cluster on a thread, and tells an event loop.
+//
+//   ClusterWatcher watcher(job_dir);
+//   poll(watcher.fd()) ... if (auto seen = watcher.Take()) ...
+//
+// Goes to whichever server of the job's directory answers, for as long as it takes. Thread-compatible.
+#ifndef SHERD_CLIENT_CLI_CLUSTER_WATCHER_H_
+#define SHERD_CLIENT_CLI_CLUSTER_WATCHER_H_
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "client/rpc/job_client.h"
+#include "runtime/mutex.h"
+#include "runtime/unique_fd.h"
+
+namespace sherd::cli {
+
+class ClusterWatcher {
+ public:
+  struct Seen {
+    std::vector<int> live_servers;  // n of those called "s<n>"
+    int desired_servers = 0;
+  };
+
+  explicit ClusterWatcher(std::string job_dir);
+  ~ClusterWatcher();
+  ClusterWatcher(const ClusterWatcher&) = delete;
+  ClusterWatcher& operator=(const ClusterWatcher&) = delete;
+
+  // Polls readable when Take() has something.
+  int fd() const { return wake_.get(); }
+  // The newest that was not taken yet.
+  std::optional<Seen> Take();
+
+ private:
+  void Run();
+  // Calls with a client for the sockets that are there now.
+  void FollowOnce();
+  void Post(const v1::Cluster& cluster);
+  bool Pause(absl::Duration duration);
+
+  const std::string job_dir_;
+  const runtime::UniqueFd wake_;
+  runtime::Mutex mu_;
+  runtime::CondVar changed_;
+  bool stop_ ABSL_GUARDED_BY(mu_) = false;
+  rpc::JobClient* client_ ABSL_GUARDED_BY(mu_) = nullptr;
+  std::optional<Seen> seen_ ABSL_GUARDED_BY(mu_);
+  std::thread thread_;
+};
+
+}  // namespace sherd::cli
+
+#endif  // SHERD_CLIENT_CLI_CLUSTER_WATCHER_H_

@@ -1,0 +1,336 @@
+#include "client/cli/run_command.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "client/cli/cluster_watcher.h"
+#include "client/cli/job_environment.h"
+#include "client/cli/keeper.h"
+#include "client/cli/output_pump.h"
+#include "client/cli/server_log.h"
+#include "client/cli/supervisor.h"
+#include "client/rpc/endpoints.h"
+#include "runtime/child_process.h"
+#include "runtime/doorbell.h"
+#include "runtime/formats/atomic_file.h"
+#include "runtime/job_dir.h"
+
+namespace sherd::cli {
+namespace {
+
+using runtime::ChildProcess;
+using runtime::JobDir;
+
+void WriteAll(int fd, absl::string_view text) {
+  while (!text.empty()) {
+    const ssize_t n = ::write(fd, text.data(), text.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return;  // nobody reads it any more
+    text.remove_prefix(n);
+  }
+}
+
+void Say(absl::string_view text) { WriteAll(STDERR_FILENO, absl::StrCat("sherd run: ", text, "\n")); }
+
+absl::Status MakeDirectory(const std::string& path) {
+  if (::mkdir(path.c_str(), 0755) == 0 || errno == EEXIST) return absl::OkStatus();
+  return formats::FileError(errno, "create the directory", path);
+}
+
+class Run {
+ public:
+  explicit Run(const RunOptions& options) : options_(options) {}
+
+  // Everything up to the first process. After an error nothing is there.
+  absl::Status Prepare();
+  // The job, from Start() to done().
+  void Loop();
+  // Leaves nothing.
+  void CleanUp();
+  int exit_status() const { return supervisor_->exit_status(); }
+
+ private:
+  std::string SocketPath(int server) const {
+    return absl::StrCat(dir_->path(), "/s", server, rpc::kSocketSuffix);
+  }
+  absl::Status PrepareLogs();
+  absl::Status MaskSignals();
+
+  void Do(const Actions& actions);
+  void Spawn(Member member);
+  absl::StatusOr<ChildProcess> SpawnTrainer(int rank);
+  absl::StatusOr<ChildProcess> SpawnServer(int index);
+  void ShowLog(int server);
+  void Reap();
+
+  const RunOptions options_;
+  std::string server_program_;
+  TrainerPlace place_;  // of rank 0
+  std::optional<Keeper> keeper_;
+  std::optional<JobDir> dir_;
+  runtime::UniqueFd signals_;
+  std::unique_ptr<OutputPump> trainer_output_;  // may wait for a terminal
+  std::unique_ptr<OutputPump> server_output_;   // must not
+  std::map<int, std::unique_ptr<ServerLog>> logs_;
+  std::unique_ptr<ClusterWatcher> watcher_;
+  std::map<Member, ChildProcess> children_;
+  std::optional<Supervisor> supervisor_;
+};
+
+absl::Status Run::Prepare() {
+  const char* path = ::getenv("PATH");
+  const std::string search = path == nullptr ? "/usr/local/bin:/usr/bin:/bin" : path;
+  if (absl::StatusOr<std::string> found = FindProgram(options_.command[0], search); !found.ok()) {
+    return found.status();
+  }
+  char self[4096];
+  const ssize_t n = ::readlink("/proc/self/exe", self, sizeof(self));
+  const std::string exe(self, n < 0 ? 0 : n);
+  absl::StatusOr<std::string> server = FindServerProgram(exe.substr(0, exe.rfind('/')), search);
+  if (!server.ok()) return server.status();
+  server_program_ = *server;
+  if (absl::Status status = PrepareLogs(); !status.ok()) return status;
+
+  absl::StatusOr<Keeper> keeper = Keeper::Start();
+  if (!keeper.ok()) return keeper.status();
+  keeper_.emplace(*std::move(keeper));
+  const std::string job =
+      options_.job.empty() ? DefaultJobName(options_.command[0], ::getpid()) : options_.job;
+  absl::StatusOr<JobDir> dir = JobDir::Create(options_.shm_root, job);
+  if (!dir.ok()) return dir.status();
+  dir_.emplace(*std::move(dir));
+  keeper_->GuardDirectory(dir_->path());
+  const int servers = options_.servers > 0 ? options_.servers : options_.trainers;
+  if (SocketPath(servers - 1).size() > rpc::kMaxSocketPath) {
+    return absl::InvalidArgumentError(absl::StrCat("the path ", SocketPath(servers - 1),
+                                                   " is too long for a socket; choose a shorter --job name"));
+  }
+  absl::StatusOr<int> port = FreePort();
+  if (!port.ok()) return port.status();
+  place_.world_size = options_.trainers;
+  place_.master_address = "127.0.0.1";
+  place_.master_port = *port;
+  place_.job = job;
+  place_.cores = runtime::UsableCores();
+  for (int i = 0; i < servers; ++i) place_.endpoints.push_back(absl::StrCat("unix:", SocketPath(i)));
+
+  if (absl::Status status = MaskSignals(); !status.ok()) return status;
+  for (std::unique_ptr<OutputPump>* pump : {&trainer_output_, &server_output_}) {
+    absl::StatusOr<std::unique_ptr<OutputPump>> started = OutputPump::Start();
+    if (!started.ok()) return started.status();
+    *pump = *std::move(started);
+  }
+  Supervisor::Options rules;
+  rules.trainers = options_.trainers;
+  rules.servers = servers;
+  rules.restarts = options_.restarts;
+  supervisor_.emplace(rules);
+  return absl::OkStatus();
+}
+
+absl::Status Run::PrepareLogs() {
+  if (options_.dir.empty()) return absl::OkStatus();
+  if (absl::Status status = MakeDirectory(options_.dir); !status.ok()) return status;
+  return MakeDirectory(absl::StrCat(options_.dir, "/logs"));
+}
+
+absl::Status Run::MaskSignals() {
+  ::signal(SIGPIPE, SIG_IGN);
+  sigset_t set;
+  ::sigemptyset(&set);
+  for (int signal : {SIGINT, SIGTERM, SIGHUP}) ::sigaddset(&set, signal);
+  // Before any thread starts, so that none takes them.
+  ::sigprocmask(SIG_BLOCK, &set, nullptr);
+  signals_.Reset(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+  return signals_.ok() ? absl::OkStatus() : absl::ErrnoToStatus(errno, "cannot make a signalfd");
+}
+
+void Run::Loop() {
+  Do(supervisor_->Start(absl::Now()));
+  watcher_ = std::make_unique<ClusterWatcher>(dir_->path());
+  while (!supervisor_->done()) {
+    std::vector<pollfd> polls = {{signals_.get(), POLLIN, 0}, {watcher_->fd(), POLLIN, 0}};
+    for (const auto& [member, child] : children_) polls.push_back({child.pidfd(), POLLIN, 0});
+    const absl::Duration wait = supervisor_->next_tick() - absl::Now();
+    const int64_t wait_ms = wait >= absl::Hours(1)
+                                ? 3'600'000
+                                : absl::ToInt64Milliseconds(absl::Ceil(wait, absl::Milliseconds(1)));
+    ::poll(polls.data(), polls.size(), std::max<int64_t>(wait_ms, 0));
+    signalfd_siginfo info;
+    while (::read(signals_.get(), &info, sizeof(info)) == sizeof(info)) {
+      Do(supervisor_->Interrupted(info.ssi_signo, absl::Now()));
+    }
+    Reap();
+    if (std::optional<ClusterWatcher::Seen> seen = watcher_->Take()) {
+      Do(supervisor_->ClusterSeen(seen->live_servers, seen->desired_servers, absl::Now()));
+    }
+    Do(supervisor_->Tick(absl::Now()));
+  }
+}
+
+void Run::Reap() {
+  std::vector<std::pair<Member, runtime::ExitStatus>> ended;
+  for (auto& [member, child] : children_) {
+    absl::StatusOr<runtime::ExitStatus> status = child.Wait(absl::InfinitePast());
+    if (status.ok()) ended.emplace_back(member, *status);
+  }
+  for (const auto& [member, status] : ended) {
+    const auto it = children_.find(member);
+    keeper_->DropGroup(it->second.identity().pid);
+    children_.erase(it);
+    Do(supervisor_->Exited(member, status, absl::Now()));
+  }
+}
+
+void Run::Do(const Actions& actions) {
+  for (const Action& action : actions) {
+    switch (action.kind) {
+      case Action::kSpawn:
+        Spawn(action.member);
+        break;
+      case Action::kSignal:
+        if (const auto it = children_.find(action.member); it != children_.end()) {
+          (void)it->second.Signal(action.signal);
+        }
+        break;
+      case Action::kSay:
+        Say(action.text);
+        break;
+      case Action::kShowLog:
+        ShowLog(action.member.index);
+        break;
+    }
+  }
+}
+
+void Run::Spawn(Member member) {
+  absl::StatusOr<ChildProcess> child =
+      member.kind == Member::kTrainer ? SpawnTrainer(member.index) : SpawnServer(member.index);
+  if (!child.ok()) {
+    Do(supervisor_->SpawnFailed(member, std::string(child.status().message()), absl::Now()));
+    return;
+  }
+  keeper_->GuardGroup(child->identity().pid);
+  children_.emplace(member, *std::move(child));
+}
+
+absl::StatusOr<ChildProcess> Run::SpawnTrainer(int rank) {
+  TrainerPlace place = place_;
+  place.rank = rank;
+  ChildProcess::Options spawn;
+  spawn.argv = options_.command;
+  spawn.set_env = TrainerEnvironment(place, ::getenv);
+  const bool tagged = rank > 0 || options_.tag_output;
+  if (tagged) {
+    spawn.stdout_stream.kind = ChildProcess::Stream::Kind::kPipe;
+    spawn.stderr_stream.kind = ChildProcess::Stream::Kind::kPipe;
+  }
+  absl::StatusOr<ChildProcess> child = ChildProcess::Spawn(spawn);
+  if (child.ok() && tagged) {
+    const std::string tag = absl::StrCat("[", rank, "] ");
+    const auto to = [tag](int fd) {
+      return [tag, fd](absl::string_view line) { WriteAll(fd, absl::StrCat(tag, line)); };
+    };
+    trainer_output_->Add(std::move(child->stdout_pipe()), to(STDOUT_FILENO), nullptr);
+    trainer_output_->Add(std::move(child->stderr_pipe()), to(STDERR_FILENO), nullptr);
+  }
+  return child;
+}
+
+absl::StatusOr<ChildProcess> Run::SpawnServer(int index) {
+  std::unique_ptr<ServerLog>& log = logs_[index];
+  if (log == nullptr) {
+    absl::StatusOr<std::unique_ptr<ServerLog>> opened =
+        ServerLog::Open(options_.dir.empty() ? "" : absl::StrCat(options_.dir, "/logs/s", index, ".log"));
+    if (!opened.ok()) return opened.status();
+    log = *std::move(opened);
+  }
+  ChildProcess::Options spawn;
+  spawn.argv = {server_program_,
+                "--job",
+                dir_->job(),
+                "--job-dir",
+                dir_->path(),
+                "--id",
+                absl::StrCat("s", index),
+                "--listen",
+                absl::StrCat("unix:", SocketPath(index)),
+                "--expect",
+                absl::StrCat(place_.endpoints.size())};
+  if (options_.threads > 0) {
+    spawn.argv.push_back("--threads");
+    spawn.argv.push_back(absl::StrCat(options_.threads));
+  }
+  spawn.stdout_stream.kind = ChildProcess::Stream::Kind::kPipe;
+  spawn.stderr_stream.kind = ChildProcess::Stream::Kind::kPipe;
+  absl::StatusOr<ChildProcess> child = ChildProcess::Spawn(spawn);
+  if (child.ok()) {
+    log->Begin(2);
+    for (runtime::UniqueFd* pipe : {&child->stdout_pipe(), &child->stderr_pipe()}) {
+      server_output_->Add(
+          std::move(*pipe), [log = log.get()](absl::string_view line) { log->Add(line); },
+          [log = log.get()] { log->End(); });
+    }
+  }
+  return child;
+}
+
+void Run::ShowLog(int server) {
+  const auto it = logs_.find(server);
+  if (it == logs_.end()) return;
+  for (const std::string& line : it->second->LastLines(absl::Milliseconds(500))) {
+    WriteAll(STDERR_FILENO, absl::StrCat("s", server, ": ", line));
+  }
+}
+
+void Run::CleanUp() {
+  watcher_.reset();
+  children_.clear();
+  if (trainer_output_) trainer_output_->Finish(absl::Seconds(1));
+  if (server_output_) server_output_->Finish(absl::Seconds(1));
+  if (dir_) {
+    // The kernel drops the locks of the dead a moment after they were reaped, if they left children.
+    const absl::Time limit = absl::Now() + absl::Seconds(2);
+    absl::StatusOr<bool> removed = dir_->RemoveOwn();
+    while (removed.ok() && !*removed && absl::Now() < limit) {
+      absl::SleepFor(absl::Milliseconds(10));
+      removed = dir_->RemoveOwn();
+    }
+    if (!removed.ok()) Say(removed.status().message());
+    if (removed.ok() && !*removed) {
+      Say(absl::StrCat("somebody still uses ", dir_->path(), "; `sherd gc` removes it later"));
+    }
+  }
+  if (keeper_) keeper_->Dismiss();
+}
+
+}  // namespace
+
+int RunJob(const RunOptions& options) {
+  Run run(options);
+  if (absl::Status status = run.Prepare(); !status.ok()) {
+    Say(status.message());
+    run.CleanUp();
+    return 1;
+  }
+  run.Loop();
+  run.CleanUp();
+  return run.exit_status();
+}
+
+}  // namespace sherd::cli

@@ -1,0 +1,35 @@
+// `sherd run`: a job of N trainers and M servers on this host, from its first process to its last.
+//
+//   int status = RunJob(options);
+//
+// supervisor.h decides, this acts: processes, their output, signals, the cluster's wishes. Nothing is left
+// when it returns, nor (keeper.h) when it is killed: no process, no directory in shared memory, no socket, no
+// file but the logs in `dir`.
+#ifndef SHERD_CLIENT_CLI_RUN_COMMAND_H_
+#define SHERD_CLIENT_CLI_RUN_COMMAND_H_
+
+#include <string>
+#include <vector>
+
+namespace sherd::cli {
+
+struct RunOptions {
+  int trainers = 0;
+  int servers = 0;  // 0: one per trainer
+  int restarts = 3;
+  std::string job;  // empty: the program's name and this process's id
+  std::string dir;  // for logs; empty: none are kept
+  int threads = 0;  // of each server; 0: the server's own choice
+  bool tag_output = false;
+  std::vector<std::string> command;
+  std::string shm_root;
+};
+
+// The exit status of `sherd run`: 0, or the first failing trainer's (128 + signal if it was killed), or 1
+// after one line on stderr. Takes SIGINT, SIGTERM and SIGHUP. REQUIRES: this process has one thread; called
+// once.
+int RunJob(const RunOptions& options);
+
+}  // namespace sherd::cli
+
+#endif  // SHERD_CLIENT_CLI_RUN_COMMAND_H_
