@@ -61,8 +61,9 @@ v1::DType FromStored(StoredType type) {
 
 absl::Status CheckStored(const formats::TensorEntry& entry, const std::vector<int64_t>& shape) {
   if (entry.shape != shape) {
-    return absl::InvalidArgumentError(absl::StrCat("tensor ", entry.name, " has shape ", ShapeText(entry.shape),
-                                                   " in the file and ", ShapeText(shape), " in the job"));
+    return absl::InvalidArgumentError(absl::StrCat("tensor ", entry.name, " has shape ",
+                                                   ShapeText(entry.shape), " in the file and ",
+                                                   ShapeText(shape), " in the job"));
   }
   if (FromStored(entry.dtype) == v1::DTYPE_UNSPECIFIED) {
     return absl::InvalidArgumentError(absl::StrCat("tensor ", entry.name, " is ", formats::Name(entry.dtype),
@@ -88,7 +89,8 @@ absl::StatusOr<PullPlan> PlanPull(const TensorList& job, v1::DType dtype, bool w
     const std::string& name = t.spec().name();
     add(kParam, name, ToStored(dtype), ShapeOf(t.spec().shape()));
     if (!with_optimizer) continue;
-    for (const std::string& plane : OptimizerPlanesOf(t)) add(plane, name, StoredType::kF32, ShapeIn(t, plane));
+    for (const std::string& plane : OptimizerPlanesOf(t))
+      add(plane, name, StoredType::kF32, ShapeIn(t, plane));
   }
   for (const v1::Buffer& b : job.buffers) {
     absl::StatusOr<StoredType> type = formats::StoredTypeFromName(b.dtype());
@@ -141,13 +143,14 @@ absl::StatusOr<PushPlan> PlanPush(const TensorList& job, const std::vector<forma
     }
   }
   if (with_state > 0 && !missing_state.empty()) {
-    return absl::InvalidArgumentError(absl::StrCat("the file holds some optimizer state but lacks ", missing_state,
-                                                   "; a push takes all of it or none"));
+    return absl::InvalidArgumentError(absl::StrCat("the file holds some optimizer state but lacks ",
+                                                   missing_state, "; a push takes all of it or none"));
   }
   for (const v1::Buffer& b : job.buffers) plan.skipped_buffers += left.erase(b.name());
   if (!left.empty()) {
     return absl::InvalidArgumentError(absl::StrCat("the job has no tensor ", left.begin()->first,
-                                                   " (the file holds ", left.size(), " that it does not know)"));
+                                                   " (the file holds ", left.size(),
+                                                   " that it does not know)"));
   }
   return plan;
 }

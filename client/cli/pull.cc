@@ -74,7 +74,8 @@ class Pull {
   absl::Status Fill(const PullPlan& plan, uint64_t snapshot, bool* lost);
   absl::Status Commit(const PullPlan& plan);
   std::string PathOf(const PullPlan& plan, size_t file) const {
-    return Join(target_.folder, plan.checkpoint.is_sharded() ? plan.checkpoint.files[file].name : target_.file);
+    return Join(target_.folder,
+                plan.checkpoint.is_sharded() ? plan.checkpoint.files[file].name : target_.file);
   }
 
   rpc::JobClient& client_;
@@ -96,7 +97,8 @@ absl::StatusOr<PullResult> Pull::Run() {
     if (status.ok()) break;
     if (!lost || result_.restarted == kMostRestarts) return status;
     ++result_.restarted;
-    progress_.Note(absl::StrCat("the snapshot was lost (", status.message(), "); starting over with a new one"));
+    progress_.Note(
+        absl::StrCat("the snapshot was lost (", status.message(), "); starting over with a new one"));
   }
   result_.duration = absl::Now() - start;
   return result_;

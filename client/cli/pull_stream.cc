@@ -11,11 +11,13 @@ constexpr int kMostDamage = 3;
 absl::Status Check(const v1::Chunk& chunk, uint64_t done, uint64_t total) {
   const uint64_t size = chunk.data().size();
   if (chunk.offset() != done || size == 0 || size > total - done) {
-    return absl::DataLossError(absl::StrCat("the server sent bytes ", chunk.offset(), " to ", chunk.offset() + size,
-                                            " of ", total, " where byte ", done, " was due"));
+    return absl::DataLossError(absl::StrCat("the server sent bytes ", chunk.offset(), " to ",
+                                            chunk.offset() + size, " of ", total, " where byte ", done,
+                                            " was due"));
   }
   if (runtime::Crc32c(chunk.data()) != chunk.crc32c()) {
-    return absl::DataLossError(absl::StrCat("the crc32c of bytes ", done, " to ", done + size, " does not match"));
+    return absl::DataLossError(
+        absl::StrCat("the crc32c of bytes ", done, " to ", done + size, " does not match"));
   }
   return absl::OkStatus();
 }

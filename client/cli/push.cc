@@ -22,7 +22,8 @@ constexpr uint64_t kChunkBytes = 1 << 20;
 // The messages of one Push call, in order.
 class Sender {
  public:
-  Sender(const formats::Checkpoint& checkpoint, const PushPlan& plan, const std::string& token, Progress& progress)
+  Sender(const formats::Checkpoint& checkpoint, const PushPlan& plan, const std::string& token,
+         Progress& progress)
       : checkpoint_(checkpoint), plan_(plan), token_(token), progress_(progress) {}
 
   absl::StatusOr<bool> Next(v1::PushRequest* message) {
@@ -59,8 +60,8 @@ class Sender {
     in_item_ += data->size();
     sent_ += data->size();
     if (progress_.Due()) {
-      progress_.Show(absl::StrFormat("push: %3.0f%%  %s of %s", 100.0 * sent_ / plan_.bytes, HumanBytes(sent_),
-                                     HumanBytes(plan_.bytes)));
+      progress_.Show(absl::StrFormat("push: %3.0f%%  %s of %s", 100.0 * sent_ / plan_.bytes,
+                                     HumanBytes(sent_), HumanBytes(plan_.bytes)));
     }
     return absl::OkStatus();
   }

@@ -38,7 +38,8 @@ absl::StatusOr<SliceSpec> ParseSlice(absl::string_view text) {
 
 absl::StatusOr<ResolvedSlice> Resolve(const SliceSpec& spec, const std::vector<int64_t>& shape) {
   if (spec.size() > shape.size()) {
-    return absl::OutOfRangeError(absl::StrCat("the slice has ", spec.size(), " dimensions, the tensor ", shape.size()));
+    return absl::OutOfRangeError(
+        absl::StrCat("the slice has ", spec.size(), " dimensions, the tensor ", shape.size()));
   }
   ResolvedSlice out;
   for (size_t d = 0; d < shape.size(); ++d) {

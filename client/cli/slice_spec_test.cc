@@ -29,7 +29,8 @@ TEST(SliceSpec, ReadsWhatNumPyReads) {
   EXPECT_THAT(a->shape, ElementsAre(10, 64));
   const auto b = Of("-1, 1:-1:3", {50, 64, 2});
   ASSERT_TRUE(b.ok()) << b.status();
-  EXPECT_THAT(Dimensions(*b), ElementsAre(ElementsAre(49, 50, 1), ElementsAre(1, 63, 3), ElementsAre(0, 2, 1)));
+  EXPECT_THAT(Dimensions(*b),
+              ElementsAre(ElementsAre(49, 50, 1), ElementsAre(1, 63, 3), ElementsAre(0, 2, 1)));
   EXPECT_THAT(b->shape, ElementsAre(21, 2));
   const auto c = Of("::7", {15});
   ASSERT_TRUE(c.ok()) << c.status();
@@ -52,7 +53,8 @@ TEST(SliceSpec, NamesWhatIsNotInTheTensor) {
   for (const char* bad : {"4", "-5", "0:5", "3:2", "1:-4", "0,0"}) {
     EXPECT_EQ(Of(bad, {4}).status().code(), absl::StatusCode::kOutOfRange) << bad;
   }
-  EXPECT_THAT(std::string(Of(":,0:9", {4, 8}).status().message()), HasSubstr("dimension 1: 0:9 is not within 0:8"));
+  EXPECT_THAT(std::string(Of(":,0:9", {4, 8}).status().message()),
+              HasSubstr("dimension 1: 0:9 is not within 0:8"));
   EXPECT_FALSE(Of("0", {0}).ok());
 }
 

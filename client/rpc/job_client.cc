@@ -7,10 +7,10 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/random/random.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/strip.h"
 #include "absl/types/optional.h"
 #include "grpc/grpc.h"
 #include "grpcpp/grpcpp.h"
@@ -226,6 +226,7 @@ class JobClient::Impl {
     // gRPC wraps the reason of the last connection attempt; the rest says nothing new.
     if (const size_t at = reason.rfind("last error: "); at != absl::string_view::npos) {
       reason.remove_prefix(at + 12);
+      absl::ConsumePrefix(&reason, "UNKNOWN: ");
     }
     return absl::UnavailableError(
         absl::StrCat("no server answers at ", absl::StrJoin(names, ", "), " (", OneLine(reason),

@@ -1,0 +1,227 @@
+// `sherd`: reads the command line and hands over. Exit status 0 done, 1 failed, 2 usage; `sherd run` that of its job.
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <iostream>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "CLI/CLI.hpp"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "absl/time/clock.h"
+#include "client/cli/context.h"
+#include "client/cli/inspect.h"
+#include "client/cli/interrupts.h"
+#include "client/cli/progress.h"
+#include "client/cli/read.h"
+#include "client/cli/resize.h"
+#include "client/cli/run_command.h"
+#include "client/cli/text.h"
+#include "client/cli/top.h"
+#include "client/cli/transfer.h"
+#include "client/rpc/endpoints.h"
+#include "client/rpc/job_client.h"
+#include "runtime/control_page.h"
+#include "runtime/job_dir.h"
+
+namespace sherd::cli {
+namespace {
+
+constexpr int kFailed = 1;
+constexpr int kUsage = 2;
+constexpr int kMostTrainers = 4096;
+
+struct Globals {
+  std::string endpoint;
+  bool json = false;
+  std::string timeout;
+};
+
+struct Flags {
+  Globals globals;
+  RunOptions run;
+  std::string glob, plane;
+  ReadOptions read;
+  PullOptions pull;
+  std::string dtype = "fp32", rate, max_shard_bytes;
+  std::string push_path;
+  int servers = 0;
+};
+
+// A command that talks to a job: its default time limit, and what it does.
+struct Command {
+  absl::Duration limit;
+  std::function<absl::Status(Context&)> act;
+};
+
+int Error(absl::string_view text, int status) {
+  const std::string line = absl::StrReplaceAll(text, {{"\n", " "}, {"\r", " "}});
+  std::fprintf(stderr, "sherd: %s\n", line.c_str());
+  return status;
+}
+
+void DeclareRun(CLI::App& app, RunOptions& run) {
+  CLI::App* sub = app.add_subcommand("run", "Run a job on this host: N trainers and M shard servers");
+  sub->add_option("-n", run.trainers, "Trainers")->required()->check(CLI::Range(1, kMostTrainers));
+  sub->add_option("--servers", run.servers, "Shard servers. Default: one for each trainer")
+      ->check(CLI::Range(1, runtime::kMaxSlots));
+  sub->add_option("--restarts", run.restarts, "How often each process that was killed is started again")
+      ->check(CLI::Range(0, 1000000))
+      ->capture_default_str();
+  sub->add_option("--job", run.job, "Name of the job. Default: the program's, with a number");
+  sub->add_option("--dir", run.dir, "Folder that keeps the servers' logs (in logs/)");
+  sub->add_option("--threads", run.threads, "Threads of each server. Default: cores divided by servers")
+      ->check(CLI::Range(1, runtime::kMaxWorkers));
+  sub->add_flag("--tag-output", run.tag_output, "Mark rank 0's output with [0], as others' always is");
+  sub->add_option("command", run.command, "-- CMD ARGS...: the trainer's program")->required();
+}
+
+// `commands` gets what each subcommand does.
+void Declare(CLI::App& app, Flags& f, std::map<std::string, Command>& commands) {
+  app.add_option(
+      "--endpoint", f.globals.endpoint,
+      "unix:PATH or HOST:PORT of a server, or several with commas. Default: SHERD_ENDPOINT, else the "
+      "only job on this host");
+  app.add_flag("--json", f.globals.json, "Write one JSON document");
+  app.add_option(
+      "--timeout", f.globals.timeout,
+      "Most time for all of it, in seconds or like 500ms, 2m. Default: 30 s; resize 5 m; pull, push and "
+      "top none");
+  app.require_subcommand(1);
+  app.fallthrough();
+  DeclareRun(app, f.run);
+
+  app.add_subcommand("status", "The job: epoch, step, and a row for each member");
+  commands["status"] = {absl::Seconds(30), ShowStatus};
+
+  CLI::App* ls = app.add_subcommand("ls", "Tensors: name, shape, dtype, group, owners");
+  ls->add_option("glob", f.glob, "Shell pattern over names, in quotes");
+  commands["ls"] = {absl::Seconds(30), [&f](Context& c) { return ShowTensors(c, f.glob); }};
+
+  CLI::App* stat = app.add_subcommand("stat", "Norm, mean, min, max, NaNs and infs of tensors");
+  stat->add_option("glob", f.glob, "Shell pattern over names, in quotes");
+  stat->add_option("--plane", f.plane, "param, exp_avg, exp_avg_sq, momentum_buffer. Default: param");
+  commands["stat"] = {absl::Seconds(30), [&f](Context& c) { return ShowStats(c, f.glob, f.plane); }};
+
+  CLI::App* read = app.add_subcommand("read", "A slice of one tensor as a .npy file");
+  read->add_option("name", f.read.name, "Tensor")->required();
+  read->add_option("--plane", f.read.plane, "param, exp_avg, ..., step, or buffer. Default: param");
+  read->add_option("--slice", f.read.slice, "As in NumPy: 0:10,: or 3,::2");
+  read->add_option("-o", f.read.file, "File to write")->required();
+  commands["read"] = {absl::Seconds(30), [&f](Context& c) { return ReadToFile(c, f.read); }};
+
+  CLI::App* pull = app.add_subcommand("pull", "The state at one step as safetensors; training goes on");
+  pull->add_option("path", f.pull.path, "File; or folder, which gets model.safetensors")->required();
+  pull->add_option("--dtype", f.dtype, "Of parameters")
+      ->check(CLI::IsMember({"fp32", "bf16", "fp16"}))
+      ->capture_default_str();
+  pull->add_flag("--with-optimizer", f.pull.with_optimizer, "Optimizer state too");
+  pull->add_option("--rate", f.rate, "Most bytes in a second, like 100M; at least 64K. Default: no limit");
+  pull->add_option("--max-shard-bytes", f.max_shard_bytes,
+                   "More than this goes to several files and an index. Default: 5G");
+  commands["pull"] = {absl::InfiniteDuration(), [&f](Context& c) { return PullCommand(c, f.pull); }};
+
+  CLI::App* push = app.add_subcommand("push", "Weights, or everything, into a running job between two steps");
+  push->add_option("path", f.push_path, "safetensors file, index, or folder")->required();
+  commands["push"] = {absl::InfiniteDuration(), [&f](Context& c) { return PushCommand(c, f.push_path); }};
+
+  CLI::App* resize = app.add_subcommand("resize", "Another number of shard servers, while training goes on");
+  resize->add_option("--servers", f.servers, "Servers afterwards")
+      ->required()
+      ->check(CLI::Range(1, runtime::kMaxSlots));
+  commands["resize"] = {absl::Minutes(5), [&f](Context& c) { return ResizeServers(c, f.servers); }};
+
+  app.add_subcommand("top", "Live view of the job");
+  commands["top"] = {absl::InfiniteDuration(),
+                     [](Context& c) { return Top(c, ::isatty(STDOUT_FILENO) != 0); }};
+
+  app.add_subcommand("gc", "Remove the shared memory that dead jobs left");
+}
+
+// What CLI11 takes as text and means more. INVALID_ARGUMENT: usage.
+absl::Status Finish(Flags& f) {
+  f.pull.dtype = f.dtype == "bf16"   ? v1::DTYPE_BFLOAT16
+                 : f.dtype == "fp16" ? v1::DTYPE_FLOAT16
+                                     : v1::DTYPE_FLOAT32;
+  const auto bytes = [](absl::string_view flag, const std::string& text, uint64_t least, uint64_t* out) {
+    if (text.empty()) return absl::OkStatus();
+    absl::StatusOr<uint64_t> value = ParseBytes(text);
+    if (!value.ok()) return absl::InvalidArgumentError(absl::StrCat(flag, ": ", value.status().message()));
+    if (*value < least)
+      return absl::InvalidArgumentError(absl::StrCat(flag, " ", text, " is below ", HumanBytes(least)));
+    *out = *value;
+    return absl::OkStatus();
+  };
+  if (absl::Status status = bytes("--rate", f.rate, 64 << 10, &f.pull.rate); !status.ok()) return status;
+  return bytes("--max-shard-bytes", f.max_shard_bytes, 1, &f.pull.max_shard_bytes);
+}
+
+int Talk(const Globals& globals, const Command& command, absl::Duration limit) {
+  const char* environment = std::getenv("SHERD_ENDPOINT");
+  absl::StatusOr<std::vector<std::string>> endpoints = rpc::FindEndpoints(
+      {globals.endpoint, environment == nullptr ? "" : environment, runtime::kDefaultShmRoot});
+  if (!endpoints.ok()) return Error(endpoints.status().message(), kFailed);
+  ::signal(SIGPIPE, SIG_IGN);
+  InterruptWatch interrupts;
+  rpc::JobClient client(*endpoints, rpc::JobClient::Options());
+  interrupts.Start([&] { client.Cancel(); });
+  Progress progress(::isatty(STDERR_FILENO) != 0);
+  Context context{client, absl::Now() + limit, globals.json, std::cout, progress};
+  const absl::Status status = command.act(context);
+  progress.Clear();
+  std::cout.flush();
+  if (interrupts.signal() != 0) return 128 + interrupts.signal();
+  if (!status.ok()) return Error(status.message(), kFailed);
+  return std::cout.good() ? 0 : Error("cannot write the output", kFailed);
+}
+
+int Main(int argc, char** argv) {
+  // What gRPC has to say about connections comes with the calls' errors.
+  ::setenv("GRPC_VERBOSITY", "NONE", 0);
+  Flags flags;
+  std::map<std::string, Command> commands;
+  CLI::App app("Sherd: training state in shard servers. See `sherd COMMAND --help`.", "sherd");
+  Declare(app, flags, commands);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    if (e.get_exit_code() == 0) return app.exit(e);
+    return Error(absl::StrCat(e.what(), "; see `sherd --help`"), kUsage);
+  }
+  if (absl::Status status = Finish(flags); !status.ok()) return Error(status.message(), kUsage);
+  const std::string name = app.get_subcommands().front()->get_name();
+  if (name == "run") {
+    if (!flags.globals.endpoint.empty() || !flags.globals.timeout.empty() || flags.globals.json) {
+      return Error("run takes no --endpoint, --timeout or --json: it starts a job of its own", kUsage);
+    }
+    flags.run.shm_root = runtime::kDefaultShmRoot;
+    return RunJob(flags.run);
+  }
+  if (name == "gc") {
+    if (!flags.globals.endpoint.empty() || !flags.globals.timeout.empty()) {
+      return Error("gc takes no --endpoint or --timeout: it talks to nobody", kUsage);
+    }
+    const absl::Status status = GcCommand(runtime::kDefaultShmRoot, flags.globals.json, std::cout);
+    return status.ok() ? 0 : Error(status.message(), kFailed);
+  }
+  const Command& command = commands.at(name);
+  absl::Duration limit = command.limit;
+  if (!flags.globals.timeout.empty()) {
+    absl::StatusOr<absl::Duration> timeout = ParseTimeout(flags.globals.timeout);
+    if (!timeout.ok()) return Error(absl::StrCat("--timeout: ", timeout.status().message()), kUsage);
+    limit = *timeout;
+  }
+  return Talk(flags.globals, command, limit);
+}
+
+}  // namespace
+}  // namespace sherd::cli
+
+int main(int argc, char** argv) { return sherd::cli::Main(argc, argv); }

@@ -1,0 +1,53 @@
+#include "client/cli/resize.h"
+
+#include <optional>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "client/cli/text.h"
+#include "nlohmann/json.hpp"
+
+namespace sherd::cli {
+
+absl::Status ResizeServers(Context& context, int servers) {
+  v1::ResizeRequest request;
+  request.set_token(rpc::NewToken());
+  request.set_servers(servers);
+  std::optional<v1::ResizeProgress::Result> result;
+  absl::Status status = context.client.RetryUnavailable(context.deadline, [&] {
+    return context.client.Resize(request, context.deadline, [&](v1::ResizeProgress& message) {
+      if (message.has_result()) result = message.result();
+      if (!message.progress().empty()) {
+        context.progress.Show(absl::StrCat("resize to ", servers, ": waits for ", message.progress()));
+      }
+      return absl::OkStatus();
+    });
+  });
+  context.progress.Clear();
+  if (!status.ok()) return status;
+  if (!result) return absl::DataLossError("the resize ended without a result; look at `sherd status`");
+  const auto seconds = [](const google::protobuf::Duration& d) { return d.seconds() + d.nanos() * 1e-9; };
+  if (context.json) {
+    context.out << nlohmann::ordered_json({{"servers", servers},
+                                           {"epoch", result->epoch()},
+                                           {"step", result->step()},
+                                           {"pause_seconds", seconds(result->pause())},
+                                           {"moved_bytes", result->moved_bytes()},
+                                           {"least_bytes", result->least_bytes()},
+                                           {"changed_elements", result->changed_elements()},
+                                           {"seconds", seconds(result->duration())}})
+                       .dump(2)
+                << "\n";
+  } else {
+    context.out << absl::StrFormat(
+        "%d servers from step %d on (epoch %d): pause %.1f ms, moved %s (least possible %s), %d elements "
+        "changed owner, "
+        "%.2f s\n",
+        servers, result->step() + 1, result->epoch(), seconds(result->pause()) * 1e3,
+        HumanBytes(result->moved_bytes()), HumanBytes(result->least_bytes()), result->changed_elements(),
+        seconds(result->duration()));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace sherd::cli
