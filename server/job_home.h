@@ -2,7 +2,8 @@
 // once there is one.
 //
 //   JobHome home(&dir, &store);
-//   absl::StatusOr<runtime::JobMemory*> memory = home.Memory();      // not before a trainer attached
+//   absl::StatusOr<runtime::JobMemory*> memory = home.Memory();      // FAILED_PRECONDITION until a trainer
+//   has attached
 //
 // Thread-safe.
 #ifndef SHERD_SERVER_JOB_HOME_H_

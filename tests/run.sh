@@ -19,6 +19,7 @@ stages=(
   "sanitize  tests with AddressSanitizer and UndefinedBehaviorSanitizer"
   "tsan      tests with ThreadSanitizer"
   "cuda      kernels for CUDA build, and run where there is a device"
+  "show      deploy/quickstart.sh --quick: the main job, with kills, resizes and a pull"
 )
 
 usage() { sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
@@ -46,11 +47,7 @@ while (($#)); do
 done
 ((${#selected[@]})) || selected=("${stages[@]%% *}")
 
-# As many jobs as cores, but no more than memory holds: a file that includes libtorch takes up to 2 GB to compile.
-cores=$(nproc)
-by_memory=$(awk '/^MemAvailable/ { print int($2 / 2000000) }' /proc/meminfo)
-jobs=$((by_memory < cores ? (by_memory > 0 ? by_memory : 1) : cores))
-bazel_flags=(--jobs="$jobs" --show_result=0 --ui_event_filters=-info)
+bazel_flags=(--jobs="$(bash tools/jobs.sh)" --show_result=0 --ui_event_filters=-info)
 [[ -t 2 ]] || bazel_flags+=(--noshow_progress --color=no)
 
 tally=$(mktemp)
@@ -111,6 +108,8 @@ stage_cuda() {
   [[ -x ${CUDA_HOME:-/usr/local/cuda}/bin/nvcc ]] || { echo "no nvcc in ${CUDA_HOME:-/usr/local/cuda}"; return 77; }
   bazel_tests cuda --config=cuda //kernels/cuda:all
 }
+
+stage_show() { bash deploy/quickstart.sh --quick; }
 
 for stage in "${selected[@]}"; do
   start=$SECONDS

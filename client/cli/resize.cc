@@ -10,7 +10,11 @@
 namespace sherd::cli {
 
 absl::Status ResizeServers(Context& context, int servers) {
+  // A change names its job, so that it reaches no other that has taken the address.
+  absl::StatusOr<v1::Cluster> cluster = context.client.GetCluster({}, context.deadline);
+  if (!cluster.ok()) return cluster.status();
   v1::ResizeRequest request;
+  request.set_job(cluster->job());
   request.set_token(rpc::NewToken());
   request.set_servers(servers);
   std::optional<v1::ResizeProgress::Result> result;
