@@ -1,9 +1,8 @@
 // A rectangular, possibly strided part of a tensor, as runs of its row-major elements.
 //
-//   StatusOr<Slice> s = Slice::Create({4, 6}, {{1, 3, 1}, {0, 6, 2}});    // rows 1..2, every other column
-//   s->shape()                                                       // {2, 3}
-//   s->ForEachRun(0, s->numel(), [](int64_t first, int64_t count, int64_t stride) {...});   // (6, 3, 2),
-//   (12, 3, 2)
+//   StatusOr<Slice> s = Slice::Create({4, 6}, {{1, 3, 1}, {0, 6, 2}});    // rows 1 and 2, every other column
+//   s->shape();                                                           // {2, 3}
+//   s->ForEachRun(0, 6, [](int64_t first, int64_t count, int64_t stride) {...});    // (6, 3, 2), (12, 3, 2)
 //
 // Pure; thread-safe.
 #ifndef SHERD_CORE_SLICE_H_

@@ -4,7 +4,7 @@
 //   ChunkBuffers buffers(1 << 20);
 //   ChunkBuffers::Buffer buffer = buffers.Take();
 //   Fill(buffer.data(), n);
-//   stream->Write(buffer.ToMessage(offset, n));
+//   stream->Write(std::move(buffer).ToMessage(offset, n));
 //
 // Thread-safe. The buffers live until gRPC has sent them, also after this object.
 #ifndef SHERD_SERVER_CHUNK_FRAME_H_

@@ -4,7 +4,7 @@
 // dies.
 //
 //   auto c = Coordinator::Start(options, &home, &exit_watch);
-//   absl::Status joined = (*c)->Join(server, deadline);
+//   absl::Status joined = (*c)->Join(id, address, process, deadline);
 //   absl::StatusOr<Attached> place = (*c)->Attach(rank, process, spec, token, deadline);
 //
 // Calls block until answered: DEADLINE_EXCEEDED says what is waited for, UNAVAILABLE that this coordinator

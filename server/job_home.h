@@ -2,8 +2,7 @@
 // once there is one.
 //
 //   JobHome home(&dir, &store);
-//   absl::StatusOr<runtime::JobMemory*> memory = home.Memory();      // FAILED_PRECONDITION until a trainer
-//   has attached
+//   absl::StatusOr<runtime::JobMemory*> memory = home.Memory();      // not before a trainer attached
 //
 // Thread-safe.
 #ifndef SHERD_SERVER_JOB_HOME_H_

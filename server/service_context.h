@@ -2,7 +2,8 @@
 // may run.
 //
 //   if (absl::Status s = context_->Admit(*ctx, request->job()); !s.ok()) return ToGrpc(s);
-//   if (auto c = context_->Coordinator()) return ...; else return context_->Forward(...);
+//   absl::StatusOr<std::shared_ptr<Coordinator>> c = context_->FindCoordinator(*ctx);
+//   if (c.ok() && *c == nullptr) return context_->Forward<Service>(*ctx, &Stub::Method, *request, response);
 //
 // Thread-safe.
 #ifndef SHERD_SERVER_SERVICE_CONTEXT_H_

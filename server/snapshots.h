@@ -2,8 +2,8 @@
 // them, server/snapshot_reader.h reads them.
 //
 //   Snapshots snapshots;
-//   absl::StatusOr<SnapshotState> s = snapshots.Open(memory, {plane_mask, 0, false, absl::Seconds(60),
-//   token}, deadline); snapshots.Release(memory, s->id);
+//   absl::StatusOr<SnapshotState> s = snapshots.Open(memory, options, deadline);
+//   snapshots.Release(memory, s->id);
 //
 // What is open stands in the control page, so a successor of this process goes on with it. Thread-safe; Open
 // blocks until its step is stored everywhere.

@@ -1,6 +1,6 @@
 // Figures of one tensor in one plane of a snapshot: norm, mean, extremes, what is not finite, histogram.
 //
-//   absl::StatusOr<TensorFigures> f = ComputeFigures(stream, elements, /*bins=*/20);
+//   absl::StatusOr<TensorFigures> f = ComputeFigures(stream, /*bins=*/20);
 #ifndef SHERD_SERVER_TENSOR_STATS_H_
 #define SHERD_SERVER_TENSOR_STATS_H_
 

@@ -2,7 +2,7 @@
 // send.
 //
 //   TensorStream stream(reader.get());
-//   stream.Add(values);                                    // Locate("wte", "param", Slice) and so on
+//   stream.Add(*FindValues(memory, "wte", "param"), DType::kFloat32);
 //   absl::Status s = stream.Fill(offset, absl::MakeSpan(buffer));
 //
 // Row-major, little-endian, no padding between tensors. Thread-compatible: one consumer each.

@@ -121,6 +121,11 @@ JobSpec ControlJob::Spec() {
   return spec;
 }
 
+const Layout& ControlJob::TheLayout() {
+  static const Layout* const layout = new Layout(Spec().layout);
+  return *layout;
+}
+
 v1::AttachRequest ControlJob::AttachRequest() const {
   v1::AttachRequest request;
   ToProto(Spec(), &request);

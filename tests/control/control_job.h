@@ -54,6 +54,8 @@ class ControlJob {
   v1::Cluster WaitUntil(const std::string& id, const std::function<bool(const v1::Cluster&)>& done) const;
 
   static JobSpec Spec();
+  // Its layout, kept.
+  static const Layout& TheLayout();
   v1::AttachRequest AttachRequest() const;
   // As rank 0 through server `id`; maps the memory.
   v1::AttachResponse Attach(const std::string& id = "s0");

@@ -60,7 +60,7 @@ TEST(Control, TrainsWithTwoServersAndTellsSo) {
     EXPECT_EQ(c.world_size(), 1);
     EXPECT_EQ(c.servers(), 2);
     EXPECT_TRUE(c.initialized());
-    EXPECT_EQ(c.total_elements(), ControlJob::Spec().layout.total_elements());
+    EXPECT_EQ(c.total_elements(), ControlJob::TheLayout().total_elements());
     ASSERT_EQ(c.members_size(), 3);
     int64_t owned = 0;
     for (const v1::Member& m : c.members()) owned += m.owned_elements();
@@ -130,7 +130,7 @@ TEST(Control, ResizesWhileTraining) {
   });
   v1::ResizeProgress::Result up = Resize(job, "s2", 3, "up");
   EXPECT_EQ(up.moved_bytes(), 0);
-  EXPECT_GT(up.changed_elements(), ControlJob::Spec().layout.total_elements() / 2);
+  EXPECT_GT(up.changed_elements(), ControlJob::TheLayout().total_elements() / 2);
   EXPECT_GT(up.epoch(), 1);
   v1::Cluster c = job.WaitUntil("s0", [](const v1::Cluster& c) { return c.servers() == 3; });
   EXPECT_TRUE(HasSlot(c, "s2", 2)) << c.DebugString();
