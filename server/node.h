@@ -1,8 +1,8 @@
 // This server process's part in its job: stands for coordinator, joins whoever is it, and owns the slot it is
 // given.
 //
-//   auto node = Node::Start(options, &home, &peers, &exit_watch);    // the services listen at options.address
-//   absl::Status end = (*node)->Wait(deadline);                      // retired, or a reason to give up
+//   auto node = Node::Start(options, &home, &peers, &exit_watch);   // the services listen at options.address
+//   absl::Status end = (*node)->Wait(deadline);                     // retired, or a reason to give up
 //   (*node)->Leave(deadline);
 //
 // Thread-safe.

@@ -1,5 +1,5 @@
-// How a job's state is named in a consolidated safetensors file, both ways: what `sherd pull` writes and `sherd push`
-// takes.
+// How a job's state is named in a consolidated safetensors file, both ways: what `sherd pull` writes and
+// `sherd push` takes.
 //
 //   parameter "wte.weight"                 wte.weight
 //   buffer "bn.running_mean"               bn.running_mean
@@ -27,8 +27,8 @@ struct PullPlan {
   std::vector<std::vector<v1::TensorRef>> refs;
 };
 
-// Files of at most `max_file_bytes` with `dtype` parameters; errors as formats::SplitPlan, and INVALID_ARGUMENT for
-// a buffer of an unknown type.
+// Files of at most `max_file_bytes` with `dtype` parameters; errors as formats::SplitPlan, and
+// INVALID_ARGUMENT for a buffer of an unknown type.
 absl::StatusOr<PullPlan> PlanPull(const TensorList& job, v1::DType dtype, bool with_optimizer,
                                   uint64_t max_file_bytes, const std::string& stem,
                                   const formats::Metadata& metadata);
@@ -44,9 +44,9 @@ struct PushPlan {
   int skipped_buffers = 0;  // rank 0 hands buffers over at every step, so they cannot be pushed
 };
 
-// Matches a file with the job. INVALID_ARGUMENT in one line that names the tensor and both values: a tensor that the
-// job does not have, or that the file lacks (all parameters; all of the optimizer or nothing of it), another shape,
-// a type that is none of F32, BF16, F16.
+// Matches a file with the job. INVALID_ARGUMENT in one line that names the tensor and both values: a tensor
+// that the job does not have, or that the file lacks (all parameters; all of the optimizer or nothing of it),
+// another shape, a type that is none of F32, BF16, F16.
 absl::StatusOr<PushPlan> PlanPush(const TensorList& job, const std::vector<formats::TensorEntry>& stored);
 
 }  // namespace sherd::cli

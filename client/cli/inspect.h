@@ -14,8 +14,8 @@ namespace sherd::cli {
 std::string StatusText(const v1::Cluster& cluster);
 std::string StatusJson(const v1::Cluster& cluster);
 
-// Each writes to context.out. Errors are the calls'; an `ls` that finds nothing writes a table without rows, a `stat`
-// that finds nothing is NOT_FOUND.
+// Each writes to context.out. Errors are the calls'; an `ls` that finds nothing writes a table without rows,
+// a `stat` that finds nothing is NOT_FOUND.
 absl::Status ShowStatus(Context& context);
 absl::Status ShowTensors(Context& context, const std::string& glob);
 absl::Status ShowStats(Context& context, const std::string& glob, const std::string& plane);

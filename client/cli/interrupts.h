@@ -1,7 +1,7 @@
-// Turns the first SIGINT or SIGTERM into a call of a function, on a thread, so that a command can end in order and
-// leave no half-made file; the next one ends the process.
+// Turns the first SIGINT or SIGTERM into a call of a function, on a thread, so that a command can end in
+// order and leave no half-made file; the next one ends the process.
 //
-//   InterruptWatch interrupts;                         // before there are other threads: they take no signals
+//   InterruptWatch interrupts;         // before other threads: they take no signals
 //   interrupts.Start([&] { client.Cancel(); });
 //   ...
 //   if (interrupts.signal() != 0) return 128 + interrupts.signal();

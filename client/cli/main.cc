@@ -1,4 +1,5 @@
-// `sherd`: reads the command line and hands over. Exit status 0 done, 1 failed, 2 usage; `sherd run` that of its job.
+// `sherd`: reads the command line and hands over. Exit status 0 done, 1 failed, 2 usage; `sherd run` that of
+// its job.
 
 #include <signal.h>
 #include <unistd.h>

@@ -1,5 +1,5 @@
-// What a command shows while it works, on stderr: a line that changes in place when that is a terminal, nothing
-// otherwise; and notes, which are always shown. Thread-compatible.
+// What a command shows while it works, on stderr: a line that changes in place when that is a terminal,
+// nothing otherwise; and notes, which are always shown. Thread-compatible.
 #ifndef SHERD_CLIENT_CLI_PROGRESS_H_
 #define SHERD_CLIENT_CLI_PROGRESS_H_
 

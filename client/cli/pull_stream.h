@@ -2,8 +2,8 @@
 //
 //   PullOutcome outcome = PullBytes(client, request, total, sink, deadline);
 //
-// Every chunk must follow the one before and match its crc32c before `sink` gets it, so what was handed over is a
-// verified prefix: after a break the stream is asked for again, from any server, from its end on.
+// Every chunk must follow the one before and match its crc32c before `sink` gets it, so what was handed over
+// is a verified prefix: after a break the stream is asked for again, from any server, from its end on.
 #ifndef SHERD_CLIENT_CLI_PULL_STREAM_H_
 #define SHERD_CLIENT_CLI_PULL_STREAM_H_
 
@@ -25,9 +25,9 @@ struct PullOutcome {
   int resumed = 0;  // times the stream went on after a break or damage
 };
 
-// Pulls `total` bytes as `request` says (its offset is set here). `sink` gets them in order, from this thread; its
-// error ends the pull and is the outcome. Errors of the call; DATA_LOSS for damage that came three times in one
-// place, and for streams of another length. Blocks.
+// Pulls `total` bytes as `request` says (its offset is set here). `sink` gets them in order, from this
+// thread; its error ends the pull and is the outcome. Errors of the call; DATA_LOSS for damage that came
+// three times in one place, and for streams of another length. Blocks.
 PullOutcome PullBytes(rpc::JobClient& client, v1::PullRequest request, uint64_t total,
                       absl::FunctionRef<absl::Status(uint64_t offset, absl::string_view bytes)> sink,
                       absl::Time deadline);

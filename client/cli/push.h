@@ -20,8 +20,9 @@ struct PushResult {
   absl::Duration duration;
 };
 
-// `path`: a safetensors file, an index, or a folder of either, as `sherd pull` writes them. Names, shapes and types
-// are checked here before anything is sent (consolidated.h). Errors of that, of files, and of the call. Blocks.
+// `path`: a safetensors file, an index, or a folder of either, as `sherd pull` writes them. Names, shapes and
+// types are checked here before anything is sent (consolidated.h). Errors of that, of files, and of the call.
+// Blocks.
 absl::StatusOr<PushResult> PushJob(rpc::JobClient& client, const std::string& path, absl::Time deadline,
                                    Progress& progress);
 

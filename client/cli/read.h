@@ -24,8 +24,8 @@ struct ReadResult {
   std::vector<float> values;
 };
 
-// INVALID_ARGUMENT, OUT_OF_RANGE for the slice; NOT_FOUND; DATA_LOSS for damage; UNIMPLEMENTED for buffers that are
-// not F32.
+// INVALID_ARGUMENT, OUT_OF_RANGE for the slice; NOT_FOUND; DATA_LOSS for damage; UNIMPLEMENTED for buffers
+// that are not F32.
 absl::StatusOr<ReadResult> ReadValues(rpc::JobClient& client, const ReadOptions& options,
                                       absl::Time deadline);
 

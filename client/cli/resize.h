@@ -7,7 +7,8 @@
 
 namespace sherd::cli {
 
-// Waits until it is done and writes what it cost. Errors are the call's; DATA_LOSS if it ended without a result.
+// Waits until it is done and writes what it cost. Errors are the call's; DATA_LOSS if it ended without a
+// result.
 absl::Status ResizeServers(Context& context, int servers);
 
 }  // namespace sherd::cli

@@ -1,5 +1,5 @@
-// The slice of a tensor as people write it, after NumPy: "0:10,:" is rows 0 to 9; "3" row 3 alone (and one dimension
-// less); "::2" every other; "-1" the last. Dimensions left out at the end are whole.
+// The slice of a tensor as people write it, after NumPy: "0:10,:" is rows 0 to 9; "3" row 3 alone (and one
+// dimension less); "::2" every other; "-1" the last. Dimensions left out at the end are whole.
 //
 //   StatusOr<SliceSpec> spec = ParseSlice("3,0:10");
 //   StatusOr<ResolvedSlice> slice = Resolve(*spec, {50, 64});     // dimensions {3,4,1}, {0,10,1}; shape {10}
@@ -33,8 +33,8 @@ struct ResolvedSlice {
   std::vector<int64_t> shape;                // of the result
 };
 
-// Negative numbers count from the end. OUT_OF_RANGE names dimension, value and size for whatever does not lie in
-// the tensor (unlike NumPy, which cuts silently), and for too many dimensions.
+// Negative numbers count from the end. OUT_OF_RANGE names dimension, value and size for whatever does not lie
+// in the tensor (unlike NumPy, which cuts silently), and for too many dimensions.
 absl::StatusOr<ResolvedSlice> Resolve(const SliceSpec& spec, const std::vector<int64_t>& shape);
 
 }  // namespace sherd::cli

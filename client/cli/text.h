@@ -18,7 +18,8 @@ std::string HumanBytes(uint64_t bytes);
 // "1048576", "64K", "1.5M", "2GiB" in bytes; K, M, G, T are powers of 1024. INVALID_ARGUMENT names the text.
 absl::StatusOr<uint64_t> ParseBytes(absl::string_view text);
 
-// "90", "1.5", "500ms", "2m", "inf": without a unit, seconds; more than zero. INVALID_ARGUMENT names the text.
+// "90", "1.5", "500ms", "2m", "inf": without a unit, seconds; more than zero. INVALID_ARGUMENT names the
+// text.
 absl::StatusOr<absl::Duration> ParseTimeout(absl::string_view text);
 
 // "2x3x4"; "scalar".

@@ -32,7 +32,8 @@ class ChangeWatch {
   // REQUIRES: the client was cancelled.
   ~ChangeWatch() { thread_.join(); }
 
-  // Until something changed, `period` passed or the watch ended; its error, if that is more than a lost server.
+  // Until something changed, `period` passed or the watch ended; its error, if that is more than a lost
+  // server.
   absl::Status Wait(absl::Duration period) {
     const absl::Time end = absl::Now() + period;
     runtime::MutexLock lock(mu_);

@@ -1,5 +1,5 @@
-// `sherd pull`, `sherd push`, `sherd gc` as commands: pull.h, push.h and runtime/job_dir.h do the work, these tell
-// what was done.
+// `sherd pull`, `sherd push`, `sherd gc` as commands: pull.h, push.h and runtime/job_dir.h do the work, these
+// tell what was done.
 #ifndef SHERD_CLIENT_CLI_TRANSFER_H_
 #define SHERD_CLIENT_CLI_TRANSFER_H_
 

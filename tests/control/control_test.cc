@@ -1,4 +1,5 @@
-// The control plane over real sherdd processes, on unix and TCP sockets: membership, takeover, resize, refusals.
+// The control plane over real sherdd processes, on unix and TCP sockets: membership, takeover, resize,
+// refusals.
 #include <signal.h>
 
 #include <thread>
