@@ -130,7 +130,12 @@ void Node::Follow() {
 absl::Status Node::FollowOnce() {
   absl::StatusOr<std::string> address = CoordinatorAddress();
   if (!address.ok()) return address.status();
-  std::unique_ptr<v1::ClusterService::Stub> stub = v1::ClusterService::NewStub(peers_->To(*address));
+  const std::shared_ptr<grpc::Channel> channel = peers_->To(*address);
+  // gRPC gets on with a connection only while somebody waits for it.
+  if (!channel->WaitForConnected(absl::ToChronoTime(absl::Now() + kRetry))) {
+    return absl::UnavailableError(absl::StrCat("the coordinator does not answer at ", *address));
+  }
+  std::unique_ptr<v1::ClusterService::Stub> stub = v1::ClusterService::NewStub(channel);
   {
     grpc::ClientContext context;
     peers_->Prepare(&context, absl::Now() + kJoinPatience);

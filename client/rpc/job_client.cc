@@ -30,6 +30,9 @@ using runtime::MutexLock;
 // Chunks hold up to 4 MiB and a page of tensors may be larger than gRPC's own limit of 4 MiB.
 constexpr int kMaxMessageBytes = 64 << 20;
 
+// While no server can be reached, one after the other is waited for.
+constexpr absl::Duration kLookAtOneServer = absl::Milliseconds(20);
+
 struct Server {
   std::string endpoint;
   std::shared_ptr<grpc::Channel> channel;
@@ -120,7 +123,8 @@ class JobClient::Impl {
       }
       const absl::optional<absl::Duration> wait = backoff->Next(now, Jitter());
       if (!wait) return status;
-      if (!Sleep(std::min(*wait, deadline - now))) return absl::CancelledError("the call was cancelled");
+      if (!WaitToRepeat(std::min(*wait, deadline - now)))
+        return absl::CancelledError("the call was cancelled");
     }
   }
 
@@ -238,16 +242,28 @@ class JobClient::Impl {
     return absl::Uniform(random_, 0.0, 1.0);
   }
 
-  // False when cancelled.
-  bool Sleep(absl::Duration duration) {
+  // Until `duration` is over, or a server can be reached that could not be before. False when cancelled.
+  bool WaitToRepeat(absl::Duration duration) {
     const absl::Time end = absl::Now() + duration;
-    MutexLock lock(mu_);
-    while (!cancelled_) {
+    const size_t first = current_.load(std::memory_order_relaxed);
+    const bool connected = servers_[first].channel->GetState(false) == GRPC_CHANNEL_READY;
+    for (size_t i = 0;; ++i) {
       const absl::Duration left = end - absl::Now();
+      {
+        MutexLock lock(mu_);
+        if (connected && left > absl::ZeroDuration() && !cancelled_) wake_.WaitFor(mu_, left);
+        if (cancelled_) return false;
+      }
       if (left <= absl::ZeroDuration()) return true;
-      wake_.WaitFor(mu_, left);
+      if (connected) continue;
+      // gRPC gets on with a connection only while somebody waits for it.
+      const size_t index = (first + i) % servers_.size();
+      const absl::Time until = absl::Now() + std::min(left, kLookAtOneServer);
+      if (servers_[index].channel->WaitForConnected(absl::ToChronoTime(until))) {
+        current_.store(index, std::memory_order_relaxed);
+        return true;
+      }
     }
-    return false;
   }
 
   const Options options_;

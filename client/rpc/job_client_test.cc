@@ -55,6 +55,16 @@ TEST(JobClient, GoesOnToTheServerThatAnswers) {
   EXPECT_EQ(client.endpoint(), server.endpoint());
 }
 
+TEST(JobClient, ReachesAServerThatComesLate) {
+  runtime::TestRoot root("/tmp");
+  JobClient client({"unix:" + root.path() + "/s0.sock"}, Patient(absl::Seconds(1)));
+  EXPECT_EQ(client.GetCluster({}, Soon()).status().code(), absl::StatusCode::kUnavailable);
+  FakeServer server(root.path() + "/s0.sock");
+  server.get_cluster = Named("gpt");
+  const absl::Status status = client.GetCluster({}, Soon()).status();
+  EXPECT_TRUE(status.ok()) << status;
+}
+
 TEST(JobClient, OutlastsARestartOfItsServer) {
   runtime::TestRoot root("/tmp");
   FakeServer server(root.path() + "/s0.sock");
