@@ -21,8 +21,8 @@ void Prepare(grpc::ClientContext* context, absl::Duration timeout) {
   context->set_wait_for_ready(true);
 }
 
-ControlJob::ControlJob(const std::vector<std::string>& ids)
-    : dir_(*runtime::JobDir::Create(root_.path(), "ctl")) {
+ControlJob::ControlJob(const std::vector<std::string>& ids, JobSpec spec)
+    : spec_(std::move(spec)), dir_(*runtime::JobDir::Create(root_.path(), "ctl")) {
   for (const std::string& id : ids) StartServer(id, static_cast<int>(ids.size()));
   WaitUntil(ids[0], [&](const v1::Cluster& c) { return c.epoch() >= 1; });
 }
@@ -128,7 +128,7 @@ const Layout& ControlJob::TheLayout() {
 
 v1::AttachRequest ControlJob::AttachRequest() const {
   v1::AttachRequest request;
-  ToProto(Spec(), &request);
+  ToProto(spec_, &request);
   request.set_rank(0);
   request.mutable_process()->set_pid(runtime::Self().pid);
   request.mutable_process()->set_start_ticks(runtime::Self().start_ticks);
@@ -144,7 +144,7 @@ v1::AttachResponse ControlJob::Attach(const std::string& id) {
   EXPECT_TRUE(s.ok()) << s.error_message();
   if (!s.ok()) return response;
   incarnation_ = response.incarnation();
-  auto memory = runtime::JobMemory::Open(&dir_, Spec(), runtime::JobMemory::Role::kTrainer);
+  auto memory = runtime::JobMemory::Open(&dir_, spec_, runtime::JobMemory::Role::kTrainer);
   EXPECT_TRUE(memory.ok()) << memory.status();
   memory_ = *std::move(memory);
   return response;

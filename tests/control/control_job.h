@@ -32,7 +32,7 @@ void Prepare(grpc::ClientContext* context, absl::Duration timeout = absl::Second
 class ControlJob {
  public:
   // Starts a server for each id and waits until they have formed the first epoch.
-  explicit ControlJob(const std::vector<std::string>& ids);
+  explicit ControlJob(const std::vector<std::string>& ids, JobSpec spec = Spec());
   ~ControlJob();
 
   // One more process; `expect` as --expect. Returns when it listens.
@@ -53,6 +53,7 @@ class ControlJob {
   // Polls GetCluster at `id` until `done` says so; the last answer. Fails the test after 20 s.
   v1::Cluster WaitUntil(const std::string& id, const std::function<bool(const v1::Cluster&)>& done) const;
 
+  // Small, with a tensor of every kind.
   static JobSpec Spec();
   // Its layout, kept.
   static const Layout& TheLayout();
@@ -73,6 +74,7 @@ class ControlJob {
   int Files(const std::string& prefix) const;
 
  private:
+  const JobSpec spec_;
   runtime::TestRoot root_{"/dev/shm"};
   runtime::TestRoot logs_;
   runtime::JobDir dir_;

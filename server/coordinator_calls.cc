@@ -1,0 +1,295 @@
+// Coordinator: what services ask of it.
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "core/reshard_plan.h"
+#include "server/coordinator.h"
+#include "server/coordinator_internal.h"
+
+namespace sherd::server {
+namespace {
+
+using internal::DecidedByAll;
+using internal::kLookAgain;
+using internal::RingSlots;
+using internal::Stopping;
+using runtime::MemberEntry;
+using runtime::MutexLock;
+
+}  // namespace
+
+absl::Status Coordinator::PostAndWait(Event event, const std::string& request, absl::Time deadline,
+                                      const Progress& progress) {
+  auto call = std::make_shared<Call>();
+  std::string told;
+  {
+    MutexLock lock(mu_);
+    calls_[request].push_back(call);
+    events_.push_back(std::move(event));
+    changed_.SignalAll();
+  }
+  const auto forget = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    std::vector<std::shared_ptr<Call>>& waiting = calls_[request];
+    waiting.erase(std::remove(waiting.begin(), waiting.end(), call), waiting.end());
+    if (waiting.empty()) calls_.erase(request);
+  };
+  for (;;) {
+    std::string waits_for;
+    {
+      MutexLock lock(mu_);
+      const absl::Time now = absl::Now();
+      if (call->done) return call->status;
+      if (stop_ || !status_.ok()) return forget(), Stopping();
+      waits_for = state_.Describe(now);
+      if (now >= deadline) {
+        forget();
+        return absl::DeadlineExceededError(absl::StrCat("not done in time: ", waits_for));
+      }
+      if (!progress || waits_for == told) {
+        changed_.WaitFor(mu_, std::min(deadline - now, kLookAgain));
+        if (!progress) continue;
+      }
+    }
+    told = waits_for;
+    if (!progress(waits_for)) {
+      MutexLock lock(mu_);
+      forget();
+      return absl::CancelledError("the caller has gone");
+    }
+  }
+}
+
+absl::Status Coordinator::Join(const std::string& id, const std::string& address,
+                               const ProcessIdentity& process, absl::Time deadline) {
+  const std::string request = absl::StrCat("join ", id, " ", Show(process));
+  absl::Status joined = PostAndWait(ServerJoined{id, address, host_, process, request}, request, deadline);
+  if (joined.ok()) WatchProcess(process, ServerDead{id, process});
+  return joined;
+}
+
+absl::Status Coordinator::Leave(const std::string& id, const ProcessIdentity& process,
+                                const std::string& token, absl::Time deadline) {
+  return PostAndWait(ServerLeft{id, process, token}, token, deadline);
+}
+
+absl::Status Coordinator::Heartbeat(const std::string& id, const ProcessIdentity& process) {
+  MutexLock lock(mu_);
+  const auto is = [&](const ServerMember& m) { return m.id == id && m.process == process; };
+  const std::vector<ServerMember> spares = state_.spares();
+  if (std::any_of(committed_.servers.begin(), committed_.servers.end(), is) ||
+      std::any_of(spares.begin(), spares.end(), is)) {
+    return absl::OkStatus();
+  }
+  return absl::NotFoundError(absl::StrCat("process ", Show(process), " is not server ", id, " of job ",
+                                          options_.job, ": join first"));
+}
+
+absl::StatusOr<Coordinator::Attached> Coordinator::Attach(Rank rank, const ProcessIdentity& process,
+                                                          const JobSpec& spec, const std::string& token,
+                                                          absl::Time deadline) {
+  absl::StatusOr<runtime::JobMemory*> made = home_->MakeMemory(spec);
+  if (!made.ok()) return made.status();
+  runtime::JobMemory& memory = **made;
+  {
+    MutexLock lock(mu_);
+    memory_ = &memory;
+    ++attaching_;
+    // A boundary that may already be decided belongs to a time without trainers.
+    while (!stop_ && absl::Now() < deadline &&
+           Proposals{memory.control().boundary.ranges, 0, memory.control().boundary.import}.AnyNewerThan(
+               DecidedByAll(memory))) {
+      changed_.WaitFor(mu_, std::min(deadline - absl::Now(), absl::Milliseconds(10)));
+    }
+  }
+  const TrainerAttached event{rank, host_, process, spec.world_size, spec.layout.hash(), token};
+  absl::Status placed = PostAndWait(event, token, deadline);
+  if (placed.ok()) WatchProcess(process, TrainerDead{rank, process});
+  Attached out;
+  {
+    MutexLock lock(mu_);
+    --attaching_;
+    if (!placed.ok()) return placed;
+    out.epoch = committed_.epoch;
+    out.incarnation = committed_.trainers[rank.value()].incarnation;
+    out.servers = committed_.owning_servers;
+  }
+  absl::StatusOr<StepId> done = memory.DoneByAll();
+  if (!done.ok()) return done.status();
+  out.step = done->step;
+  out.initialized = memory.control().initialized.load(std::memory_order_acquire) != 0;
+  out.must_initialise = rank == Rank(0) && !out.initialized;
+  // The predecessor may have died between publishing and ringing.
+  RingSlots(memory.control());
+  return out;
+}
+
+absl::Status Coordinator::CommitInitial(Rank rank, Incarnation incarnation) {
+  runtime::JobMemory* m = memory();
+  if (rank != Rank(0)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("rank=", rank.value(), " cannot commit initial values: only rank 0 writes them"));
+  }
+  if (m == nullptr || m->trainer(rank).incarnation.load(std::memory_order_acquire) != incarnation.value()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("incarnation ", incarnation.value(), " of rank 0 does not hold the place"));
+  }
+  m->control().initialized.store(1, std::memory_order_release);
+  for (int r = 0; r < m->spec().world_size; ++r) m->trainer(Rank(r)).bell.Ring();
+  RingSlots(m->control());
+  MutexLock lock(mu_);
+  Changed();
+  return absl::OkStatus();
+}
+
+absl::Status Coordinator::Detach(Rank rank, Incarnation incarnation, bool finished, const std::string& token,
+                                 absl::Time deadline) {
+  runtime::JobMemory* m = memory();
+  if (m == nullptr || rank.value() < 0 || rank.value() >= m->spec().world_size ||
+      m->trainer(rank).incarnation.load(std::memory_order_acquire) != incarnation.value()) {
+    return absl::FailedPreconditionError(absl::StrCat("incarnation ", incarnation.value(), " of rank ",
+                                                      rank.value(), " does not hold the place"));
+  }
+  const runtime::ProcessIdentity who = m->trainer(rank).identity();
+  const absl::Status gone =
+      PostAndWait(TrainerDetached{rank, {who.pid, who.start_ticks}, finished, token}, token, deadline);
+  if (!gone.ok()) return gone;
+  uint32_t attached = MemberEntry::kAttached;
+  m->trainer(rank).state.compare_exchange_strong(attached,
+                                                 finished ? MemberEntry::kFinished : MemberEntry::kVacant);
+  RingSlots(m->control());
+  MutexLock lock(mu_);
+  Changed();
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Coordinator::Resized> Coordinator::Resize(int servers, Epoch epoch, const std::string& token,
+                                                         absl::Time deadline, const Progress& progress) {
+  if (servers < 1 || servers > runtime::kMaxSlots) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("servers=", servers, " is not in 1..", runtime::kMaxSlots));
+  }
+  return Operate(ResizeRequested{servers, token}, epoch, token, deadline, progress);
+}
+
+absl::StatusOr<Coordinator::Resized> Coordinator::Drain(const std::string& id, Epoch epoch,
+                                                        const std::string& token, absl::Time deadline,
+                                                        const Progress& progress) {
+  return Operate(DrainRequested{id, token}, epoch, token, deadline, progress);
+}
+
+absl::StatusOr<Coordinator::Resized> Coordinator::Operate(Event event, Epoch epoch, const std::string& token,
+                                                          absl::Time deadline, const Progress& progress) {
+  const absl::Time begun = absl::Now();
+  EpochDoc before;
+  {
+    MutexLock lock(mu_);
+    before = committed_;
+    last_pause_ = absl::ZeroDuration();
+  }
+  if (epoch.value() != 0 && epoch != before.epoch) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("epoch ", epoch.value(), " is stale: the job is in epoch ", before.epoch.value()));
+  }
+  absl::Status done = PostAndWait(std::move(event), token, deadline, progress);
+  if (!done.ok()) return done;
+  Resized out;
+  out.duration = absl::Now() - begun;
+  EpochDoc after;
+  runtime::JobMemory* m;
+  {
+    MutexLock lock(mu_);
+    after = committed_;
+    out.pause = last_pause_;
+    m = memory_;
+  }
+  out.epoch = after.epoch;
+  if (m == nullptr) return out;
+  if (const std::optional<runtime::Assignment> a = m->control().Newest();
+      a.has_value() && a->from_step.value() > 0) {
+    out.step = Step(a->from_step.value() - 1);
+  }
+  if (before.owning_servers < 1) return out;
+  const absl::StatusOr<ReshardPlan> plan =
+      PlanReshard(Assignment::Uniform(m->layout(), before.owning_servers),
+                  Assignment::Uniform(m->layout(), after.owning_servers));
+  if (plan.ok()) {
+    for (const auto& move : plan->moves) {
+      m->layout().ForEachRun(move.blocks, [&](int t, BlockRange run) {
+        out.changed_elements +=
+            (run.size() - 1) * kBlockElements + m->layout().tensors()[t].ElementsIn(run.end - 1);
+      });
+    }
+  }
+  return out;
+}
+
+absl::StatusOr<Step> Coordinator::StoreImport(const std::string& token,
+                                              const std::function<absl::Status(uint64_t id)>& name_it,
+                                              absl::Time deadline) {
+  runtime::JobMemory* m = memory();
+  if (m == nullptr) return absl::FailedPreconditionError("the job has no state yet: no trainer has attached");
+  runtime::ControlPage& control = m->control();
+  if (control.initialized.load(std::memory_order_acquire) == 0) {
+    return absl::FailedPreconditionError(
+        "the job has no values yet: rank 0 has not written the initial ones");
+  }
+  uint64_t id = 0;
+  {
+    // One at a time, and never beside a resize: what a boundary decides must be one thing or the other.
+    MutexLock lock(mu_);
+    const auto outstanding = [&] {
+      const Proposals decided = DecidedByAll(*m);
+      const Proposals proposed = control.proposals.Read();
+      return proposed.import > decided.import || proposed.ranges > decided.ranges;
+    };
+    for (;;) {
+      const auto same =
+          std::find_if(imports_.begin(), imports_.end(), [&](const auto& i) { return i.first == token; });
+      if (same != imports_.end()) id = same->second;
+      if (id != 0 || (!naming_import_ && !outstanding())) break;
+      if (stop_) return Stopping();
+      if (absl::Now() >= deadline)
+        return absl::DeadlineExceededError("another import or a resize is under way; nothing was changed");
+      changed_.WaitFor(mu_, std::min(deadline - absl::Now(), absl::Milliseconds(10)));
+    }
+    naming_import_ = id == 0;
+  }
+  if (id != 0) return AwaitImport(*m, id, deadline);
+  id = control.proposals.Read().import + 1;
+  const absl::Status named = name_it(id);
+  {
+    MutexLock lock(mu_);
+    naming_import_ = false;
+    if (!named.ok()) return named;
+    control.proposals.import.store(id, std::memory_order_release);
+    imports_.emplace_back(token, id);
+    if (imports_.size() > 64) imports_.pop_front();
+    changed_.SignalAll();
+  }
+  Look();  // opens a boundary if no trainer is there
+  RingSlots(control);
+  return AwaitImport(*m, id, deadline);
+}
+
+absl::StatusOr<Step> Coordinator::AwaitImport(runtime::JobMemory& memory, uint64_t id, absl::Time deadline) {
+  runtime::DoorbellWord& bell = memory.control().bell;
+  for (;;) {
+    const uint32_t ticket = bell.Listen();
+    if (DecidedByAll(memory).import >= id) break;
+    {
+      MutexLock lock(mu_);
+      if (stop_) return Stopping();
+    }
+    if (absl::Now() >= deadline) {
+      return absl::DeadlineExceededError(
+          "the values are whole and will be stored with the next step, which has not ended in time");
+    }
+    bell.Wait(ticket, std::min(deadline - absl::Now(), kLookAgain), runtime::SpinPolicy::None());
+  }
+  absl::StatusOr<StepId> done = memory.DoneByAll();
+  if (!done.ok()) return done.status();
+  return done->step;
+}
+
+}  // namespace sherd::server
