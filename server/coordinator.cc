@@ -357,7 +357,10 @@ void Coordinator::LookAtProposals(runtime::JobMemory& memory) {
         ranges_seen_ = want;
         ranges_decided_ = absl::Now();
       }
-      if (decided.ranges >= want && applied_posted_ != want) {
+      // Slots that go have still the last step before to finish: whoever loses one is told to exit.
+      const absl::StatusOr<StepId> done = memory.DoneByAll();
+      const bool left = done.ok() && newest->from_step <= done->step.Next();
+      if (left && decided.ranges >= want && applied_posted_ != want) {
         last_pause_ = absl::Now() - ranges_decided_;
         applied_posted_ = want;
         events_.push_back(RangesApplied{Epoch(want)});

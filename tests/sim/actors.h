@@ -15,8 +15,12 @@ void RunTrainer(World& world, const Oracle& oracle, Rank rank);
 // Owns what `slot` owns, for ever. REQUIRES: whoever had the slot before is dead.
 void RunOwner(World& world, Oracle& oracle, Slot slot);
 
-// Fills places whose processes have died, admits trainers, and brings the world's operations about.
-void RunCoordinator(World& world, Oracle& oracle);
+// Starts the coordinator, servers and trainers, and again when they have died, as `sherd run` does.
+void RunSupervisor(World& world, Oracle& oracle);
+
+// Drives core/membership: tells it who came and who died, carries out its effects, and brings the world's
+// operations about.
+void RunCoordinator(World& world);
 
 // Copies every snapshot while the job goes on, and compares it with the oracle's.
 void RunReader(World& world, const Oracle& oracle);

@@ -1,7 +1,10 @@
-// The coordinator of the simulation, and the reader of snapshots.
+// The coordinator of the simulation: core/membership over the simulated host, in the shape of
+// server/coordinator.
 #include <algorithm>
+#include <set>
 
 #include "absl/strings/str_cat.h"
+#include "core/membership.h"
 #include "tests/sim/actors.h"
 
 namespace sherd::sim {
@@ -9,41 +12,148 @@ namespace {
 
 class Coordinator {
  public:
-  Coordinator(World& world, Oracle& oracle) : w_(world), oracle_(oracle) {}
+  explicit Coordinator(World& world) : w_(world), state_(Begin(world)) {}
 
   void Run() {
+    if (!w_.epochs.empty()) Apply(Recovered{});
     for (;;) {
       const uint64_t ticket = w_.s.Listen();
       w_.Tick();
-      FillSlots();
-      const uint64_t again = Operate();
-      AdmitTrainers();
+      SeeDeaths();
+      Announce();
+      LookAtRanges();
+      const uint64_t again = state_.formed() ? Operate() : ~uint64_t{0};
+      OpenBoundary();
       Finish();
       w_.s.Wait(ticket, again);
     }
   }
 
  private:
-  void FillSlots() {
-    for (int m = 0; m < kMaxSlots; ++m) {
-      const int process = w_.owner_process[m];
-      const bool adopt_alive = w_.bug == Bug::kAdoptAlive && process >= 0 && w_.s.Paused(process);
-      if (w_.s.Alive(process) && !adopt_alive) continue;
-      w_.owner_process[m] = w_.s.Spawn(absl::StrCat("owner ", m), true,
-                                       [&w = w_, &o = oracle_, m] { RunOwner(w, o, Slot(m)); });
+  static MembershipState Begin(const World& w) {
+    return w.epochs.empty() ? *MembershipState::Create({"sim", w.job.servers, w.job.world_size})
+                            : *MembershipState::Restore(w.epochs.back());
+  }
+
+  // Returns the status of the answer to `request`; OK if there is none yet.
+  absl::Status Ask(const Event& event, const std::string& request) {
+    const Outcome outcome = state_.Apply(event, absl::UnixEpoch() + absl::Milliseconds(w_.s.now()));
+    w_.Trace(outcome.reason);
+    absl::Status answer;
+    for (const MembershipEffect& effect : outcome.effects) {
       w_.Tick();
+      if (const auto* e = absl::get_if<sherd::CommitEpoch>(&effect)) {
+        w_.Check(e->doc.epoch.value() == w_.epochs.size() + 1, "two coordinators commit one epoch");
+        w_.epochs.push_back(e->doc);
+        w_.s.Ring();
+      } else if (const auto* e = absl::get_if<MustBeDead>(&effect)) {
+        if (w_.Alive(e->process)) w_.s.Kill(static_cast<int>(e->process.pid) - 1);
+      } else if (const auto* e = absl::get_if<RetireServer>(&effect)) {
+        if (w_.Alive(e->process)) w_.s.Kill(static_cast<int>(e->process.pid) - 1);
+      } else if (const auto* e = absl::get_if<ProposeAssignment>(&effect)) {
+        Propose(e->ranges_epoch.value(), e->servers);
+      } else if (const auto* e = absl::get_if<Answer>(&effect); e != nullptr && e->request == request) {
+        answer = e->status;
+      }
+    }
+    return answer;
+  }
+
+  void Apply(const Event& event) { Ask(event, "").IgnoreError(); }
+
+  // What a proposal names is whole before it is proposed.
+  void Propose(uint64_t epoch, int servers) {
+    const bool there = std::any_of(w_.assignments.begin(), w_.assignments.end(),
+                                   [&](const AssignmentEntry& a) { return a.epoch == epoch; });
+    if (!there) w_.assignments.push_back({epoch, servers, std::nullopt});
+    w_.Tick();
+    w_.proposals.ranges = std::max(w_.proposals.ranges, epoch);
+    w_.Trace(absl::StrCat("proposes ranges ", epoch, " for ", servers));
+    w_.s.Ring();
+  }
+
+  bool SeenDead(const ProcessIdentity& p) const {
+    const bool dead = !w_.Alive(p);
+    return dead || (w_.bug == Bug::kAdoptAlive && w_.s.Paused(static_cast<int>(p.pid) - 1));
+  }
+
+  void SeeDeaths() {
+    for (size_t i = 0; i < w_.processes.size(); ++i) {
+      const World::Process p = w_.processes[i];
+      const ProcessIdentity id = w_.Identity(p.fiber);
+      if (!SeenDead(id) || !dead_.insert(p.fiber).second) continue;
+      if (p.server) {
+        Apply(ServerDead{absl::StrCat("s", p.key), id});
+      } else {
+        Apply(TrainerDead{Rank(p.key), id});
+      }
     }
   }
 
+  void Announce() {
+    for (size_t i = 0; i < w_.processes.size(); ++i) {
+      const World::Process p = w_.processes[i];
+      const ProcessIdentity id = w_.Identity(p.fiber);
+      if (!w_.s.Alive(p.fiber) || announced_.count(p.fiber) > 0) continue;
+      if (p.server) {
+        const std::string request = absl::StrCat("join ", p.fiber);
+        // Refused while its predecessor is not seen dead: comes again.
+        if (!Ask(ServerJoined{absl::StrCat("s", p.key), "sim:1", "host", id, request}, request).ok())
+          continue;
+      } else {
+        const bool member = !w_.epochs.empty() && w_.epochs.back().world_size > 0 &&
+                            w_.epochs.back().trainers[p.key].process == id;
+        if (!member && !Open()) continue;
+        const std::string request = absl::StrCat("attach ", p.fiber);
+        if (!Ask(TrainerAttached{Rank(p.key), "host", id, w_.job.world_size, 1, request}, request).ok()) {
+          continue;
+        }
+      }
+      announced_.insert(p.fiber);
+    }
+  }
+
+  // Whether trainers are let in: what a boundary may be deciding belongs to a time without them.
+  bool Open() const {
+    if (!state_.formed() || !Settled({w_.boundary.ranges, 0, w_.boundary.import})) return false;
+    return std::none_of(w_.operations.begin(), w_.operations.end(),
+                        [](const Operation& op) { return op.state == Operation::kClearing; });
+  }
+
+  // Neither in a place nor promised one.
   bool TrainersGone() const {
-    return std::none_of(w_.trainer_process.begin(), w_.trainer_process.end(),
-                        [&](int p) { return w_.s.Alive(p); });
+    for (const World::Process& p : w_.processes) {
+      if (!p.server && announced_.count(p.fiber) > 0 && w_.s.Alive(p.fiber)) return false;
+    }
+    if (w_.epochs.empty()) return true;
+    const std::vector<TrainerMember>& all = w_.epochs.back().trainers;
+    return std::none_of(all.begin(), all.end(), [&](const TrainerMember& t) { return w_.Alive(t.process); });
+  }
+
+  // Every owner has carried out `goal`.
+  bool Settled(const Proposals& goal) const {
+    const AssignmentEntry a = *w_.Newest();
+    if (a.epoch < goal.ranges) return false;
+    for (int m = 0; m < a.servers; ++m) {
+      if (goal.AnyNewerThan(w_.owners[m].Decided())) return false;
+    }
+    return true;
+  }
+
+  void LookAtRanges() {
+    const uint64_t want = state_.doc().proposed_epoch.value();
+    const AssignmentEntry a = *w_.Newest();
+    if (want == 0 || a.epoch != want || !Settled({want, 0, 0})) return;
+    // Those who own nothing any more have still the last step before to finish.
+    if (w_.DoneByAll().step.Next() < *a.from && w_.bug != Bug::kRetireEarly) return;
+    Apply(RangesApplied{Epoch(want)});
   }
 
   // Returns for how long there is nothing to do.
   uint64_t Operate() {
     constexpr uint64_t kUntilRung = ~uint64_t{0};
-    for (Operation& op : w_.operations) {
+    for (size_t i = 0; i < w_.operations.size(); ++i) {
+      Operation& op = w_.operations[i];
       if (op.state == Operation::kProposed) continue;
       if (w_.DoneByAll().step < op.from) return kUntilRung;
       if (op.due == 0) op.due = w_.s.now() + op.delay;
@@ -52,129 +162,74 @@ class Coordinator {
       if (op.without_trainers) {
         op.state = Operation::kClearing;
         w_.Tick();
-        for (int p : w_.trainer_process) {
-          if (op.kill_trainers && w_.s.Alive(p)) w_.s.Kill(p);
-        }
+        KillTrainers(op);
         if (!TrainersGone()) return kUntilRung;
       }
-      Propose(op);
+      if (!Begin(op, absl::StrCat("operation ", i))) return kUntilRung;
+      op.state = Operation::kProposed;
+      w_.s.Ring();  // trainers may come again
+      w_.Tick();
     }
     return kUntilRung;
   }
 
-  // What a proposal names is whole before it is proposed.
-  void Propose(Operation& op) {
-    const bool boundary = op.without_trainers || op.kind == Operation::kSnapshot;
-    uint64_t Proposals::*word = &Proposals::ranges;
-    const char* what = "resize";
-    if (op.kind == Operation::kResize) {
-      w_.assignments.push_back({w_.proposals.ranges + 1, op.servers, std::nullopt});
-    } else if (op.kind == Operation::kSnapshot) {
+  void KillTrainers(const Operation& op) {
+    if (!op.kill_trainers || w_.epochs.empty()) return;
+    for (const TrainerMember& t : w_.epochs.back().trainers) {
+      if (w_.Alive(t.process)) w_.s.Kill(static_cast<int>(t.process.pid) - 1);
+    }
+  }
+
+  // False: not now.
+  bool Begin(const Operation& op, const std::string& token) {
+    if (op.kind == Operation::kResize) return Ask(ResizeRequested{op.servers, token}, token).ok();
+    uint64_t Proposals::*word = &Proposals::import;
+    if (op.kind == Operation::kSnapshot) {
       word = &Proposals::snapshot;
-      what = "snapshot";
       Snapshot s;
       s.id = w_.proposals.snapshot + 1;
       s.index.assign(w_.job.blocks, -1);
       w_.snapshots.push_back(std::move(s));
-    } else {
-      word = &Proposals::import;
-      what = "import";
+      w_.Tick();
     }
-    w_.Tick();
     ++(w_.proposals.*word);
-    w_.Trace(absl::StrCat("proposes ", what, " ", w_.proposals.*word, boundary ? " at a boundary" : ""));
+    w_.Trace(absl::StrCat("proposes ", op.kind == Operation::kSnapshot ? "snapshot " : "import ",
+                          w_.proposals.*word));
     w_.s.Ring();
-    w_.Tick();
-    if (boundary) w_.boundary.*word = w_.proposals.*word;
-    w_.s.Ring();
-    w_.Tick();
-    op.state = Operation::kProposed;
-    w_.Tick();
-  }
-
-  // Every owner has carried out what boundaries were allowed to decide.
-  bool Settled(const Proposals& goal) const {
-    const AssignmentEntry a = *w_.Newest();
-    if (a.epoch < goal.ranges) return false;
-    for (int m = 0; m < a.servers; ++m) {
-      const Proposals decided = w_.owners[m].Decided();
-      if (goal.AnyNewerThan(decided)) return false;
-    }
     return true;
   }
 
-  void AdmitTrainers() {
-    for (const Operation& op : w_.operations) {
-      if (op.state == Operation::kClearing) return;
-    }
-    for (int r = 0; r < w_.job.world_size; ++r) {
-      if (w_.trainer_finished[r] || w_.s.Alive(w_.trainer_process[r])) continue;
-      w_.Tick();
-      if (!Settled(w_.boundary)) return;
-      w_.trainer_process[r] = w_.s.Spawn(absl::StrCat("trainer ", r), true,
-                                         [&w = w_, &o = oracle_, r] { RunTrainer(w, o, Rank(r)); });
-    }
+  // Snapshots may be cut between steps at any time; the rest only while no trainer is there.
+  void OpenBoundary() {
+    w_.Tick();
+    Proposals allowed = w_.boundary;
+    allowed.snapshot = w_.proposals.snapshot;
+    if (TrainersGone()) allowed = w_.proposals;
+    if (allowed == w_.boundary) return;
+    w_.boundary.MergeMax(allowed);
+    w_.Trace("opens a boundary");
+    w_.s.Ring();
   }
 
   void Finish() {
     for (const Operation& op : w_.operations) {
       if (op.state != Operation::kProposed) return;
     }
-    if (!TrainersGone() || std::count(w_.trainer_finished.begin(), w_.trainer_finished.end(), false) > 0)
-      return;
-    // Nobody computes any more: what is left is decided at a boundary.
-    if (!(w_.boundary == w_.proposals)) {
-      w_.boundary = w_.proposals;
-      w_.s.Ring();
-    }
+    const std::vector<bool>& finished = w_.trainer_finished;
+    if (!TrainersGone() || std::count(finished.begin(), finished.end(), false) > 0) return;
     for (const Snapshot& s : w_.snapshots) {
       if (!s.read && s.id <= w_.proposals.snapshot) return;
     }
-    w_.settled = Settled(w_.proposals);
+    w_.settled = Settled(w_.proposals) && !state_.doc().operation_under_way();
   }
 
   World& w_;
-  Oracle& oracle_;
+  MembershipState state_;
+  std::set<int> announced_, dead_;
 };
-
-void Read(World& w, const Oracle& oracle, Snapshot& s) {
-  std::vector<Planes> copy(w.job.blocks);
-  for (int b = 0; b < w.job.blocks; ++b) {
-    for (int e = 0; e < kElements; ++e) {
-      copy[b].param[e] = w.planes[b].param[e];
-      w.Tick();
-      copy[b].momentum[e] = w.planes[b].momentum[e];
-      w.Tick();
-    }
-    copy[b].updates = w.planes[b].updates;
-    w.Tick();
-    if (s.index[b] >= 0) copy[b] = s.pool[s.index[b]];
-  }
-  const std::vector<Planes>* truth = oracle.SnapshotOf(s.id);
-  w.Check(truth != nullptr, "a snapshot is cut that was not decided");
-  w.Check(copy == *truth, "a snapshot is not of one step");
-  w.Trace(absl::StrCat("snapshot ", s.id, " of step ", s.cut->value(), " is whole"));
-  s.released = true;
-  s.read = true;
-  w.s.Ring();
-}
 
 }  // namespace
 
-void RunCoordinator(World& world, Oracle& oracle) { Coordinator(world, oracle).Run(); }
-
-void RunReader(World& world, const Oracle& oracle) {
-  for (;;) {
-    const uint64_t ticket = world.s.Listen();
-    bool worked = false;
-    for (Snapshot& s : world.snapshots) {
-      world.Tick();
-      if (s.read || !s.cut.has_value() || world.DoneByAll().step < *s.cut) continue;
-      Read(world, oracle, s);
-      worked = true;
-    }
-    if (!worked) world.s.Wait(ticket);
-  }
-}
+void RunCoordinator(World& world) { Coordinator(world).Run(); }
 
 }  // namespace sherd::sim

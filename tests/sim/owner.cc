@@ -17,6 +17,10 @@ class Owner {
   ~Owner() { w_.waits_for.erase(id_); }
 
   void Run() {
+    int& holder = w_.slot_holder[slot_.value()];
+    w_.Check(!w_.s.Alive(holder) || w_.bug == Bug::kAdoptAlive, "two processes act in one slot");
+    holder = id_;
+    w_.Trace(absl::StrCat("takes slot ", slot_.value()));
     if (w_.bug != Bug::kNoUndoOnRecovery) Recover();
     if (w_.bug == Bug::kRewritePrepared) page_.prepared.reset();
     for (;;) {
@@ -437,8 +441,7 @@ class Owner {
       }
     }
     if (w_.bug == Bug::kImportTwice) decision.import = before.import;
-    Write({e.id, e.n, assignment_.epoch, decision},
-          page_.boundary_done[w_.bug == Bug::kOneBoundaryRecord ? 0 : e.n & 1]);
+    Write({e.id, e.n, assignment_.epoch, decision}, page_.boundary_done[e.n & 1]);
     w_.Trace(absl::StrCat("BOUNDARY_DONE ", e.n, " before step ", e.id.ToString()));
     w_.s.Ring();
     if (w_.bug == Bug::kNoBarrier && decision.ranges > before.ranges) return ChangeRanges(e);

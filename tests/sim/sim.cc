@@ -18,10 +18,11 @@ std::vector<Operation> PlanOperations(const Job& job, Random& random) {
   for (int n = burst ? 3 + random.Below(6) : random.Below(6); n > 0; --n) {
     Operation op;
     op.kind = static_cast<Operation::Kind>(random.Below(3));
+    if (burst && random.Chance(60)) op.kind = Operation::kSnapshot;
     op.servers = 1 + random.Below(kMaxSlots);
     op.from = burst ? burst_from : Step(random.Below(job.steps));
     op.after_others = random.Chance(burst ? 90 : 30);
-    op.delay = random.Chance(50) ? 0 : random.Below(500);
+    op.delay = random.Chance(burst ? 80 : 50) ? 0 : random.Below(500);
     op.without_trainers = op.kind != Operation::kSnapshot && random.Chance(50);
     op.kill_trainers = random.Chance(60);
     all.push_back(op);
@@ -69,17 +70,7 @@ Result RunSeed(const Options& options) {
   w.Trace(absl::StrCat(job.world_size, " trainers, ", job.servers, " servers, ", job.steps, " steps, ",
                        job.blocks, " blocks in ", job.units.size(), " units, ", w.operations.size(),
                        " operations"));
-  scheduler.Spawn("init", false, [&] {
-    for (;;) {
-      const uint64_t ticket = w.s.Listen();
-      w.Tick();
-      // The kernel releases a dead coordinator's lock; one that is merely stopped holds it.
-      if (!w.s.Alive(w.coordinator_process)) {
-        w.coordinator_process = w.s.Spawn("coordinator", true, [&] { RunCoordinator(w, oracle); });
-      }
-      w.s.Wait(ticket);
-    }
-  });
+  scheduler.Spawn("supervisor", false, [&] { RunSupervisor(w, oracle); });
   scheduler.Spawn("reader", false, [&] { RunReader(w, oracle); });
   Result result;
   result.failure = scheduler.Run([&] { return w.settled; }, kMaxEvents);

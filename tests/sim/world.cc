@@ -19,8 +19,8 @@ const char* BugName(Bug bug) {
                                            "decided_not_recorded",
                                            "wrong_start",
                                            "no_barrier",
-                                           "one_boundary_record",
-                                           "next_attempt_early"};
+                                           "next_attempt_early",
+                                           "retire_early"};
   static_assert(sizeof(kNames) / sizeof(kNames[0]) == static_cast<size_t>(Bug::kBugs));
   return kNames[static_cast<int>(bug)];
 }
@@ -174,7 +174,8 @@ World::World(const Job& j, Scheduler* scheduler, Bug b, bool t)
     apply_stamp.emplace_back(0);
     for (int e = 0; e < kElements; ++e) planes[i].param[e] = i * kElements + e;
   }
-  owner_process.fill(-1);
+  server_process.fill(-1);
+  slot_holder.fill(-1);
   trainer_process.assign(job.world_size, -1);
   trainer_finished.assign(job.world_size, false);
   proposals.ranges = 1;

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "core/block_journal.h"
+#include "core/epoch_doc.h"
 #include "core/partition.h"
 #include "core/step_records.h"
 #include "tests/sim/scheduler.h"
@@ -40,8 +41,8 @@ enum class Bug {
   kDecidedNotRecorded,  // nor DONE the proposals of its verdict
   kWrongStart,          // a slot that a resize lets in starts where it once stood
   kNoBarrier,           // owners take up new ranges one by one
-  kOneBoundaryRecord,   // BOUNDARY_DONE is overwritten in place
   kNextAttemptEarly,    // trainers begin again at the first REJECTED
+  kRetireEarly,         // slots are given up before their owners have left the old ranges
   kBugs,
 };
 const char* BugName(Bug bug);
@@ -184,10 +185,22 @@ struct World {
   std::deque<Snapshot> snapshots;
   std::vector<Operation> operations;
 
-  // Places: the process in each, -1 for nobody yet.
-  std::array<int, kMaxSlots> owner_process;
+  // The store of epoch documents; a process' pid is its fiber + 1.
+  std::vector<EpochDoc> epochs;
+  ProcessIdentity Identity(int fiber) const { return {fiber + 1, 1}; }
+  bool Alive(const ProcessIdentity& p) const { return p.pid > 0 && s.Alive(static_cast<int>(p.pid) - 1); }
+
+  // All processes that ever were, and the newest of each server id and rank.
+  struct Process {
+    int fiber = -1;
+    bool server = false;
+    int key = 0;  // of the id s<key>, or the rank
+  };
+  std::vector<Process> processes;
+  std::array<int, kMaxSlots> server_process;
   std::vector<int> trainer_process;
   std::vector<bool> trainer_finished;
+  std::array<int, kMaxSlots> slot_holder;  // fiber that acts, or last acted, in each slot
   int coordinator_process = -1;
   bool settled = false;  // the coordinator has nothing left to do
 

@@ -1,0 +1,66 @@
+// Who starts processes, and what a process does before it has a place.
+#include "absl/strings/str_cat.h"
+#include "tests/sim/actors.h"
+
+namespace sherd::sim {
+namespace {
+
+// A server waits until the newest epoch gives it a slot.
+void RunServer(World& w, Oracle& oracle) {
+  const ProcessIdentity me = w.Identity(w.s.current());
+  for (;;) {
+    const uint64_t ticket = w.s.Listen();
+    w.Tick();
+    for (size_t m = 0; !w.epochs.empty() && m < w.epochs.back().servers.size(); ++m) {
+      if (w.epochs.back().servers[m].process == me) return RunOwner(w, oracle, Slot(static_cast<int>(m)));
+    }
+    w.s.Wait(ticket);
+  }
+}
+
+// A trainer, until the newest epoch gives it its rank.
+void RunMember(World& w, const Oracle& oracle, Rank rank) {
+  const ProcessIdentity me = w.Identity(w.s.current());
+  for (;;) {
+    const uint64_t ticket = w.s.Listen();
+    w.Tick();
+    if (!w.epochs.empty() && w.epochs.back().world_size > 0 &&
+        w.epochs.back().trainers[rank.value()].process == me) {
+      return RunTrainer(w, oracle, rank);
+    }
+    w.s.Wait(ticket);
+  }
+}
+
+}  // namespace
+
+void RunSupervisor(World& w, Oracle& oracle) {
+  for (;;) {
+    const uint64_t ticket = w.s.Listen();
+    w.Tick();
+    // The kernel releases a dead coordinator's lock; one that is merely stopped holds it.
+    if (!w.s.Alive(w.coordinator_process)) {
+      w.coordinator_process = w.s.Spawn("coordinator", true, [&] { RunCoordinator(w); });
+    }
+    for (int k = 0; k < kMaxSlots; ++k) {
+      if (w.s.Alive(w.server_process[k])) continue;
+      w.server_process[k] = w.s.Spawn(absl::StrCat("server s", k), true, [&] { RunServer(w, oracle); });
+      w.processes.push_back({w.server_process[k], true, k});
+      w.s.Ring();
+    }
+    for (int r = 0; r < w.job.world_size; ++r) {
+      int& process = w.trainer_process[r];
+      if (w.trainer_finished[r]) continue;
+      // Now and then somebody takes a stopped trainer for lost and starts another.
+      const bool impatient = process >= 0 && w.s.Paused(process) && (w.job.seed + r) % 3 == 0;
+      if (w.s.Alive(process) && !impatient) continue;
+      process =
+          w.s.Spawn(absl::StrCat("trainer ", r), true, [&w, &oracle, r] { RunMember(w, oracle, Rank(r)); });
+      w.processes.push_back({process, false, r});
+      w.s.Ring();
+    }
+    w.s.Wait(ticket);
+  }
+}
+
+}  // namespace sherd::sim
