@@ -1,0 +1,65 @@
+#include "bench/memory_rate.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <numeric>
+#include <utility>
+
+namespace sherd::bench {
+namespace {
+
+constexpr int64_t kChunkElements = 1 << 17;
+
+}  // namespace
+
+void MemoryRate::Measure() {
+  PinnedThreads threads(2);
+  const auto half = [this](int thread) {
+    return std::make_pair(thread * elements_ / 2, (thread + 1) * elements_ / 2);
+  };
+  if (arrays_[0] == nullptr) {
+    for (float*& a : arrays_) {
+      void* p = mmap(nullptr, elements_ * 4, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+      if (p == MAP_FAILED) {
+        std::perror("mmap");
+        std::exit(1);
+      }
+      // Pages of 4 KiB, as segments have.
+      madvise(p, elements_ * 4, MADV_NOHUGEPAGE);
+      a = static_cast<float*>(p);
+    }
+    threads.Run([&](int thread) {
+      for (float* a : arrays_) std::fill(a + half(thread).first, a + half(thread).second, 1.0f);
+    });
+  }
+  const std::vector<MemoryPattern>& patterns = MemoryPatterns();
+  const int64_t chunks = elements_ / kChunkElements;
+  chunk_seconds_.resize(patterns.size(), std::vector<double>(chunks, 1e9));
+  for (size_t i = 0; i < patterns.size(); ++i) {
+    std::vector<double>& best = chunk_seconds_[i];
+    double slower = 0;  // of the two threads
+    threads.Run([&](int thread) {
+      for (int64_t c = chunks * thread / 2; c < chunks * (thread + 1) / 2; ++c) {
+        const auto start = std::chrono::steady_clock::now();
+        patterns[i].run(arrays_, c * kChunkElements, (c + 1) * kChunkElements);
+        const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+        best[c] = std::min(best[c], took.count());
+      }
+    });
+    for (int thread = 0; thread < 2; ++thread) {
+      slower = std::max(slower, std::accumulate(best.begin() + chunks * thread / 2,
+                                                best.begin() + chunks * (thread + 1) / 2, 0.0));
+    }
+    const double rate =
+        static_cast<double>(patterns[i].bytes_per_element) * static_cast<double>(elements_) / slower;
+    if (rate <= best_) continue;
+    best_ = rate;
+    pattern_ = patterns[i].name;
+  }
+}
+
+}  // namespace sherd::bench

@@ -1,0 +1,150 @@
+#include "bench/step_arms.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "bench/ddp_rank.h"
+#include "bench/process_stats.h"
+#include "bench/sherd_rank.h"
+
+namespace sherd::bench {
+namespace {
+
+enum DataParallelCommand { kLocal, kTorch, kTorchOverlapped, kFused, kFusedOverlapped };
+constexpr const char* kDataParallelNames[] = {"forward + backward", "DDP, libtorch's AdamW",
+                                              "DDP, libtorch's AdamW, overlapped", "DDP, fused AdamW",
+                                              "DDP, fused AdamW, overlapped"};
+static_assert(std::size(kDataParallelNames) == StepArms::kDataParallelArms);
+
+double NowMs() {
+  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+template <typename Step>
+void Timed(CrewMember& self, int count, const Step& step) {
+  for (int i = 0; i < count; ++i) {
+    const double start = NowMs();
+    step();
+    self.Put(NowMs() - start);
+  }
+}
+
+double MedianDifference(const std::vector<double>& a, const std::vector<double>& b) {
+  std::vector<double> d;
+  for (size_t i = 0; i < std::min(a.size(), b.size()); ++i) d.push_back(a[i] - b[i]);
+  return Median(std::move(d));
+}
+
+}  // namespace
+
+double Median(std::vector<double> v) {
+  if (v.empty()) return 0;
+  std::nth_element(v.begin(), v.begin() + v.size() / 2, v.end());
+  return v[v.size() / 2];
+}
+
+double StepArm::best_ms() const { return ms.empty() ? 0 : *std::min_element(ms.begin(), ms.end()); }
+double StepArm::BeyondMs(const StepArm& other) const { return MedianDifference(turn_ms, other.turn_ms); }
+double StepArm::BeyondCpuMs(const StepArm& other) const { return MedianDifference(turn_cpu, other.turn_cpu); }
+
+StepArms::StepArms(int world_size, std::string sherdd)
+    : world_size_(world_size), sherdd_(std::move(sherdd)) {}
+
+StepArms::~StepArms() {
+  crew_.reset();  // trainers before their servers
+  for (const std::string& path : rendezvous_) unlink(path.c_str());
+}
+
+std::vector<StepArm*> StepArms::AddDataParallel(const std::string& label, const StepModel& model) {
+  const std::string rendezvous = absl::StrCat("/tmp/sherd-bench-", getpid(), "-", rendezvous_.size());
+  rendezvous_.push_back(rendezvous);
+  std::vector<int> members;
+  for (int r = 0; r < world_size_; ++r) {
+    members.push_back(crew_->Add(absl::StrCat(label, "data-parallel rank ", r),
+                                 [=](CrewMember& self) { RunDataParallel(self, model, r, rendezvous); }));
+  }
+  std::vector<StepArm*> arms;
+  for (int command = kLocal; command <= kFusedOverlapped; ++command) {
+    arms_.push_back({absl::StrCat(label, kDataParallelNames[command]), command, members, {}});
+    arms.push_back(&arms_.back());
+  }
+  return arms;
+}
+
+StepArm* StepArms::AddSherd(const std::string& label, const StepModel& model, int stage) {
+  const SherdServers& servers =
+      servers_.emplace_back(absl::StrCat("bench-", getpid(), "-", servers_.size()), world_size_, sherdd_);
+  StepArm arm{absl::StrCat(label, "Sherd, stage ", stage), 0, {}, servers.pids()};
+  for (int r = 0; r < world_size_; ++r) {
+    arm.members.push_back(crew_->Add(absl::StrCat(arm.name, " rank ", r), [=, &servers](CrewMember& self) {
+      RunSherd(self, model, stage, r, servers);
+    }));
+  }
+  arms_.push_back(std::move(arm));
+  return &arms_.back();
+}
+
+void StepArms::RunDataParallel(CrewMember& self, const StepModel& model, int rank,
+                               const std::string& rendezvous) const {
+  DdpRank trainer(model, rank, world_size_, rendezvous);
+  self.Serve([&](int command, int count) {
+    Timed(self, count, [&] {
+      switch (command) {
+        case kTorch:
+        case kTorchOverlapped:
+          return trainer.TorchStep(command == kTorchOverlapped);
+        case kFused:
+        case kFusedOverlapped:
+          return trainer.FusedStep(command == kFusedOverlapped);
+        default:
+          return trainer.Local();
+      }
+    });
+    self.Put(0);
+  });
+}
+
+void StepArms::RunSherd(CrewMember& self, const StepModel& model, int stage, int rank,
+                        const SherdServers& servers) const {
+  SherdRank trainer(model, servers.job(), servers.endpoint(), rank, world_size_, stage);
+  self.Serve([&](int, int count) {
+    const int64_t before = trainer.staged_bytes();
+    Timed(self, count, [&] { trainer.Step(); });
+    self.Put(static_cast<double>(trainer.staged_bytes() - before));
+  });
+}
+
+void StepArms::Start() { crew_->Start(); }
+
+std::vector<pid_t> StepArms::Pids(const StepArm& arm) const {
+  std::vector<pid_t> pids = arm.servers;
+  for (int i : arm.members) pids.push_back(crew_->pid(i));
+  return pids;
+}
+
+void StepArms::Take(StepArm* arm, int steps, bool count) {
+  double cpu = 0;
+  int64_t sleeps = 0;
+  for (pid_t pid : Pids(*arm)) cpu -= CpuMs(pid), sleeps -= Sleeps(pid);
+  crew_->Run(arm->members, arm->command, steps);
+  for (pid_t pid : Pids(*arm)) cpu += CpuMs(pid), sleeps += Sleeps(pid);
+  if (!count) return;
+  std::vector<double> here;
+  arm->staged_bytes = 0;
+  for (int i : arm->members) {
+    std::vector<double> values = crew_->member(i).Values();
+    arm->staged_bytes += values.back() / steps;
+    here.insert(here.end(), values.begin(), values.end() - 1);
+  }
+  arm->ms.insert(arm->ms.end(), here.begin(), here.end());
+  arm->turn_ms.push_back(Median(std::move(here)));
+  arm->turn_cpu.push_back(cpu / steps);
+  arm->sleeps = static_cast<double>(sleeps) / steps;
+}
+
+}  // namespace sherd::bench
