@@ -1,5 +1,5 @@
 // Turns the first SIGINT or SIGTERM into a call of a function, on a thread, so that a command can end in
-// order and leave no half-made file; the next one ends the process.
+// order and leave no half-made file; the next one, a second later or more, ends the process.
 //
 //   InterruptWatch interrupts;         // before other threads: they take no signals
 //   interrupts.Start([&] { client.Cancel(); });
@@ -30,7 +30,7 @@ class InterruptWatch {
     ::sigaddset(&set_, SIGINT);
     ::sigaddset(&set_, SIGTERM);
     ::sigprocmask(SIG_BLOCK, &set_, nullptr);
-    signals_.Reset(::signalfd(-1, &set_, SFD_CLOEXEC));
+    signals_.Reset(::signalfd(-1, &set_, SFD_CLOEXEC | SFD_NONBLOCK));
   }
   ~InterruptWatch() {
     ::eventfd_write(stop_.get(), 1);
@@ -56,10 +56,14 @@ class InterruptWatch {
     signalfd_siginfo info;
     if (polls[1].revents != 0 || ::read(signals_.get(), &info, sizeof(info)) != sizeof(info)) return;
     signal_.store(info.ssi_signo);
-    ::pthread_sigmask(SIG_UNBLOCK, &set_, nullptr);
     on_interrupt_();
-    // This thread takes the next one, which is not blocked here any more.
+    // One Ctrl-C may arrive twice (`timeout` sends it to the process and to its group): that is no second one.
     pollfd stop = {stop_.get(), POLLIN, 0};
+    if (::poll(&stop, 1, 1000) != 0) return;
+    while (::read(signals_.get(), &info, sizeof(info)) > 0) {
+    }
+    // This thread takes the next one, which is not blocked here any more.
+    ::pthread_sigmask(SIG_UNBLOCK, &set_, nullptr);
     while (::poll(&stop, 1, -1) < 0) {
     }
   }

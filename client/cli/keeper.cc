@@ -7,11 +7,17 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdint>
+#include <cstring>
+#include <fstream>
+#include <iterator>
 #include <set>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "runtime/job_dir.h"
 
@@ -52,6 +58,25 @@ int Keep(int pipe) {
   return 0;
 }
 
+// Shows this process as what it is in ps: with the supervisor's command line, whoever looks for a trainer by its
+// command would take the keeper for it too.
+void NameProcess() {
+  constexpr char kName[] = "sherd-keeper";
+  ::prctl(PR_SET_NAME, kName);
+  std::ifstream file("/proc/self/stat");
+  const std::string stat((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  // Fields are counted from 3 on behind the name, which may hold anything: 48 and 49 are where the arguments lie.
+  const std::vector<std::string> fields =
+      absl::StrSplit(stat.substr(stat.rfind(')') + 1), ' ', absl::SkipEmpty());
+  uint64_t begin = 0, end = 0;
+  if (fields.size() < 47 || !absl::SimpleAtoi(fields[45], &begin) || !absl::SimpleAtoi(fields[46], &end))
+    return;
+  if (begin == 0 || end < begin + sizeof(kName)) return;
+  char* arguments = reinterpret_cast<char*>(begin);
+  std::memset(arguments, 0, end - begin);
+  std::memcpy(arguments, kName, sizeof(kName));
+}
+
 }  // namespace
 
 absl::StatusOr<Keeper> Keeper::Start() {
@@ -64,7 +89,7 @@ absl::StatusOr<Keeper> Keeper::Start() {
   writing.Reset();
   // Out of the terminal's reach, and holding nobody's pipes open.
   ::setpgid(0, 0);
-  ::prctl(PR_SET_NAME, "sherd-keeper");
+  NameProcess();
   const int null = ::open("/dev/null", O_RDWR | O_CLOEXEC);
   for (int fd = 0; fd < 3; ++fd) ::dup2(null, fd);
   ::_exit(Keep(reading.get()));
