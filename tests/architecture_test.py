@@ -38,7 +38,7 @@ LONG_FILES = {
 }
 
 # Tests that look again and again at what other processes did, which wakes nobody; each look is a condition.
-POLLING_TESTS = {"client/cli/keeper_test.cc", "tests/control/values_test.cc"}
+POLLING_TESTS = {"client/cli/keeper_test.cc", "tests/cluster/run_test.cc", "tests/control/values_test.cc"}
 
 SLEEPS = re.compile(r"\b(sleep_for|sleep_until|SleepFor|usleep|nanosleep|sleep)\s*\(")
 MACHINE_PATHS = re.compile(r"(?<![\w.$}/<-])/(root|work|home|Users)/\w")

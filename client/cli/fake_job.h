@@ -1,4 +1,5 @@
-// A job in this process with a few small tensors, behind a FakeServer: what pull, push and read talk to in tests.
+// A job in this process with a few small tensors, behind a FakeServer: what pull, push and read talk to in
+// tests.
 #ifndef SHERD_CLIENT_CLI_FAKE_JOB_H_
 #define SHERD_CLIENT_CLI_FAKE_JOB_H_
 

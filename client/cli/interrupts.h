@@ -57,7 +57,7 @@ class InterruptWatch {
     if (polls[1].revents != 0 || ::read(signals_.get(), &info, sizeof(info)) != sizeof(info)) return;
     signal_.store(info.ssi_signo);
     on_interrupt_();
-    // One Ctrl-C may arrive twice (`timeout` sends it to the process and to its group): that is no second one.
+    // One Ctrl-C may arrive twice (`timeout` sends it to the process and to its group): no second one.
     pollfd stop = {stop_.get(), POLLIN, 0};
     if (::poll(&stop, 1, 1000) != 0) return;
     while (::read(signals_.get(), &info, sizeof(info)) > 0) {

@@ -58,14 +58,14 @@ int Keep(int pipe) {
   return 0;
 }
 
-// Shows this process as what it is in ps: with the supervisor's command line, whoever looks for a trainer by its
-// command would take the keeper for it too.
+// Shows this process as what it is in ps: with the supervisor's command line, whoever looks for a trainer by
+// its command would take the keeper for it too.
 void NameProcess() {
   constexpr char kName[] = "sherd-keeper";
   ::prctl(PR_SET_NAME, kName);
   std::ifstream file("/proc/self/stat");
   const std::string stat((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  // Fields are counted from 3 on behind the name, which may hold anything: 48 and 49 are where the arguments lie.
+  // Fields count from 3 on behind the name, which may hold anything: 48 and 49 are where the arguments lie.
   const std::vector<std::string> fields =
       absl::StrSplit(stat.substr(stat.rfind(')') + 1), ' ', absl::SkipEmpty());
   uint64_t begin = 0, end = 0;
