@@ -61,8 +61,8 @@ apt=("${as_root[@]}" env LC_ALL=C DEBIAN_FRONTEND=noninteractive NEEDRESTART_MOD
 # Says why the last apt-get failed: its own errors, then where the rest of its output is.
 fail_apt() {
   local why
-  why=$(grep -E '^(E|Err|W):' "$log" | tail -n 3 | tr '\n' ' ') || true
-  fail "$1 on ${system:-this system} (offline, or not Debian 12?). ${why:-}All output: $log"
+  why=$(grep -E '^(E|W):' "$log" | head -n 1) || true
+  fail "$1 on ${system:-this system}: offline, or not Debian 12? ${why:+$why }(all of apt's output: $log)"
 }
 
 echo "setup: apt-get update"
