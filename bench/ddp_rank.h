@@ -18,8 +18,8 @@ class DdpRank {
 
   // Forward and backward alone.
   void Local();
-  // Gradients are all-reduced in place as DDP's buckets are (each weight fills one), while backward goes on or
-  // after it; then the mean, clip_grad_norm_(1.0) and libtorch's AdamW.
+  // Gradients are all-reduced in place as DDP's buckets are (each weight fills one), while backward goes on
+  // or after it; then the mean, clip_grad_norm_(1.0) and libtorch's AdamW.
   void TorchStep(bool overlap);
   // The same, but mean, clip and AdamW in one pass over memory by Sherd's kernel, which libtorch 1.13 has no
   // like of: the best a rank could do.

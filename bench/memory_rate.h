@@ -21,8 +21,8 @@ class MemoryRate {
   // REQUIRES: elements is a multiple of 2 * 2^17.
   explicit MemoryRate(int64_t elements = 64 << 20) : elements_(elements) {}
   // Each pattern once, on both threads at the same time; under half a second. Chunks of about a millisecond
-  // are timed by themselves and the best of all calls counts, so that other work on the machine, which takes a
-  // core away for longer than that, disturbs a few chunks and not the rate.
+  // are timed by themselves and the best of all calls counts, so that other work on the machine, which takes
+  // a core away for longer than that, disturbs a few chunks and not the rate.
   void Measure();
   double best() const { return best_; }
   const std::string& pattern() const { return pattern_; }

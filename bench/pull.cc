@@ -1,8 +1,10 @@
-// How fast a pull is, beside a bare gRPC stream of the same bytes in the same run: one process sends, this one receives and drops.
+// How fast a pull is, beside a bare gRPC stream of the same bytes in the same run: one process sends, this
+// one receives and drops.
 //
 //   bazel run -c opt //bench:pull -- [--mib 512] [--rounds 5] [--json]
 //
-// The bare stream is gRPC's own generated code writing one prepared message again and again, without checksums.
+// The bare stream is gRPC's own generated code writing one prepared message again and again, without
+// checksums.
 #include <signal.h>
 #include <unistd.h>
 

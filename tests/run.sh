@@ -12,7 +12,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
 
 stages=(
   "setup     Debian packages (tools/setup.sh)"
-  "format    clang-format leaves every source as it is"
+  "format    tools/format.py (clang-format) leaves every source as it is"
   "tests     bazel test //..."
   "clang     clang builds it, with every lock contract checked (-Wthread-safety)"
   "tidy      clang-tidy on what is not a test (.clang-tidy)"
@@ -80,12 +80,7 @@ stage_setup() { bash tools/setup.sh; }
 
 stage_format() {
   command -v clang-format >/dev/null || { echo "no clang-format"; return 77; }
-  local files
-  mapfile -t files < <(find bench client core kernels proto runtime server tests tools -name testdata -prune -o \
-    \( -name '*.h' -o -name '*.cc' -o -name '*.inc' -o -name '*.cu' \) -print)
-  clang-format --dry-run -Werror "${files[@]}" && echo "${#files[@]} files" && return 0
-  echo "fix: clang-format -i on the files above"
-  return 1
+  python3 tools/format.py --check
 }
 
 stage_tests() { bazel_tests tests //...; }
