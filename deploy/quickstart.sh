@@ -69,7 +69,11 @@ finish() {  # ends what still runs, and says where to look if that was not the p
   local status=$?
   trap - EXIT INT TERM
   if [[ $run_pid ]] && kill -INT "$run_pid" 2>/dev/null; then wait "$run_pid"; fi
-  ((status == 0)) || say "quickstart: failed; logs are in $out" >&2
+  case $status in
+    0) ;;
+    130 | 143) say "quickstart: stopped; logs are in $out" >&2 ;;
+    *) say "quickstart: failed; logs are in $out" >&2 ;;
+  esac
   exit "$status"
 }
 trap finish EXIT
