@@ -88,6 +88,7 @@ class ZeroOptimizer::Impl {
   ZeroOptions options_;
   std::vector<GroupScalars> scalars_;
   std::string next_blob_, committed_blob_;
+  std::string committed_packed_;  // with what PackBlob adds
   int64_t staged_bytes_ = 0;
   std::unique_ptr<client::StepWriter> writer_;
 
@@ -134,6 +135,10 @@ class ZeroOptimizer::Impl {
   absl::Status FinishPart();
   absl::Status DeliverLate();
   absl::Status CheckHomes() const;
+  // The blob of a STEP record: how many arrivals are expected of each parameter, then the user's. A
+  // replacement must cut its gradients into parts as its predecessor did, or one would count twice or never.
+  std::string PackBlob() const;
+  absl::Status UnpackBlob(absl::string_view packed);
   void CopyBuffers(sherd::Step step);
   bool delivering() const { return options_.stage() >= 2 || micro_ + 1 == options_.accumulation(); }
   double ScaleOf(const SampleRange& samples) const;
@@ -263,8 +268,8 @@ absl::Status ZeroOptimizer::Impl::Init(const NamedTensors& parameters, const std
   writer_ = std::make_unique<client::StepWriter>(&session_.memory(), Rank(session_.rank()), how);
   absl::StatusOr<client::StepWriter::Start> start = writer_->Resume();
   if (!start.ok()) return start.status();
-  committed_blob_ = start->blob;
-  next_blob_ = start->blob;
+  if (absl::Status unpacked = UnpackBlob(start->blob); !unpacked.ok()) return unpacked;
+  next_blob_ = committed_blob_;
   if (start->next.step.value() > 1) {  // running statistics as they were committed
     const absl::Span<char> saved =
         session_.memory().rank(Rank(0)).buffers(sherd::Step(start->next.step.value() - 1));
@@ -474,6 +479,40 @@ absl::Status ZeroOptimizer::Impl::CheckHomes() const {
   return absl::OkStatus();
 }
 
+std::string ZeroOptimizer::Impl::PackBlob() const {
+  std::vector<uint32_t> words = {0};  // how many pairs follow: index, arrivals
+  for (const Param& p : params_) {
+    if (p.expected == 1) continue;
+    words.insert(words.end(), {static_cast<uint32_t>(p.index), static_cast<uint32_t>(p.expected)});
+  }
+  words[0] = static_cast<uint32_t>(words.size() / 2);
+  return absl::StrCat(
+      absl::string_view(reinterpret_cast<const char*>(words.data()), words.size() * sizeof(uint32_t)),
+      next_blob_);
+}
+
+absl::Status ZeroOptimizer::Impl::UnpackBlob(absl::string_view packed) {
+  committed_packed_ = std::string(packed);
+  for (Param& p : params_) p.expected = 1;
+  uint32_t pairs = 0;
+  if (packed.size() >= sizeof pairs) {
+    std::memcpy(&pairs, packed.data(), sizeof pairs);
+    packed.remove_prefix(sizeof pairs);
+  }
+  if (packed.size() / (2 * sizeof(uint32_t)) < pairs) {
+    return absl::DataLossError("the state that this rank committed with its last step is damaged");
+  }
+  for (; pairs > 0; --pairs, packed.remove_prefix(2 * sizeof(uint32_t))) {
+    uint32_t pair[2];
+    std::memcpy(pair, packed.data(), sizeof pair);
+    for (Param& p : params_) {
+      if (static_cast<uint32_t>(p.index) == pair[0]) p.expected = static_cast<int>(pair[1]);
+    }
+  }
+  committed_blob_ = std::string(packed);
+  return absl::OkStatus();
+}
+
 void ZeroOptimizer::Impl::CopyBuffers(sherd::Step step) {
   if (session_.rank() != 0 || buffers_.empty()) return;
   const absl::Span<char> to = session_.memory().rank(Rank(0)).buffers(step);
@@ -514,15 +553,21 @@ absl::StatusOr<StepInfo> ZeroOptimizer::Impl::Step(const at::Tensor& loss) {
   record.has_grad = has_grad_;
   record.imports = imports_;
   CopyBuffers(writer_->current().step);
-  absl::StatusOr<Verdict> verdict = writer_->Finish(record, next_blob_);
+  const std::string packed = PackBlob();
+  absl::StatusOr<Verdict> verdict = writer_->Finish(record, packed);
   if (!verdict.ok()) return verdict.status();
   micro_ = 0;
   weight_ = loss_sum_ = scale_ = 0;
   sample_count_ = loss_samples_ = 0;
   std::fill(has_grad_.begin(), has_grad_.end(), 0);
   imports_.clear();
-  if (verdict->kind == VerdictKind::kReject) return absl::InvalidArgumentError(verdict->reason);
+  if (verdict->kind == VerdictKind::kReject) {
+    // The next attempt begins where this one did.
+    if (absl::Status unpacked = UnpackBlob(std::string(committed_packed_)); !unpacked.ok()) return unpacked;
+    return absl::InvalidArgumentError(verdict->reason);
+  }
   committed_blob_ = next_blob_;
+  committed_packed_ = packed;
   // Somebody else changed the values: a graph built before must not be used any more.
   for (Param& p : params_) p.tensor.unsafeGetTensorImpl()->bump_version();
   info.complete = true;

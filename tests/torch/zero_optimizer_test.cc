@@ -1,0 +1,304 @@
+// ZeroOptimizer on real shard servers, against libtorch's own AdamW in one process.
+#include "client/torch/zero_optimizer.h"
+
+#include <ATen/ATen.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <functional>
+#include <memory>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "gtest/gtest.h"
+#include "tests/torch/parameter_zoo.h"
+#include "tests/torch/small_cluster.h"
+
+namespace sherd::tests {
+namespace {
+
+using torch::NamedTensors;
+using torch::ZeroOptimizer;
+
+constexpr int kSteps = 6;
+
+// What the tests share; a failure ends the rank.
+std::unique_ptr<ZeroOptimizer> MustCreate(absl::StatusOr<std::unique_ptr<ZeroOptimizer>> zero) {
+  if (zero.ok()) return *std::move(zero);
+  ADD_FAILURE() << zero.status();
+  std::fflush(nullptr);
+  ::_exit(1);
+}
+
+ZeroOptions ZooOptions(int stage, int accumulation) {
+  return ZeroOptions()
+      .stage(stage)
+      .accumulation(accumulation)
+      .global_batch(kZooBatch)
+      .max_grad_norm(kZooClip)
+      .steps(kSteps)
+      .bucket_elements(256);  // `big` is larger
+}
+
+// Ends this rank's process as kill -9 does.
+void Die() {
+  std::fflush(nullptr);
+  ::raise(SIGKILL);
+}
+
+// Trains the zoo to its end. `before_step` is called between backward and Step.
+void TrainZoo(Session& session, const ZeroOptions& options, std::string* result,
+              const std::function<void(const Batch&)>& before_step = nullptr, int backwards = 1) {
+  ParameterZoo zoo;
+  auto zero = MustCreate(ZeroOptimizer::Create(session, zoo.parameters, ZooGroups(), options));
+  while (Batch batch = zero->Begin()) {
+    zero->scalars(1)[kLr] = ZooLearningRate(batch.step);
+    at::Tensor loss;
+    if (!batch.samples.empty()) {
+      // Several backward passes of one micro-batch: gradients that arrive again when their unit may have left,
+      // as under re-entrant checkpointing.
+      for (int i = 0; i < backwards; ++i) {
+        loss = zoo.Loss(batch.step, batch.samples);
+        (loss / static_cast<double>(backwards)).backward();
+      }
+    }
+    if (before_step) before_step(batch);
+    absl::StatusOr<StepInfo> info = zero->Step(loss);
+    ASSERT_TRUE(info.ok()) << info.status();
+    ASSERT_FALSE(info->aborted);
+  }
+  ASSERT_TRUE(zero->Begin().status.ok());
+  *result = Flatten(zoo);
+  ASSERT_TRUE(zero->Detach().ok());
+}
+
+void ExpectClose(const std::string& got, const std::string& want, double tolerance) {
+  const std::vector<float> a = Floats(got), b = Floats(want);
+  ASSERT_EQ(a.size(), b.size());
+  int shown = 0;
+  for (size_t i = 0; i < a.size() && shown < 5; ++i) {
+    if (std::abs(a[i] - b[i]) <= tolerance * (std::abs(b[i]) + 1e-2)) continue;
+    ADD_FAILURE() << "element " << i << ": " << a[i] << ", not " << b[i];
+    ++shown;
+  }
+}
+
+// The reference runs in a child too: this process must stay free of libtorch's threads.
+std::string OneProcess() {
+  static const std::string* const kValues = [] {
+    int pipe_fds[2];
+    if (::pipe(pipe_fds) != 0 || ::fork() == 0) {
+      const std::string values = TrainInOneProcess(kSteps);
+      if (::write(pipe_fds[1], values.data(), values.size()) < 0) ::_exit(1);
+      ::_exit(0);
+    }
+    ::close(pipe_fds[1]);
+    auto* values = new std::string();
+    char buffer[4096];
+    for (ssize_t n; (n = ::read(pipe_fds[0], buffer, sizeof buffer)) > 0;) values->append(buffer, n);
+    ::close(pipe_fds[0]);
+    ::wait(nullptr);
+    return values;
+  }();
+  return *kValues;
+}
+
+// Stage, world size, servers, micro-batches.
+class ZooTest : public ::testing::TestWithParam<std::tuple<int, int, int, int>> {};
+
+TEST_P(ZooTest, EveryKindOfParameterTrainsAsInOneProcess) {
+  const auto [stage, world, servers, accumulation] = GetParam();
+  const std::string want = OneProcess();
+  SmallCluster cluster(servers);
+  const ZeroOptions options = ZooOptions(stage, accumulation);
+  const std::vector<RankEnd> ends = cluster.RunRanks(
+      world, [&](Session& session, int, std::string* result) { TrainZoo(session, options, result); });
+  ExpectClose(ends[0].result, want, 2e-4);
+  for (const RankEnd& end : ends) EXPECT_TRUE(end.result == ends[0].result);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, ZooTest,
+                         ::testing::Values(std::tuple(0, 1, 1, 1), std::tuple(0, 2, 2, 2),
+                                           std::tuple(1, 2, 1, 3), std::tuple(1, 3, 2, 1),
+                                           std::tuple(2, 1, 2, 2), std::tuple(2, 2, 2, 1),
+                                           std::tuple(2, 2, 3, 3), std::tuple(2, 3, 1, 4)));
+
+// More ranks than samples: some compute nothing in some micro-batches.
+TEST(ZeroOptimizerTest, RanksWithoutSamplesTakePart) {
+  const std::string want = OneProcess();
+  SmallCluster cluster(1);
+  const ZeroOptions options = ZooOptions(2, 2);
+  const std::vector<RankEnd> ends = cluster.RunRanks(
+      4, [&](Session& session, int, std::string* result) { TrainZoo(session, options, result); });
+  for (const RankEnd& end : ends) ExpectClose(end.result, want, 2e-4);
+}
+
+class RestartTest : public ::testing::TestWithParam<std::tuple<int, int>> {};
+
+// A rank dies between backward and Step: its replacement computes the step again and does not deliver twice.
+TEST_P(RestartTest, ReplacementGoesOnBitForBit) {
+  const auto [stage, backwards] = GetParam();
+  std::string undisturbed;
+  for (const bool kill : {false, true}) {
+    SmallCluster cluster(2);
+    const ZeroOptions options = ZooOptions(stage, 2);
+    const std::vector<RankEnd> ends =
+        cluster.RunRanks(2, [&](Session& session, int life, std::string* result) {
+          const auto die = [&](const Batch& batch) {
+            if (!kill || life > 0) return;
+            if (session.rank() == 0 && batch.step == 3 && batch.micro == 1) Die();
+            if (session.rank() == 1 && batch.step == 5 && batch.micro == 0) Die();
+          };
+          TrainZoo(session, options, result, die, backwards);
+        });
+    ExpectClose(ends[0].result, OneProcess(), 2e-4);
+    EXPECT_TRUE(ends[0].result == ends[1].result);
+    if (kill) {
+      EXPECT_TRUE(ends[0].result == undisturbed);
+    }
+    undisturbed = ends[0].result;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, RestartTest,
+                         ::testing::Combine(::testing::Values(1, 2), ::testing::Values(1, 2)));
+
+TEST(ZeroOptimizerTest, RunningStatisticsComeBackAfterARestart) {
+  SmallCluster cluster(2);
+  const std::vector<RankEnd> ends = cluster.RunRanks(2, [](Session& session, int life, std::string* result) {
+    at::Tensor weight = at::ones({3}).requires_grad_();
+    at::Tensor mean = at::zeros({2, 2}), count = at::zeros({}, at::kLong);
+    NamedTensors parameters, buffers;
+    parameters.insert("weight", weight);
+    buffers.insert("running_mean", mean);
+    buffers.insert("num_batches_tracked", count);
+    auto zero = MustCreate(ZeroOptimizer::Create(session, parameters, SgdOptions(0.1),
+                                                 ZeroOptions().stage(1).steps(4), buffers));
+    while (Batch batch = zero->Begin()) {
+      if (life == 1 && session.rank() == 0) {  // as committed with step 2
+        EXPECT_EQ(count.item<int64_t>(), static_cast<int64_t>(batch.step) - 1);
+        EXPECT_EQ(zero->blob(), absl::StrCat("after ", batch.step - 1));
+      }
+      mean.add_(0.5 * static_cast<double>(batch.step));
+      count.add_(1);
+      weight.sum().backward();
+      if (life == 0 && session.rank() == 0 && batch.step == 3) Die();
+      zero->SetBlob(absl::StrCat("after ", batch.step));
+      ASSERT_TRUE(zero->Step().ok());
+    }
+    if (session.rank() == 0) {
+      EXPECT_EQ(count.item<int64_t>(), 4);
+      EXPECT_EQ(mean[1][1].item<float>(), 5.0f);
+    }
+    *result = absl::StrCat(weight[0].item<float>());
+  });
+  EXPECT_TRUE(ends[0].result == ends[1].result);
+}
+
+TEST(ZeroOptimizerTest, WrittenValuesAppearOnEveryRankWithTheStep) {
+  SmallCluster cluster(2);
+  cluster.RunRanks(2, [](Session& session, int, std::string*) {
+    at::Tensor a = at::ones({300, 3}).requires_grad_(), b = at::ones({5}).requires_grad_();
+    NamedTensors parameters;
+    parameters.insert("a", a);
+    parameters.insert("b", b);
+    auto zero = MustCreate(
+        ZeroOptimizer::Create(session, parameters, AdamWOptions(), ZeroOptions().stage(2).steps(3)));
+    while (Batch batch = zero->Begin()) {
+      (a.sum() + b.sum()).backward();
+      if (batch.step == 2 && session.rank() == 1) {
+        EXPECT_TRUE(absl::IsNotFound(zero->Write("c", at::ones({5}))));
+        const absl::Status shape = zero->Write("a", at::ones({3, 300}));
+        EXPECT_TRUE(absl::IsInvalidArgument(shape));
+        EXPECT_TRUE(absl::StrContains(shape.message(), "[300, 3]")) << shape;
+        ASSERT_TRUE(zero->Write("a", at::full({300, 3}, 7.0)).ok());
+      }
+      ASSERT_TRUE(zero->Step().ok());
+      EXPECT_EQ(a[299][2].item<float>() == 7.0f, batch.step == 2);
+      EXPECT_NE(b[0].item<float>(), 7.0f);
+    }
+  });
+}
+
+TEST(ZeroOptimizerTest, RanksThatDisagreeAreToldTheFieldAndMayRepeatTheStep) {
+  SmallCluster cluster(2);
+  cluster.RunRanks(2, [](Session& session, int, std::string*) {
+    at::Tensor a = at::ones({5}).requires_grad_();
+    NamedTensors parameters;
+    parameters.insert("a", a);
+    auto zero =
+        MustCreate(ZeroOptimizer::Create(session, parameters, AdamWOptions().lr(0.001 * (session.rank() + 1)),
+                                         ZeroOptions().stage(1).steps(2)));
+    ASSERT_TRUE(zero->Begin());
+    a.sum().backward();
+    const absl::Status told = zero->Step().status();
+    EXPECT_TRUE(absl::IsInvalidArgument(told)) << told;
+    for (const char* part : {"lr", "0.001", "0.002"})
+      EXPECT_TRUE(absl::StrContains(told.message(), part)) << told;
+    EXPECT_EQ(a[0].item<float>(), 1.0f);
+    zero->set_lr(0.004);
+    for (uint64_t step : {1, 2}) {
+      Batch batch = zero->Begin();
+      ASSERT_TRUE(batch) << batch.status;
+      EXPECT_EQ(batch.step, step);
+      a.sum().backward();
+      ASSERT_TRUE(zero->Step().ok());
+    }
+    EXPECT_FALSE(zero->Begin());
+  });
+}
+
+TEST(ZeroOptimizerTest, AStrayWriteNamesTheParameter) {
+  SmallCluster cluster(1);
+  const std::vector<RankEnd> ends = cluster.RunRanks(1, [](Session& session, int, std::string*) {
+    at::NoGradGuard no_grad;
+    ParameterZoo zoo;
+    auto zero = MustCreate(ZeroOptimizer::Create(session, zoo.parameters, ZooGroups(), ZooOptions(1, 1)));
+    zoo.sometimes.mul_(2);
+  });
+  EXPECT_EQ(ends[0].exit_code, 128 + SIGSEGV);
+  EXPECT_TRUE(absl::StrContains(ends[0].errors, "parameter sometimes,")) << ends[0].errors;
+}
+
+TEST(ZeroOptimizerTest, AParameterThatLeftSharedMemoryIsNamed) {
+  SmallCluster cluster(1);
+  cluster.RunRanks(1, [](Session& session, int, std::string*) {
+    ParameterZoo zoo;
+    auto zero = MustCreate(ZeroOptimizer::Create(session, zoo.parameters, ZooGroups(), ZooOptions(1, 1)));
+    Batch batch = zero->Begin();
+    zoo.Loss(batch.step, batch.samples).backward();
+    zoo.big.set_data(zoo.big.detach().clone());
+    const absl::Status told = zero->Step().status();
+    EXPECT_TRUE(absl::IsFailedPrecondition(told)) << told;
+    EXPECT_TRUE(absl::StrContains(told.message(), "parameter big ")) << told;
+  });
+}
+
+TEST(ZeroOptimizerTest, WhatCanNotBeTrainedIsRefused) {
+  SmallCluster cluster(1);
+  cluster.RunRanks(1, [](Session& session, int, std::string*) {
+    const auto refusal = [&](const NamedTensors& parameters, const ZeroOptions& options) {
+      return ZeroOptimizer::Create(session, parameters, AdamWOptions(), options).status();
+    };
+    NamedTensors doubles, good;
+    doubles.insert("d", at::ones({2}, at::kDouble));
+    good.insert("g", at::ones({2}).requires_grad_());
+    for (const absl::Status& s : {refusal(doubles, ZeroOptions()), refusal(good, ZeroOptions().stage(3)),
+                                  refusal(good, ZeroOptions().accumulation(0))}) {
+      EXPECT_TRUE(absl::IsInvalidArgument(s)) << s;
+    }
+    EXPECT_TRUE(absl::StrContains(refusal(doubles, ZeroOptions()).message(), "parameter d is Double"));
+    auto zero = MustCreate(ZeroOptimizer::Create(session, good, AdamWOptions(), ZeroOptions().steps(1)));
+    ASSERT_TRUE(zero->Begin());
+    ASSERT_TRUE(zero->Step().ok());  // without any gradient: nothing is updated
+    EXPECT_EQ(good["g"][0].item<float>(), 1.0f);
+  });
+}
+
+}  // namespace
+}  // namespace sherd::tests
