@@ -178,13 +178,18 @@ bool StepWriter::LastToDeliver(int unit) const {
 absl::Status StepWriter::WaitConsumed(int unit, Mark mark) {
   if (ConsumedByAll(unit, mark)) return absl::OkStatus();
   RingOwners();
-  return WaitUntil(absl::StrCat("owners to consume unit ", unit), [&] { return ConsumedByAll(unit, mark); });
+  records_.Wanted(unit).store(mark.word(), std::memory_order_relaxed);
+  absl::Status waited =
+      WaitUntil(absl::StrCat("owners to consume unit ", unit), [&] { return ConsumedByAll(unit, mark); });
+  records_.Wanted(unit).store(0, std::memory_order_relaxed);
+  return waited;
 }
 
 absl::Status StepWriter::WaitForRoom(int unit, runtime::Delivery* where) {
   Reclaim();
   if (Fit(unit, where)) return absl::OkStatus();
   RingOwners();
+  for (const Busy& b : busy_) records_.Wanted(b.unit).store(b.until.word(), std::memory_order_relaxed);
   bool grow = false;
   absl::Status waited = WaitUntil(absl::StrCat("room to stage unit ", unit), [&] {
     Reclaim();
@@ -193,6 +198,7 @@ absl::Status StepWriter::WaitForRoom(int unit, runtime::Delivery* where) {
     grow = SomeoneAhead();
     return grow;
   });
+  for (size_t u = 0; u < delivered_.size(); ++u) records_.Wanted(u).store(0, std::memory_order_relaxed);
   if (!waited.ok() || !grow) return waited;
   absl::StatusOr<Chunk*> chunk = AddChunk(std::max(UnitBytes(unit), chunks_.front().bytes / 2));
   if (!chunk.ok()) return chunk.status();
@@ -322,6 +328,22 @@ absl::Status StepWriter::WaitDone(StepId id, bool* rejected) {
   return WaitUntil(absl::StrCat("step ", id.ToString()), done);
 }
 
+std::string StepWriter::WaitsToConsume(int unit, Mark mark) {
+  for (int r = 0; r < memory_->spec().world_size; ++r) {
+    const runtime::RankRecords& other = memory_->rank(Rank(r));
+    if (!(other.Delivered(unit) < mark) || other.HasStep(id_.step).has_value()) continue;
+    return absl::StrCat("rank ", r, " (gradients of unit ", unit, ", step ", id_.step.value(), ")");
+  }
+  for (size_t m = 0; m < owners_.size(); ++m) {
+    const BlockRange blocks = memory_->layout().units()[unit].blocks;
+    if (Owned(blocks, Slot(static_cast<int>(m)), static_cast<int>(owners_.size())).empty()) continue;
+    if (Mark(owners_[m]->Consumed(unit).load(std::memory_order_relaxed)) < mark) {
+      return absl::StrCat("slot ", m, " (reduction of unit ", unit, ", step ", id_.step.value(), ")");
+    }
+  }
+  return "";
+}
+
 std::string StepWriter::WaitsFor() {
   const std::optional<runtime::Assignment> a = memory_->control().AssignmentFor(id_.step);
   if (!a.has_value()) return "servers";
@@ -337,6 +359,11 @@ std::string StepWriter::WaitsFor() {
       const std::string waits = (*o)->WaitsFor();
       text = waits.empty() ? absl::StrCat("slot ", m) : absl::StrCat("slot ", m, ", which waits for ", waits);
     }
+  }
+  for (size_t u = 0; u < delivered_.size(); ++u) {
+    const Mark wanted(records_.Wanted(static_cast<int>(u)).load(std::memory_order_relaxed));
+    const std::string whom = wanted.word() == 0 ? "" : WaitsToConsume(static_cast<int>(u), wanted);
+    if (!whom.empty()) text = whom;
   }
   for (int r = 0; r < memory_->spec().world_size; ++r) {
     const runtime::MemberEntry& entry = memory_->trainer(Rank(r));

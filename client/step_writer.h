@@ -120,6 +120,8 @@ class StepWriter {
   // Waits for this rank's bell until `ready`; names whom through on_wait.
   absl::Status WaitUntil(absl::string_view what, const std::function<bool()>& ready);
   std::string WaitsFor();
+  // Whom the rank waits for that wants `unit` consumed up to `mark`.
+  std::string WaitsToConsume(int unit, Mark mark);
   absl::StatusOr<std::vector<runtime::OwnerRecords*>> Owners(Step step);
   void RingOwners();
   void StandAt(StepId id);

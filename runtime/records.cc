@@ -64,7 +64,7 @@ struct RankRecords::Entry {
   uint64_t offset;
   uint32_t chunk;
   float scale;
-  uint64_t unused;
+  Word wanted;
 };
 
 struct RankRecords::StepHeader {
@@ -130,6 +130,8 @@ void RankRecords::PublishDelivered(int unit, Mark mark, const Delivery& delivery
 Mark RankRecords::Delivered(int unit) const {
   return Mark(entry(unit)->mark.load(std::memory_order_acquire));
 }
+
+std::atomic<uint64_t>& RankRecords::Wanted(int unit) const { return entry(unit)->wanted; }
 
 Delivery RankRecords::ReadDelivery(int unit) const {
   const Entry& e = *entry(unit);

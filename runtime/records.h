@@ -59,6 +59,9 @@ class RankRecords {
   Mark Delivered(int unit) const;
   // The delivery that the present mark speaks of. Stable until the owners have consumed it.
   Delivery ReadDelivery(int unit) const;
+  // The mark up to which this rank waits for owners to consume the unit; 0 while it does not. For those who
+  // watch: nothing is decided by it.
+  std::atomic<uint64_t>& Wanted(int unit) const;
 
   // STEP, with the blob that is committed with it. INVALID_ARGUMENT: a blob, or number of groups or imports,
   // past the job's sizes.

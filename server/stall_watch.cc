@@ -1,8 +1,32 @@
 #include "server/stall_watch.h"
 
+#include <algorithm>
 #include <optional>
 
+#include "core/partition.h"
+
 namespace sherd::server {
+
+namespace {
+
+// A part of a unit that some rank wants consumed, in the middle of a step.
+struct Want {
+  int unit;
+  Mark mark;
+};
+
+std::vector<Want> Wants(runtime::JobMemory& memory, Step current) {
+  std::vector<Want> wants;
+  for (int r = 0; r < memory.spec().world_size; ++r) {
+    for (size_t u = 0; u < memory.layout().units().size(); ++u) {
+      const Mark mark(memory.rank(Rank(r)).Wanted(static_cast<int>(u)).load(std::memory_order_relaxed));
+      if (mark.id().step == current) wants.push_back({static_cast<int>(u), mark});
+    }
+  }
+  return wants;
+}
+
+}  // namespace
 
 std::vector<StallWatch::Stalled> StallWatch::Look(runtime::JobMemory& memory, absl::Time now) {
   std::vector<Stalled> stalled;
@@ -15,6 +39,11 @@ std::vector<StallWatch::Stalled> StallWatch::Look(runtime::JobMemory& memory, ab
   int records = 0;
   for (int r = 0; r < world_size; ++r)
     records += recorded[r] = memory.rank(Rank(r)).HasStep(current).has_value();
+
+  std::vector<Want> wants = Wants(memory, current);
+  const auto has_delivered = [&](int r, const Want& w) {
+    return recorded[r] || !(memory.rank(Rank(r)).Delivered(w.unit) < w.mark);
+  };
 
   // Unchanged signatures for long enough, of those who are waited for.
   const auto judge = [&](bool trainer, int place, uint64_t signature, bool waited_for) {
@@ -31,8 +60,19 @@ std::vector<StallWatch::Stalled> StallWatch::Look(runtime::JobMemory& memory, ab
       signature = signature * 1099511628211u + memory.rank(Rank(r)).Delivered(static_cast<int>(u)).word();
     }
     const bool attached = memory.trainer(Rank(r)).state.load() == runtime::MemberEntry::kAttached;
-    judge(true, r, signature, attached && records > 0 && !recorded[r]);
+    const bool wanted =
+        std::any_of(wants.begin(), wants.end(), [&](const Want& w) { return !has_delivered(r, w); });
+    judge(true, r, signature, attached && !recorded[r] && (records > 0 || wanted));
   }
+  // What is left are wants that owners alone can fulfil.
+  wants.erase(std::remove_if(wants.begin(), wants.end(),
+                             [&](const Want& w) {
+                               for (int r = 0; r < world_size; ++r) {
+                                 if (!has_delivered(r, w)) return true;
+                               }
+                               return false;
+                             }),
+              wants.end());
   for (int m = 0; m < owners->servers; ++m) {
     absl::StatusOr<runtime::OwnerRecords*> owner = memory.owner(Slot(m));
     if (!owner.ok()) continue;
@@ -42,7 +82,12 @@ std::vector<StallWatch::Stalled> StallWatch::Look(runtime::JobMemory& memory, ab
                   (*owner)->Consumed(static_cast<int>(u)).load(std::memory_order_relaxed);
     }
     const bool behind = (*owner)->Done().step < current && !(*owner)->ReadPrepared({current, 0}).has_value();
-    judge(false, m, signature, records == world_size && behind);
+    const bool wanted = std::any_of(wants.begin(), wants.end(), [&](const Want& w) {
+      const BlockRange blocks = memory.layout().units()[w.unit].blocks;
+      return !Owned(blocks, Slot(m), owners->servers).empty() &&
+             Mark((*owner)->Consumed(w.unit).load(std::memory_order_relaxed)) < w.mark;
+    });
+    judge(false, m, signature, (records == world_size && behind) || wanted);
   }
   return stalled;
 }
