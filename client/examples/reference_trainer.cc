@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "client/examples/gpt_config.h"
 #include "client/examples/torch_errors.h"
 #include "client/examples/weights.h"
@@ -76,7 +77,21 @@ class ReferenceTrainer : public Trainer {
     return StatusOfException();
   }
 
-  absl::Status Save(const std::string& path) override { return SaveWeights(*model_, path); }
+  absl::Status Save(const std::string& path) override try {
+    std::vector<std::pair<std::string, at::Tensor>> moments;
+    if (options_.save_optimizer) {
+      for (const auto& item : model_->named_parameters()) {
+        const auto found = optimizer_.state().find(c10::guts::to_string(item.value().unsafeGetTensorImpl()));
+        if (found == optimizer_.state().end()) continue;  // no step was made
+        const auto& state = static_cast<const torch::optim::AdamWParamState&>(*found->second);
+        moments.emplace_back(absl::StrCat("exp_avg/", item.key()), state.exp_avg());
+        moments.emplace_back(absl::StrCat("exp_avg_sq/", item.key()), state.exp_avg_sq());
+      }
+    }
+    return SaveWeights(*model_, path, moments);
+  } catch (...) {
+    return StatusOfException();
+  }
 
  private:
   const TrainOptions options_;

@@ -51,13 +51,17 @@ absl::StatusOr<std::optional<TrainOptions>> ParseTrainOptions(int argc, const ch
   app.add_option("--stage", options.stage, "ZeRO stage: 0, 1 or 2")->check(in(0, 2))->capture_default_str();
   app.add_option("--json", options.json, "write one JSON object a step to this file");
   app.add_option("--save", options.save, "write the weights to this safetensors file at the end");
+  CLI::Option* save_optimizer = app.add_flag(
+      "--save-optimizer", options.save_optimizer,
+      "with --reference: AdamW's moments too, named as `sherd pull --with-optimizer` names them");
   app.add_option("--eval-every", options.eval_every, "steps between held-out losses; 0: only at the end")
       ->check(NotNegative)
       ->capture_default_str();
   app.add_option("--generate", options.generate, "print this many bytes of the model's own at the end")
       ->check(in(0, 1 << 20))
       ->capture_default_str();
-  app.add_flag("--reference", options.reference, "one process, libtorch's own AdamW, no Sherd");
+  save_optimizer->needs(
+      app.add_flag("--reference", options.reference, "one process, libtorch's own AdamW, no Sherd"));
   try {
     app.parse(argc, const_cast<char**>(argv));
   } catch (const CLI::Success& asked) {

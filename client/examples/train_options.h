@@ -23,10 +23,11 @@ struct TrainOptions {
   uint64_t seed = 1;          // of initial values, samples and generated text
   int stage = 2;              // ZeRO stage; no meaning with `reference`
   bool reference = false;
-  uint64_t eval_every = 0;  // steps between held-out losses; 0: only at the end
-  int64_t generate = 0;     // bytes to print at the end
-  std::string json;         // step log; empty: none
-  std::string save;         // safetensors file; empty: none
+  uint64_t eval_every = 0;      // steps between held-out losses; 0: only at the end
+  int64_t generate = 0;         // bytes to print at the end
+  std::string json;             // step log; empty: none
+  std::string save;             // safetensors file; empty: none
+  bool save_optimizer = false;  // with `reference`: AdamW's moments too
 };
 
 // AdamW's other constants, equal in both trainers.

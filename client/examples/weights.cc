@@ -44,20 +44,23 @@ absl::Status ReadParameter(const formats::SafetensorsReader& file, const std::st
 
 }  // namespace
 
-absl::Status SaveWeights(const Gpt& model, const std::string& path) {
+absl::Status SaveWeights(const Gpt& model, const std::string& path,
+                         absl::Span<const std::pair<std::string, at::Tensor>> beside) {
   torch::NoGradGuard no_grad;
+  std::vector<std::pair<std::string, at::Tensor>> tensors(beside.begin(), beside.end());
+  for (const auto& item : model.named_parameters()) tensors.emplace_back(item.key(), item.value());
   std::vector<formats::TensorSpec> specs;
-  for (const ParameterSpec& spec : ParameterSpecs(model.config())) {
-    specs.push_back({spec.name, formats::StoredType::kF32, spec.shape});
+  for (const auto& [name, tensor] : tensors) {
+    specs.push_back({name, formats::StoredType::kF32, tensor.sizes().vec()});
   }
   absl::StatusOr<formats::FilePlan> plan = formats::LayOut(std::move(specs), {});
   if (!plan.ok()) return plan.status();
   const auto writer = formats::SafetensorsWriter::Create(path, *std::move(plan), {});
   if (!writer.ok()) return writer.status();
-  for (const auto& item : model.named_parameters()) {
-    const at::Tensor whole = item.value().contiguous();
+  for (const auto& [name, tensor] : tensors) {
+    const at::Tensor whole = tensor.contiguous();
     const absl::Status written = (*writer)->WriteAt(
-        item.key(), 0, absl::string_view(static_cast<const char*>(whole.data_ptr()), whole.nbytes()));
+        name, 0, absl::string_view(static_cast<const char*>(whole.data_ptr()), whole.nbytes()));
     if (!written.ok()) return written;
   }
   return (*writer)->Commit();

@@ -4,15 +4,18 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "client/examples/gpt.h"
 
 namespace sherd::examples {
 
-// Writes every parameter, fp32, by temporary file and rename. Errors name the path.
-absl::Status SaveWeights(const Gpt& model, const std::string& path);
+// Writes every parameter, and tensors beside them, as fp32, by temporary file and rename. Errors name the path.
+absl::Status SaveWeights(const Gpt& model, const std::string& path,
+                         absl::Span<const std::pair<std::string, at::Tensor>> beside = {});
 
 // Reads a model whose size follows from the tensors' shapes; fp32, bf16 and fp16 are taken, tensors that are
 // no parameter of a GPT (optimizer state) passed over. kNotFound, kInvalidArgument or kDataLoss say what is
