@@ -68,7 +68,6 @@ class FakeJob {
     values[{"buffer", name}] = std::string(bytes, 'b');
   }
 
-  rpc::FakeServer server;
   std::vector<v1::ListTensorsResponse::Tensor> tensors;
   std::vector<v1::Buffer> buffers;
   std::map<std::pair<std::string, std::string>, std::string> values;  // (plane, name) -> bytes
@@ -77,6 +76,7 @@ class FakeJob {
   std::vector<std::string> planes;  // of the last snapshot
   // Called before each pull: an error is its answer.
   std::function<absl::Status(const v1::PullRequest&)> before_pull;
+  rpc::FakeServer server;  // its hooks use what stands above
 
  private:
   void Fill(const std::string& plane, const std::string& name, int64_t numel) {

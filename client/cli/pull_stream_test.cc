@@ -60,10 +60,10 @@ class PullStreamTest : public ::testing::Test {
   }
 
   runtime::TestRoot root_{"/tmp"};
-  FakeServer server_{root_.path() + "/s0.sock"};
   const std::string bytes_ = SomeBytes(10000);
   std::string got_;
-  std::vector<uint64_t> offsets_;  // asked for
+  std::vector<uint64_t> offsets_;                 // asked for
+  FakeServer server_{root_.path() + "/s0.sock"};  // its hooks use what stands above
 };
 
 TEST_F(PullStreamTest, TakesAllInOrder) {

@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -69,6 +70,7 @@ class Run {
     return absl::StrCat(dir_->path(), "/s", server, rpc::kSocketSuffix);
   }
   absl::Status PrepareLogs();
+  absl::Status CheckSpace();
   absl::Status MaskSignals();
 
   void Do(const Actions& actions);
@@ -115,6 +117,7 @@ absl::Status Run::Prepare() {
   if (!dir.ok()) return dir.status();
   dir_.emplace(*std::move(dir));
   keeper_->GuardDirectory(dir_->path());
+  if (absl::Status status = CheckSpace(); !status.ok()) return status;
   const int servers = options_.servers > 0 ? options_.servers : options_.trainers;
   if (SocketPath(servers - 1).size() > rpc::kMaxSocketPath) {
     return absl::InvalidArgumentError(absl::StrCat("the path ", SocketPath(servers - 1),
@@ -147,6 +150,20 @@ absl::Status Run::PrepareLogs() {
   if (options_.dir.empty()) return absl::OkStatus();
   if (absl::Status status = MakeDirectory(options_.dir); !status.ok()) return status;
   return MakeDirectory(absl::StrCat(options_.dir, "/logs"));
+}
+
+absl::Status Run::CheckSpace() {
+  // Less does not even hold what servers write before a trainer says how large the model is.
+  constexpr uint64_t kLeastFree = 256 << 10;
+  struct statvfs info;
+  if (::fstatvfs(dir_->fd(), &info) != 0) {
+    return absl::ErrnoToStatus(errno, absl::StrCat("cannot look at ", dir_->path()));
+  }
+  const uint64_t free = static_cast<uint64_t>(info.f_bavail) * info.f_frsize;
+  if (free >= kLeastFree) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      absl::StrCat(options_.shm_root, " is full (", free,
+                   " bytes free); free some: `sherd gc` removes what dead jobs left"));
 }
 
 absl::Status Run::MaskSignals() {
