@@ -4,8 +4,8 @@
 //   for (const StallWatch::Stalled& s : watch.Look(memory, now)) ...     // a few times a second
 //
 // A trainer is waited for when some other one has recorded its part of the step in hand and this one has not,
-// or wants a unit consumed that this one has not delivered; an owner when all trainers have done either, and it
-// has not PREPARED or consumed. Only looks at shared records.
+// or wants a unit consumed that this one has not delivered; an owner when all trainers have done either, and
+// it has not PREPARED or consumed. Only looks at shared records.
 // Thread-compatible.
 #ifndef SHERD_SERVER_STALL_WATCH_H_
 #define SHERD_SERVER_STALL_WATCH_H_

@@ -13,7 +13,8 @@
 
 namespace sherd::examples {
 
-// Writes every parameter, and tensors beside them, as fp32, by temporary file and rename. Errors name the path.
+// Writes every parameter, and tensors beside them, as fp32, by temporary file and rename. Errors name the
+// path.
 absl::Status SaveWeights(const Gpt& model, const std::string& path,
                          absl::Span<const std::pair<std::string, at::Tensor>> beside = {});
 

@@ -80,8 +80,8 @@ class ZeroOptimizer {
   void set_lr(double lr);
   void set_max_grad_norm(double norm);
 
-  // Opaque state committed with the next step and handed back after a restart: at most 1 MiB, less 8 bytes for
-  // each parameter that does not get exactly one gradient in a micro-batch.
+  // Opaque state committed with the next step and handed back after a restart: at most 1 MiB, less 8 bytes
+  // for each parameter that does not get exactly one gradient in a micro-batch.
   void SetBlob(std::string blob);
   // What this rank committed with the last step; empty at the beginning.
   const std::string& blob() const;

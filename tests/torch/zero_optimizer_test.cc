@@ -60,8 +60,8 @@ void TrainZoo(Session& session, const ZeroOptions& options, std::string* result,
     zero->scalars(1)[kLr] = ZooLearningRate(batch.step);
     at::Tensor loss;
     if (!batch.samples.empty()) {
-      // Several backward passes of one micro-batch: gradients that arrive again when their unit may have left,
-      // as under re-entrant checkpointing.
+      // Several backward passes of one micro-batch: gradients that arrive again when their unit may have
+      // left, as under re-entrant checkpointing.
       for (int i = 0; i < backwards; ++i) {
         loss = zoo.Loss(batch.step, batch.samples);
         (loss / static_cast<double>(backwards)).backward();
