@@ -27,8 +27,14 @@ absl::Status StepWriter::MapStaging() {
     absl::StatusOr<absl::Span<char>> s = memory_->Staging(rank_, c);
     if (absl::IsNotFound(s.status())) break;
     if (!s.ok()) return s.status();
-    chunks_.push_back({c, s->data(), static_cast<int64_t>(s->size())});
-    staging_bytes_ += s->size();
+    AddPlaces({c, s->data(), static_cast<int64_t>(s->size())});
+  }
+  if (!ring()) {
+    std::vector<StagingPlaces::Place> homes;
+    for (size_t u = 0; u < memory_->layout().units().size(); ++u) {
+      homes.push_back({0, memory_->layout().units()[u].blocks.begin * kBlockElements * 4, UnitBytes(u)});
+    }
+    places_.SetHomes(std::move(homes));
   }
   if (!chunks_.empty()) return absl::OkStatus();
   int64_t bytes = memory_->trainable_blocks() * kBlockElements * 4;
@@ -45,9 +51,14 @@ absl::StatusOr<StepWriter::Chunk*> StepWriter::AddChunk(int64_t bytes) {
   const uint32_t index = static_cast<uint32_t>(chunks_.size());
   absl::StatusOr<absl::Span<char>> s = memory_->CreateStaging(rank_, index, bytes);
   if (!s.ok()) return s.status();
-  chunks_.push_back({index, s->data(), static_cast<int64_t>(s->size())});
-  staging_bytes_ += bytes;
+  AddPlaces({index, s->data(), static_cast<int64_t>(s->size())});
   return &chunks_.back();
+}
+
+void StepWriter::AddPlaces(const Chunk& chunk) {
+  chunks_.push_back(chunk);
+  staging_bytes_ += chunk.bytes;
+  places_.AddChunk(chunk.data, chunk.bytes);
 }
 
 void StepWriter::StandAt(StepId id) {
@@ -82,12 +93,11 @@ absl::StatusOr<StepWriter::Start> StepWriter::Resume() {
     if (r.step == next.step && !(r < next)) next = r.NextAttempt();
   }
   StandAt(next);
-  busy_.clear();
-  for (size_t u = 0; ring() && u < delivered_.size(); ++u) {
+  for (size_t u = 0; u < delivered_.size(); ++u) {
     const Mark mark = records_.Delivered(u);
     const runtime::Delivery d = records_.ReadDelivery(u);
-    if (mark.parts() == 0 || d.chunk == runtime::Delivery::kEmpty) continue;
-    busy_.push_back({static_cast<int>(u), d.chunk, static_cast<int64_t>(d.offset), UnitBytes(u), mark});
+    if (mark.PartsOf(next) == 0 || d.chunk == runtime::Delivery::kEmpty) continue;
+    places_.Restore({d.chunk, static_cast<int64_t>(d.offset), UnitBytes(u)}, static_cast<int>(u), mark);
   }
   return Start{next, records_.ReadBlob(Step(next.step.value() - 1))};
 }
@@ -132,30 +142,7 @@ bool StepWriter::ConsumedByAll(int unit, Mark mark) {
 }
 
 void StepWriter::Reclaim() {
-  busy_.erase(std::remove_if(busy_.begin(), busy_.end(),
-                             [&](const Busy& b) { return ConsumedByAll(b.unit, b.until); }),
-              busy_.end());
-}
-
-bool StepWriter::Fit(int unit, runtime::Delivery* where) {
-  const int64_t bytes = UnitBytes(unit);
-  for (const Chunk& c : chunks_) {
-    std::vector<std::pair<int64_t, int64_t>> taken;
-    for (const Busy& b : busy_) {
-      if (b.chunk == c.index) taken.emplace_back(b.offset, b.offset + b.bytes);
-    }
-    std::sort(taken.begin(), taken.end());
-    int64_t at = 0;
-    for (const auto& [begin, end] : taken) {
-      if (begin - at >= bytes) break;
-      at = std::max(at, end);
-    }
-    if (c.bytes - at < bytes) continue;
-    where->chunk = c.index;
-    where->offset = static_cast<uint64_t>(at);
-    return true;
-  }
-  return false;
+  places_.Reclaim([this](int unit, Mark until) { return ConsumedByAll(unit, until); });
 }
 
 bool StepWriter::SomeoneAhead() const {
@@ -185,65 +172,103 @@ absl::Status StepWriter::WaitConsumed(int unit, Mark mark) {
   return waited;
 }
 
-absl::Status StepWriter::WaitForRoom(int unit, runtime::Delivery* where) {
-  Reclaim();
-  if (Fit(unit, where)) return absl::OkStatus();
+bool StepWriter::OwnersHoldPlaces() const {
+  bool any = false;
+  places_.ForEachAwaited([&](int unit, Mark until) { any |= Mark::Of(id_, delivered_[unit]) >= until; });
+  return any;
+}
+
+absl::Status StepWriter::WaitForOwners(absl::string_view what, const std::function<bool()>& ready) {
   RingOwners();
-  for (const Busy& b : busy_) records_.Wanted(b.unit).store(b.until.word(), std::memory_order_relaxed);
-  bool grow = false;
-  absl::Status waited = WaitUntil(absl::StrCat("room to stage unit ", unit), [&] {
+  places_.ForEachAwaited(
+      [&](int unit, Mark until) { records_.Wanted(unit).store(until.word(), std::memory_order_relaxed); });
+  absl::Status waited = WaitUntil(what, [&] {
     Reclaim();
-    if (Fit(unit, where)) return true;
-    // Two ranks that deliver in different orders could wait for each other for ever.
-    grow = SomeoneAhead();
-    return grow;
+    return ready();
   });
   for (size_t u = 0; u < delivered_.size(); ++u) records_.Wanted(u).store(0, std::memory_order_relaxed);
-  if (!waited.ok() || !grow) return waited;
-  absl::StatusOr<Chunk*> chunk = AddChunk(std::max(UnitBytes(unit), chunks_.front().bytes / 2));
+  return waited;
+}
+
+absl::StatusOr<StagingPlaces::Place> StepWriter::WaitForRoom(int unit) {
+  const int64_t bytes = UnitBytes(unit);
+  const Mark until = Mark::Of(id_, delivered_[unit] + 1);
+  Reclaim();
+  std::optional<StagingPlaces::Place> place = places_.Take(unit, bytes, until);
+  if (place.has_value()) return *place;
+  // With a place for each unit, only what was borrowed for something else can be in the way.
+  bool grow = !ring();
+  absl::Status waited = WaitForOwners(absl::StrCat("room to stage unit ", unit), [&] {
+    place = places_.Take(unit, bytes, until);
+    if (place.has_value() || grow) return true;
+    // Two ranks that deliver in different orders could wait for each other for ever; nor do owners free what
+    // is borrowed, or staged and not whole yet.
+    grow = SomeoneAhead() || !OwnersHoldPlaces();
+    return grow;
+  });
+  if (!waited.ok()) return waited;
+  if (place.has_value()) return *place;
+  absl::StatusOr<Chunk*> chunk = AddChunk(ring() ? std::max(bytes, chunks_.front().bytes / 2) : bytes);
   if (!chunk.ok()) return chunk.status();
   ++growths_;
-  where->chunk = (*chunk)->index;
-  where->offset = 0;
-  return absl::OkStatus();
+  return *places_.Take(unit, bytes, until);
+}
+
+absl::Status StepWriter::WaitFormerPart(int unit) {
+  if (delivered_[unit] == 0) return absl::OkStatus();
+  // Another rank may wait in the same way for a unit of which we have nothing to deliver: first say so, or
+  // both wait for ever.
+  absl::Status filled = FillUpTo(delivered_[unit]);
+  if (!filled.ok()) return filled;
+  return WaitConsumed(unit, Mark::Of(id_, delivered_[unit]));
+}
+
+void StepWriter::Stand(int unit, const StagingPlaces::Place& place) {
+  where_[unit] = {place.chunk, static_cast<uint64_t>(place.offset), scale_};
+  staged_[unit] = true;
+  // Another unit's gradients may stand where this one has padding.
+  const UnitInfo& info = memory_->layout().units()[unit];
+  char* at = chunks_[place.chunk].data + place.offset;
+  for (int t = info.first_tensor; t < info.end_tensor; ++t) {
+    const TensorInfo& tensor = memory_->layout().tensors()[t];
+    if (tensor.blocks.empty()) continue;
+    const int64_t begin = (tensor.blocks.begin - info.blocks.begin) * kBlockElements + tensor.numel;
+    const int64_t end = (tensor.blocks.end - info.blocks.begin) * kBlockElements;
+    std::memset(at + begin * 4, 0, (end - begin) * 4);
+  }
 }
 
 absl::StatusOr<float*> StepWriter::Stage(int unit) {
   if (counted_[unit] < delivered_[unit]) return nullptr;
-  if (staged_[unit]) {
-    return reinterpret_cast<float*>(chunks_[where_[unit].chunk].data + where_[unit].offset);
+  if (!staged_[unit]) {
+    if (absl::Status former = WaitFormerPart(unit); !former.ok()) return former;
+    absl::StatusOr<StagingPlaces::Place> place = WaitForRoom(unit);
+    if (!place.ok()) return place.status();
+    Stand(unit, *place);
   }
-  // The entry that says where the unit lies is one per unit: its former part must be out of use.
-  if (delivered_[unit] > 0) {
-    // Another rank may wait in the same way for a unit of which we have nothing to deliver: first say so, or
-    // both wait for ever.
-    absl::Status filled = FillUpTo(delivered_[unit]);
-    if (!filled.ok()) return filled;
-    absl::Status consumed = WaitConsumed(unit, Mark::Of(id_, delivered_[unit]));
-    if (!consumed.ok()) return consumed;
-  }
-  runtime::Delivery& where = where_[unit];
-  where = {0, static_cast<uint64_t>(memory_->layout().units()[unit].blocks.begin * kBlockElements * 4),
-           scale_};
-  if (ring()) {
-    absl::Status room = WaitForRoom(unit, &where);
-    if (!room.ok()) return room;
-    busy_.push_back({unit, where.chunk, static_cast<int64_t>(where.offset), UnitBytes(unit),
-                     Mark::Of(id_, delivered_[unit] + 1)});
-  }
-  staged_[unit] = true;
-  char* at = chunks_[where.chunk].data + where.offset;
-  if (ring()) {  // another unit's gradients may stand where this one has padding
-    const UnitInfo& info = memory_->layout().units()[unit];
-    for (int t = info.first_tensor; t < info.end_tensor; ++t) {
-      const TensorInfo& tensor = memory_->layout().tensors()[t];
-      if (tensor.blocks.empty()) continue;
-      const int64_t begin = (tensor.blocks.begin - info.blocks.begin) * kBlockElements + tensor.numel;
-      const int64_t end = (tensor.blocks.end - info.blocks.begin) * kBlockElements;
-      std::memset(at + begin * 4, 0, (end - begin) * 4);
-    }
-  }
-  return reinterpret_cast<float*>(at);
+  return reinterpret_cast<float*>(chunks_[where_[unit].chunk].data + where_[unit].offset);
+}
+
+float* StepWriter::Borrow(int64_t bytes) {
+  Reclaim();
+  float* place = places_.Borrow(bytes);
+  if (place != nullptr || !ring() || !OwnersHoldPlaces()) return place;
+  const absl::Status waited = WaitForOwners("room in staging", [&] {
+    place = places_.Borrow(bytes);
+    return place != nullptr || SomeoneAhead() || !OwnersHoldPlaces();
+  });
+  // Stage will meet the error again.
+  waited.IgnoreError();
+  return place;
+}
+
+absl::StatusOr<bool> StepWriter::StageAt(int unit, const float* place) {
+  if (counted_[unit] < delivered_[unit] || staged_[unit]) return false;
+  if (absl::Status former = WaitFormerPart(unit); !former.ok()) return former;
+  const std::optional<StagingPlaces::Place> assigned =
+      places_.Assign(place, unit, UnitBytes(unit), Mark::Of(id_, delivered_[unit] + 1));
+  if (assigned.has_value()) Stand(unit, *assigned);
+  return assigned.has_value();
 }
 
 void StepWriter::Deliver(int unit) {
@@ -309,7 +334,7 @@ absl::StatusOr<Verdict> StepWriter::Finish(const Record& record, absl::string_vi
         absl::StrCat("step ", id_.ToString(), " is done but its verdict can not be read"));
   }
   StandAt(rejected ? id_.NextAttempt() : id_.NextStep());
-  if (!rejected) busy_.clear();
+  if (!rejected) places_.ReclaimAll();
   return *std::move(verdict);
 }
 

@@ -23,6 +23,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "client/staging_places.h"
 #include "core/step_records.h"
 #include "runtime/job_memory.h"
 
@@ -63,6 +64,19 @@ class StepWriter {
   // by something else. Null: delivered already by a predecessor. Blocks until owners have consumed the unit's
   // former part, and in stage 2 until there is room.
   absl::StatusOr<float*> Stage(int unit);
+  // The cheaper way for a unit of one large tensor: gradients that are computed in staging in the first
+  // place.
+  //   float* p = w.Borrow(bytes);        // of a whole unit; compute the gradients there
+  //   w.StageAt(unit, p);                // true: p is to `unit` what Stage returns otherwise. False: copy
+  //   w.Deliver(unit);
+  //   w.Return(p);                       // nobody touches the memory through p any more
+  // Borrow is for any use and any number of places. Null if there is none: use other memory, then Stage. In
+  // stage 2 it blocks for room as Stage does. Return is thread-safe.
+  float* Borrow(int64_t bytes);
+  absl::StatusOr<bool> StageAt(int unit, const float* place);
+  void Return(const float* place) { places_.Return(place); }
+  // Of a unit, padding included: what Borrow is asked for.
+  int64_t UnitBytes(int unit) const;
   // The staged gradients of `unit` are whole; they must not be touched any more. REQUIRES: Stage(unit) in
   // this part.
   void Deliver(int unit);
@@ -95,27 +109,28 @@ class StepWriter {
     char* data;
     int64_t bytes;
   };
-  struct Busy {  // a piece of a ring chunk that owners may still read
-    int unit;
-    uint32_t chunk;
-    int64_t offset, bytes;
-    Mark until;
-  };
   bool ring() const { return memory_->spec().stage >= 2; }
-  int64_t UnitBytes(int unit) const;
   absl::Status MapStaging();
   absl::StatusOr<Chunk*> AddChunk(int64_t bytes);
   // Parts of `unit` that all owners have consumed.
   bool ConsumedByAll(int unit, Mark mark);
   void Reclaim();
-  bool Fit(int unit, runtime::Delivery* where);
+  void AddPlaces(const Chunk& chunk);
+  // The part of `unit` before this one is out of use; the entry that says where it lies is one per unit.
+  absl::Status WaitFormerPart(int unit);
+  void Stand(int unit, const StagingPlaces::Place& place);
   // Another rank has delivered something this one has not: it may be waiting for us.
   bool SomeoneAhead() const;
   bool LastToDeliver(int unit) const;
   // Says of every unit with fewer parts than that, that the missing ones are empty.
   absl::Status FillUpTo(uint32_t parts);
   absl::Status WaitConsumed(int unit, Mark mark);
-  absl::Status WaitForRoom(int unit, runtime::Delivery* where);
+  // Some of what was delivered has not been consumed.
+  bool OwnersHoldPlaces() const;
+  // Until `ready`, which looks at places after owners may have freed some.
+  absl::Status WaitForOwners(absl::string_view what, const std::function<bool()>& ready);
+  // A place for `unit`, which may be the last resort: more staging.
+  absl::StatusOr<StagingPlaces::Place> WaitForRoom(int unit);
   absl::Status WaitDone(StepId id, bool* rejected);
   // Waits for this rank's bell until `ready`; names whom through on_wait.
   absl::Status WaitUntil(absl::string_view what, const std::function<bool()>& ready);
@@ -138,7 +153,7 @@ class StepWriter {
   std::vector<runtime::Delivery> where_;  // per unit: where the open part is staged
   std::vector<bool> staged_;
   std::vector<Chunk> chunks_;
-  std::vector<Busy> busy_;
+  StagingPlaces places_;
   int64_t growths_ = 0, staging_bytes_ = 0;
   // Owners of the assignment last looked up.
   uint64_t owners_epoch_ = 0;

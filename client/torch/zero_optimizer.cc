@@ -16,6 +16,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "client/step_writer.h"
+#include "client/torch/staging_allocator.h"
 #include "client/torch/stray_write.h"
 #include "core/layout.h"
 #include "kernels/stream_copy.h"
@@ -77,6 +78,9 @@ const char* SafetensorsType(at::ScalarType type) {
 class ZeroOptimizer::Impl {
  public:
   Impl(Session& session, ZeroOptions options) : session_(session), options_(std::move(options)) {}
+  ~Impl() {
+    if (staging_ != nullptr) staging_->Close();
+  }
 
   absl::Status Init(const NamedTensors& parameters, const std::vector<ParamGroup>& groups,
                     const NamedTensors& buffers);
@@ -114,8 +118,8 @@ class ZeroOptimizer::Impl {
   struct Arrival : ::torch::autograd::FunctionPostHook {
     Arrival(Impl* impl, int param) : impl(impl), param(param) {}
     ::torch::autograd::variable_list operator()(const ::torch::autograd::variable_list& outputs,
-                                                const ::torch::autograd::variable_list&) override {
-      impl->Arrived(param);
+                                                const ::torch::autograd::variable_list& inputs) override {
+      impl->Arrived(param, inputs.empty() ? nullptr : &inputs[0]);
       return outputs;
     }
     Impl* const impl;
@@ -127,9 +131,14 @@ class ZeroOptimizer::Impl {
   absl::Status PlaceInSharedMemory();
   void HookGradients();
   void BeginPart();
-  // A gradient was accumulated into a parameter's `.grad`.
-  void Arrived(int param);
-  void Stage(int param);
+  // Lets large gradients be computed in staging.
+  void OfferStaging();
+  // A gradient was accumulated into a parameter's `.grad`: `*from`, which autograd lets go of
+  // after this.
+  void Arrived(int param, const at::Tensor* from);
+  void Stage(int param, const at::Tensor* from = nullptr);
+  // True if, once autograd has let go of `*from`, nobody but us can reach the gradient's memory.
+  static bool OnlyOurs(const at::Tensor& grad, const at::Tensor* from);
   void DeliverUnit(int unit);
   // Delivers what has not left yet at the end of a part.
   absl::Status FinishPart();
@@ -146,6 +155,7 @@ class ZeroOptimizer::Impl {
     if (error_.ok()) error_ = s;
   }
 
+  std::shared_ptr<StagingSource> staging_;
   std::vector<Param> params_;
   std::vector<Unit> units_;
   std::vector<std::pair<std::string, at::Tensor>> buffers_;
@@ -279,7 +289,26 @@ absl::Status ZeroOptimizer::Impl::Init(const NamedTensors& parameters, const std
     }
   }
   HookGradients();
+  OfferStaging();
   return absl::OkStatus();
+}
+
+void ZeroOptimizer::Impl::OfferStaging() {
+  std::vector<StagingSource::Size> sizes;
+  for (size_t u = 0; u < units_.size(); ++u) {
+    // A place holds a whole unit.
+    if (units_[u].params.size() != 1) continue;
+    const StagingSource::Size size = {params_[units_[u].params[0]].tensor.numel() * 4,
+                                      writer_->UnitBytes(static_cast<int>(u))};
+    const auto known = std::find_if(sizes.begin(), sizes.end(), [&](const StagingSource::Size& s) {
+      return s.requested == size.requested;
+    });
+    if (known == sizes.end()) sizes.push_back(size);
+  }
+  if (sizes.empty()) return;
+  staging_ = StagingSource::Create(
+      session_.shared_memory(), std::move(sizes), [this](int64_t bytes) { return writer_->Borrow(bytes); },
+      [this](const float* p) { writer_->Return(p); });
 }
 
 absl::Status ZeroOptimizer::Impl::PlaceInSharedMemory() {
@@ -361,7 +390,10 @@ Batch ZeroOptimizer::Impl::Begin() {
     scale_ = scale;
     weight_ += scale;
   }
-  if (delivering()) BeginPart();
+  if (delivering()) {
+    BeginPart();
+    StagingSource::Enter(staging_.get());
+  }
   return batch;
 }
 
@@ -378,7 +410,7 @@ void ZeroOptimizer::Impl::BeginPart() {
   }
 }
 
-void ZeroOptimizer::Impl::Arrived(int i) {
+void ZeroOptimizer::Impl::Arrived(int i, const at::Tensor* from) {
   Param& p = params_[i];
   ++p.arrivals;
   p.pending = true;
@@ -388,15 +420,38 @@ void ZeroOptimizer::Impl::Arrived(int i) {
   if (!in_part_ || u.delivered) return;
   if (p.arrivals < p.expected) return;
   const bool first = !p.staged;
-  Stage(i);
+  Stage(i, from);
   if (first && p.expected > 0 && --u.missing == 0) DeliverUnit(p.unit);
 }
 
-void ZeroOptimizer::Impl::Stage(int i) {
+bool ZeroOptimizer::Impl::OnlyOurs(const at::Tensor& grad, const at::Tensor* from) {
+  if (grad.use_count() != 1) return false;
+  size_t passing = 0;  // tensors that look at this memory now and go with `from`
+  if (from != nullptr && from->defined() && from->is_alias_of(grad)) {
+    if (from->use_count() != 1) return false;
+    passing = 1;
+    // A transposed gradient is a view, which keeps the tensor it was made from.
+    const auto* view = ::torch::autograd::impl::get_view_autograd_meta(*from);
+    if (view != nullptr && view->has_bw_view() && view->get_backward_view().base_.use_count() == 1) ++passing;
+  }
+  return grad.storage().use_count() == 1 + passing;
+}
+
+void ZeroOptimizer::Impl::Stage(int i, const at::Tensor* from) {
   Param& p = params_[i];
   at::Tensor& grad = p.tensor.mutable_grad();
   p.pending = false;
   if (!grad.defined()) return;
+  if (staging_ != nullptr && grad.layout() == at::kStrided && grad.is_contiguous() &&
+      staging_->Owns(grad.data_ptr()) && OnlyOurs(grad, from)) {
+    absl::StatusOr<bool> there = writer_->StageAt(p.unit, grad.data_ptr<float>());
+    if (!there.ok()) return Note(there.status());
+    if (*there) {
+      p.staged = true;
+      grad.reset();
+      return;
+    }
+  }
   absl::StatusOr<float*> to = writer_->Stage(p.unit);
   if (!to.ok()) {
     Note(to.status());
@@ -525,6 +580,7 @@ void ZeroOptimizer::Impl::CopyBuffers(sherd::Step step) {
 
 absl::StatusOr<StepInfo> ZeroOptimizer::Impl::Step(const at::Tensor& loss) {
   if (!begun_) return absl::FailedPreconditionError("Step without Begin");
+  StagingSource::Enter(nullptr);
   if (!error_.ok()) return error_;
   begun_ = false;
   const uint64_t n = options_.global_batch() > 0 ? samples_.size() : 1;

@@ -278,6 +278,35 @@ TEST(StepTest, LatePartsOfDifferentUnitsDoNotWaitForEachOther) {
   EXPECT_EQ(job.memory().DoneByAll()->step, Step(5));
 }
 
+TEST(StepTest, MoreUnitsMayBeOpenThanTheRingHasRoomFor) {
+  const JobSpec spec = Spec(1, 2, 1);
+  InProcessJob job(spec, 1);
+  Initialise(job);
+  std::unique_ptr<runtime::JobMemory> memory = job.OpenAsTrainer();
+  client::StepWriter::Options options;
+  options.timeout = absl::Seconds(20);
+  options.ring_bytes = 1;  // room for the largest unit
+  client::StepWriter writer(memory.get(), Rank(0), options);
+  ASSERT_TRUE(writer.Resume().ok());
+  for (int step = 0; step < 3; ++step) {
+    writer.BeginPart(1.0f);
+    for (int u = 0; u < 3; ++u) {
+      auto to = writer.Stage(u);
+      ASSERT_TRUE(to.ok()) << to.status();
+      std::fill_n(*to, spec.layout.units()[u].blocks.size() * kBlockElements, 0.0f);
+    }
+    for (int u = 0; u < 3; ++u) writer.Deliver(u);
+    ASSERT_TRUE(writer.EndPart().ok());
+    client::StepWriter::Record record;
+    record.samples = 1, record.weight = 1;
+    record.groups = {Scalars()};
+    record.has_grad.resize(1);
+    ASSERT_TRUE(writer.Finish(record, "").ok());
+  }
+  EXPECT_GT(writer.ring_growths(), 0);
+  EXPECT_EQ(job.memory().DoneByAll()->step, Step(3));
+}
+
 TEST(StepTest, TrainersMayDieBetweenAnyTwoActs) {
   const unsigned seed = std::random_device{}();
   std::printf("seed %u\n", seed);
