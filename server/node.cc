@@ -128,6 +128,11 @@ void Node::Follow() {
 }
 
 absl::Status Node::FollowOnce() {
+  {
+    // Its own socket is closed by now: waiting for a connection would only hold up the end.
+    MutexLock lock(mu_);
+    if (stop_ || leaving_) return absl::CancelledError("stopping");
+  }
   absl::StatusOr<std::string> address = CoordinatorAddress();
   if (!address.ok()) return address.status();
   const std::shared_ptr<grpc::Channel> channel = peers_->To(*address);
