@@ -9,6 +9,9 @@
 namespace sherd::server {
 namespace {
 
+// A person who asks how the job is must be told also when its coordinator stands still.
+constexpr absl::Duration kStatusPatience = absl::Seconds(3);
+
 using grpc::ServerContext;
 using grpc::Status;
 using CoordinatorOr = absl::StatusOr<std::shared_ptr<Coordinator>>;
@@ -72,7 +75,7 @@ class ClusterServiceImpl final : public v1::ClusterService::Service {
     if (!c.ok()) return ToGrpc(c.status());
     if (*c == nullptr)
       return context_->Forward<v1::ClusterService>(*call, &v1::ClusterService::Stub::GetCluster, *request,
-                                                   response);
+                                                   response, kStatusPatience);
     *response = (*c)->View();
     return Status::OK;
   }

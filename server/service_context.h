@@ -9,6 +9,7 @@
 #ifndef SHERD_SERVER_SERVICE_CONTEXT_H_
 #define SHERD_SERVER_SERVICE_CONTEXT_H_
 
+#include <algorithm>
 #include <atomic>
 #include <memory>
 #include <string>
@@ -16,7 +17,9 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "grpcpp/server_context.h"
 #include "proto/status.h"
@@ -76,11 +79,13 @@ class ServiceContext {
   // on here by mistake.
   absl::StatusOr<std::shared_ptr<Coordinator>> FindCoordinator(const grpc::ServerContext& context) const;
 
-  // Passes a call on to the coordinator. Stub: of the service; method: its unary method.
+  // Passes a call on to the coordinator. Stub: of the service; method: its unary method. After `patience` without
+  // an answer: DEADLINE_EXCEEDED, which names the coordinator.
   template <typename Service, typename Request, typename Response>
   grpc::Status Forward(const grpc::ServerContext& context,
                        grpc::Status (Service::Stub::*method)(grpc::ClientContext*, const Request&, Response*),
-                       const Request& request, Response* response) const;
+                       const Request& request, Response* response,
+                       absl::Duration patience = absl::InfiniteDuration()) const;
 
   // The job's memory; FAILED_PRECONDITION before the first Attach.
   absl::StatusOr<runtime::JobMemory*> Memory() const;
@@ -99,14 +104,22 @@ template <typename Service, typename Request, typename Response>
 grpc::Status ServiceContext::Forward(const grpc::ServerContext& context,
                                      grpc::Status (Service::Stub::*method)(grpc::ClientContext*,
                                                                            const Request&, Response*),
-                                     const Request& request, Response* response) const {
+                                     const Request& request, Response* response,
+                                     absl::Duration patience) const {
   absl::StatusOr<Node*> n = node();
   if (!n.ok()) return ToGrpc(n.status());
   absl::StatusOr<std::string> address = (*n)->CoordinatorAddress();
   if (!address.ok()) return ToGrpc(address.status());
   grpc::ClientContext client;
-  (*n)->peers().Prepare(&client, DeadlineOf(context));
-  return ((*Service::NewStub((*n)->peers().To(*address))).*method)(&client, request, response);
+  const absl::Time patient = absl::Now() + patience;
+  (*n)->peers().Prepare(&client, std::min(DeadlineOf(context), patient));
+  grpc::Status status = ((*Service::NewStub((*n)->peers().To(*address))).*method)(&client, request, response);
+  if (status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED && absl::Now() >= patient) {
+    return ToGrpc(absl::DeadlineExceededError(
+        absl::StrCat("the coordinator, at ", *address, ", lives but has not answered for ",
+                     absl::FormatDuration(patience), ": it is stopped or very busy")));
+  }
+  return status;
 }
 
 // A snapshot of the current step for one answer, released when destroyed. Opened by the coordinator, wherever

@@ -190,6 +190,11 @@ int Main(int argc, char** argv) {
   std::map<std::string, Command> commands;
   CLI::App app("Sherd: training state in shard servers. See `sherd COMMAND --help`.", "sherd");
   Declare(app, flags, commands);
+  const bool is_command =
+      argc > 1 && !app.get_subcommands([&](CLI::App* c) { return c->get_name() == argv[1]; }).empty();
+  if (argc > 1 && argv[1][0] != '-' && !is_command) {
+    return Error(absl::StrCat("there is no command ", argv[1], "; see `sherd --help`"), kUsage);
+  }
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
