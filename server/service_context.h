@@ -79,8 +79,8 @@ class ServiceContext {
   // on here by mistake.
   absl::StatusOr<std::shared_ptr<Coordinator>> FindCoordinator(const grpc::ServerContext& context) const;
 
-  // Passes a call on to the coordinator. Stub: of the service; method: its unary method. After `patience` without
-  // an answer: DEADLINE_EXCEEDED, which names the coordinator.
+  // Passes a call on to the coordinator. Stub: of the service; method: its unary method. After `patience`
+  // without an answer: DEADLINE_EXCEEDED, which names the coordinator.
   template <typename Service, typename Request, typename Response>
   grpc::Status Forward(const grpc::ServerContext& context,
                        grpc::Status (Service::Stub::*method)(grpc::ClientContext*, const Request&, Response*),

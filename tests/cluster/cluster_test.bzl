@@ -1,0 +1,20 @@
+"""Tests of whole jobs: NAME.py on top of harness.py."""
+
+def cluster_test(name, size, full = None):
+    """A test, and under the name `full` the same with all that takes long, run by hand."""
+    native.py_test(
+        name = name,
+        size = size,
+        srcs = [name + ".py"],
+        deps = [":harness"],
+    )
+    if full:
+        native.py_test(
+            name = full,
+            size = "enormous",
+            srcs = [name + ".py"],
+            args = ["--full"],
+            main = name + ".py",
+            tags = ["manual"],
+            deps = [":harness"],
+        )

@@ -1,0 +1,86 @@
+"""Training on shard servers computes what one process computes, and the same bits whatever the sharding.
+
+    bazel test //tests/cluster:equality_test
+    bazel run //tests/cluster:matrix              every stage, world size and number of servers
+"""
+from tests.cluster import harness
+
+STAGES, WORLDS, SERVERS = (0, 1, 2), (1, 2, 3, 4), (1, 2, 5)
+# (stage, world, servers): every value of each, more processes than cores, and per world size what must be equal.
+FEW = [(0, 1, 2), (2, 1, 1), (0, 2, 5), (1, 2, 1), (2, 2, 2), (2, 2, 2), (1, 3, 2), (2, 4, 5), (0, 4, 1)]
+
+
+class EqualityTest(harness.ClusterTest):
+    steps = 50
+
+    def compare(self, cases):
+        losses, _ = self.reference()
+        first = {}  # by world size
+        for stage, world, servers in cases:
+            with self.subTest(stage=stage, world=world, servers=servers), \
+                    self.job(world, servers, ["--stage", stage]) as job:
+                job.finish()
+                self.assertCloseLosses(job.log.losses(), losses, 1e-4)
+                records = job.log.records()
+                self.assertEqual({r["world_size"] for r in records.values()}, {world})
+                weights = job.weights()
+                self.assertSameWeights(weights, first.setdefault(world, weights))
+
+    def test_losses_of_one_process_and_bits_of_any_sharding(self):
+        self.compare(FEW)
+
+    @harness.only_full
+    def test_every_combination_twice(self):
+        self.compare([(stage, world, servers) for world in WORLDS for stage in STAGES for servers in SERVERS] +
+                     [(stage, world, 2) for world in WORLDS for stage in STAGES])
+
+
+class LongRunTest(harness.ClusterTest):
+    steps = 200
+    batch = 8
+    context = 32
+
+    def test_losses_after_200_steps(self):
+        # A gentle learning rate: with larger ones so small a batch is chaotic, and rounding grows without bound.
+        losses, _ = self.reference("--lr", "5e-4")
+        with self.job(2, 2, ["--stage", 2, "--lr", 5e-4]) as job:
+            got = job.finish().log.losses()
+            self.assertCloseLosses(got, losses, 1e-3)
+            self.assertCloseLosses(got[:50], losses[:50], 1e-4)
+            self.assertLess(got[-1], 0.7 * got[0])
+
+
+class AccumulationTest(harness.ClusterTest):
+    steps = 20
+    batch = 6
+
+    def test_micro_batches_add_up_to_one_batch(self):
+        losses, weights = self.reference()
+        for stage in STAGES:
+            for micros in (2, 3) if stage == 2 else (3,):
+                with self.subTest(stage=stage, micros=micros), \
+                        self.job(2, 2, ["--stage", stage, "--accumulation", micros]) as job:
+                    job.finish()
+                    self.assertCloseLosses(job.log.losses(), losses, 1e-4)
+                    self.assertCloseWeights(job.weights(), weights, 1e-2)
+
+    def test_ranks_that_do_not_divide_the_batch(self):
+        losses, _ = self.reference()
+        for args in (["--stage", 1], ["--stage", 2, "--accumulation", 2]):
+            with self.subTest(args=args), self.job(4, 2, args) as job:
+                job.finish()
+                self.assertCloseLosses(job.log.losses(), losses, 1e-4)
+
+
+class FewSamplesTest(harness.ClusterTest):
+    steps = 20
+    batch = 2
+
+    def test_more_ranks_than_samples(self):
+        losses, _ = self.reference()
+        with self.job(3, 2, ["--stage", 2]) as job:
+            self.assertCloseLosses(job.finish().log.losses(), losses, 1e-4)
+
+
+if __name__ == "__main__":
+    harness.main()
