@@ -112,6 +112,7 @@ class JobClient::Impl {
     absl::optional<Backoff> backoff;
     backoff.emplace(first, absl::Now());
     uint64_t progress = progress_.load(std::memory_order_relaxed);
+    size_t tried = 0;
     for (;;) {
       absl::Status status = attempt();
       if (status.code() != absl::StatusCode::kUnavailable) return status;
@@ -121,7 +122,10 @@ class JobClient::Impl {
         progress = after;
         backoff.emplace(options_.retry, now);
       }
+      // Each server gets its turn: one that is stopped can use all patience up.
+      const bool turn_left = ++tried < servers_.size();
       const absl::optional<absl::Duration> wait = backoff->Next(now, Jitter());
+      if (!wait && turn_left) continue;
       if (!wait) return status;
       if (!WaitToRepeat(std::min(*wait, deadline - now)))
         return absl::CancelledError("the call was cancelled");

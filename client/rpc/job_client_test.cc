@@ -1,6 +1,10 @@
 #include "client/rpc/job_client.h"
 
+#include <sys/socket.h>
+#include <sys/un.h>
+
 #include <atomic>
+#include <cstdio>
 #include <set>
 #include <thread>
 
@@ -9,6 +13,7 @@
 #include "gtest/gtest.h"
 #include "runtime/mutex.h"
 #include "runtime/test_root.h"
+#include "runtime/unique_fd.h"
 
 namespace sherd::rpc {
 namespace {
@@ -53,6 +58,22 @@ TEST(JobClient, GoesOnToTheServerThatAnswers) {
   ASSERT_TRUE(cluster.ok()) << cluster.status();
   EXPECT_EQ(cluster->job(), "gpt");
   EXPECT_EQ(client.endpoint(), server.endpoint());
+}
+
+TEST(JobClient, AServerThatIsStoppedDoesNotKeepItFromTheOthers) {
+  runtime::TestRoot root("/tmp");
+  // It takes connections, as the kernel does for a stopped process, and never says a word.
+  runtime::UniqueFd stopped(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  std::snprintf(address.sun_path, sizeof address.sun_path, "%s/s0.sock", root.path().c_str());
+  ASSERT_EQ(::bind(stopped.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  ASSERT_EQ(::listen(stopped.get(), 8), 0);
+  FakeServer server(root.path() + "/s1.sock");
+  server.get_cluster = Named("gpt");
+  JobClient client({"unix:" + root.path() + "/s0.sock", server.endpoint()}, Patient(absl::Milliseconds(50)));
+  const absl::Status status = client.GetCluster({}, Soon()).status();
+  EXPECT_TRUE(status.ok()) << status;
 }
 
 TEST(JobClient, ReachesAServerThatComesLate) {
