@@ -32,7 +32,6 @@ TEST_LIBRARIES = ("gtest/", "gmock/")
 MAX_LINES = 450
 # Longer files, and why.
 LONG_FILES = {
-    "client/torch/zero_optimizer.cc": "one object that autograd's hooks and Step() share",
     "server/coordinator.cc": "one state behind one lock: RPCs, monitor and effects of membership",
     "tests/sim/owner.cc": "one owner in the simulator: what a server's engine does, over simulated memory",
 }

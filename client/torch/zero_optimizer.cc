@@ -1,9 +1,6 @@
 #include "client/torch/zero_optimizer.h"
 
 #include <ATen/ATen.h>
-#include <torch/csrc/autograd/function_hook.h>
-#include <torch/csrc/autograd/functions/accumulate_grad.h>
-#include <torch/csrc/autograd/variable.h>
 
 #include <algorithm>
 #include <cmath>
@@ -16,16 +13,13 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "client/step_writer.h"
-#include "client/torch/staging_allocator.h"
+#include "client/torch/gradient_outbox.h"
 #include "client/torch/stray_write.h"
+#include "client/torch/tensor_checks.h"
 #include "core/layout.h"
-#include "kernels/stream_copy.h"
 
 namespace sherd::torch {
 namespace {
-
-// Copies shorter than this stay in the cache; longer ones would only push out what backward needs.
-constexpr int64_t kStreamElements = 64 << 10;
 
 uint64_t Mix(uint64_t x) {  // splitmix64
   x += 0x9e3779b97f4a7c15u;
@@ -36,51 +30,11 @@ uint64_t Mix(uint64_t x) {  // splitmix64
 
 std::string ShapeText(at::IntArrayRef shape) { return absl::StrCat("[", absl::StrJoin(shape, ", "), "]"); }
 
-absl::Status CheckTensor(const std::string& name, const at::Tensor& t) {
-  if (!t.defined()) return absl::InvalidArgumentError(absl::StrCat("parameter ", name, " is undefined"));
-  if (t.scalar_type() != at::kFloat || !t.device().is_cpu() || t.layout() != at::kStrided) {
-    return absl::InvalidArgumentError(absl::StrCat("parameter ", name, " is ", c10::toString(t.scalar_type()),
-                                                   " on ", t.device().str(),
-                                                   "; parameters must be dense fp32 on the CPU"));
-  }
-  return absl::OkStatus();
-}
-
-const char* SafetensorsType(at::ScalarType type) {
-  switch (type) {
-    case at::kFloat:
-      return "F32";
-    case at::kDouble:
-      return "F64";
-    case at::kLong:
-      return "I64";
-    case at::kInt:
-      return "I32";
-    case at::kShort:
-      return "I16";
-    case at::kChar:
-      return "I8";
-    case at::kByte:
-      return "U8";
-    case at::kBool:
-      return "BOOL";
-    case at::kHalf:
-      return "F16";
-    case at::kBFloat16:
-      return "BF16";
-    default:
-      return nullptr;
-  }
-}
-
 }  // namespace
 
 class ZeroOptimizer::Impl {
  public:
   Impl(Session& session, ZeroOptions options) : session_(session), options_(std::move(options)) {}
-  ~Impl() {
-    if (staging_ != nullptr) staging_->Close();
-  }
 
   absl::Status Init(const NamedTensors& parameters, const std::vector<ParamGroup>& groups,
                     const NamedTensors& buffers);
@@ -93,74 +47,32 @@ class ZeroOptimizer::Impl {
   std::vector<GroupScalars> scalars_;
   std::string next_blob_, committed_blob_;
   std::string committed_packed_;  // with what PackBlob adds
-  int64_t staged_bytes_ = 0;
   std::unique_ptr<client::StepWriter> writer_;
+  std::unique_ptr<GradientOutbox> outbox_;
 
  private:
   struct Param {
     std::string name;
     at::Tensor tensor;
     int index = 0;  // in the layout
-    int unit = 0;
-    int64_t offset = 0;  // elements, in its unit
-    std::shared_ptr<::torch::autograd::Node> accumulator;
     const void* home = nullptr;
-    int arrivals = 0;      // in this micro-batch
-    int expected = 1;      // arrivals in the last one
-    bool staged = false;   // in the open part
-    bool pending = false;  // `.grad` holds a gradient that has not left
-  };
-  struct Unit {
-    std::vector<int> params;
-    int missing = 0;         // params that are expected and have not arrived
-    bool delivered = false;  // in the open part
-  };
-  struct Arrival : ::torch::autograd::FunctionPostHook {
-    Arrival(Impl* impl, int param) : impl(impl), param(param) {}
-    ::torch::autograd::variable_list operator()(const ::torch::autograd::variable_list& outputs,
-                                                const ::torch::autograd::variable_list& inputs) override {
-      impl->Arrived(param, inputs.empty() ? nullptr : &inputs[0]);
-      return outputs;
-    }
-    Impl* const impl;
-    const int param;
   };
 
   absl::StatusOr<JobSpec> MakeSpec(const NamedTensors& parameters, const std::vector<ParamGroup>& groups,
                                    const NamedTensors& buffers);
   absl::Status PlaceInSharedMemory();
-  void HookGradients();
-  void BeginPart();
-  // Lets large gradients be computed in staging.
-  void OfferStaging();
-  // A gradient was accumulated into a parameter's `.grad`: `*from`, which autograd lets go of
-  // after this.
-  void Arrived(int param, const at::Tensor* from);
-  void Stage(int param, const at::Tensor* from = nullptr);
-  // True if, once autograd has let go of `*from`, nobody but us can reach the gradient's memory.
-  static bool OnlyOurs(const at::Tensor& grad, const at::Tensor* from);
-  void DeliverUnit(int unit);
-  // Delivers what has not left yet at the end of a part.
-  absl::Status FinishPart();
-  absl::Status DeliverLate();
   absl::Status CheckHomes() const;
-  // The blob of a STEP record: how many arrivals are expected of each parameter, then the user's. A
-  // replacement must cut its gradients into parts as its predecessor did, or one would count twice or never.
-  std::string PackBlob() const;
+  // The blob of a STEP record: what the outbox expects, then the user's.
+  std::string PackBlob() const { return absl::StrCat(outbox_->PackExpected(), next_blob_); }
   absl::Status UnpackBlob(absl::string_view packed);
   void CopyBuffers(sherd::Step step);
   bool delivering() const { return options_.stage() >= 2 || micro_ + 1 == options_.accumulation(); }
   double ScaleOf(const SampleRange& samples) const;
-  void Note(const absl::Status& s) {
-    if (error_.ok()) error_ = s;
-  }
 
-  std::shared_ptr<StagingSource> staging_;
   std::vector<Param> params_;
-  std::vector<Unit> units_;
   std::vector<std::pair<std::string, at::Tensor>> buffers_;
   std::vector<int64_t> buffer_offsets_;
-  std::vector<uint64_t> has_grad_, imports_;
+  std::vector<uint64_t> imports_;
   int micro_ = 0;
   bool begun_ = false;   // Begin was called and Step was not
   SampleRange samples_;  // of this micro-batch
@@ -168,8 +80,6 @@ class ZeroOptimizer::Impl {
   double scale_ = 0;  // that gradients now in `.grad` count with
   double weight_ = 0, loss_sum_ = 0;
   uint64_t sample_count_ = 0, loss_samples_ = 0;
-  bool in_part_ = false;
-  absl::Status error_;  // of a hook, told by Step
 };
 
 absl::StatusOr<JobSpec> ZeroOptimizer::Impl::MakeSpec(const NamedTensors& parameters,
@@ -196,7 +106,7 @@ absl::StatusOr<JobSpec> ZeroOptimizer::Impl::MakeSpec(const NamedTensors& parame
   std::vector<TensorSpec> specs;
   std::set<at::TensorImpl*> seen;
   for (const auto& item : parameters) {
-    absl::Status ok = CheckTensor(item.key(), item.value());
+    absl::Status ok = CheckParameter(item.key(), item.value());
     if (!ok.ok()) return ok;
     auto group = group_of.find(item.key());
     if (!seen.insert(item.value().unsafeGetTensorImpl()).second) continue;  // tied: under its first name
@@ -252,18 +162,17 @@ absl::Status ZeroOptimizer::Impl::Init(const NamedTensors& parameters, const std
   absl::Status status = session_.Attach(*spec);
   if (!status.ok()) return status;
   const Layout& layout = session_.memory().layout();
-  units_.resize(layout.units().size());
-  for (size_t i = 0; i < params_.size(); ++i) {
-    const TensorInfo& info = *layout.Find(params_[i].name);
-    params_[i].index = info.index;
-    params_[i].unit = info.unit;
-    params_[i].offset = (info.blocks.begin - layout.units()[info.unit].blocks.begin) * kBlockElements;
-    if (info.spec.trainable) units_[info.unit].params.push_back(static_cast<int>(i));
+  std::vector<std::string> names;
+  std::vector<at::Tensor> tensors;
+  for (Param& p : params_) {
+    p.index = layout.Find(p.name)->index;
+    names.push_back(p.name);
+    tensors.push_back(p.tensor);
   }
+  outbox_ = std::make_unique<GradientOutbox>(layout, names, tensors);
   for (size_t b = 0; b < buffers_.size(); ++b) {
     buffer_offsets_.push_back(runtime::BufferOffset(session_.memory().spec(), static_cast<int>(b)));
   }
-  has_grad_.assign((layout.tensors().size() + 63) / 64, 0);
   status = PlaceInSharedMemory();
   if (!status.ok()) return status;
   client::StepWriter::Options how;
@@ -288,27 +197,8 @@ absl::Status ZeroOptimizer::Impl::Init(const NamedTensors& parameters, const std
       t.copy_(at::from_blob(saved.data() + buffer_offsets_[b], t.sizes(), t.scalar_type()));
     }
   }
-  HookGradients();
-  OfferStaging();
+  outbox_->Open(writer_.get(), session_.shared_memory());
   return absl::OkStatus();
-}
-
-void ZeroOptimizer::Impl::OfferStaging() {
-  std::vector<StagingSource::Size> sizes;
-  for (size_t u = 0; u < units_.size(); ++u) {
-    // A place holds a whole unit.
-    if (units_[u].params.size() != 1) continue;
-    const StagingSource::Size size = {params_[units_[u].params[0]].tensor.numel() * 4,
-                                      writer_->UnitBytes(static_cast<int>(u))};
-    const auto known = std::find_if(sizes.begin(), sizes.end(), [&](const StagingSource::Size& s) {
-      return s.requested == size.requested;
-    });
-    if (known == sizes.end()) sizes.push_back(size);
-  }
-  if (sizes.empty()) return;
-  staging_ = StagingSource::Create(
-      session_.shared_memory(), std::move(sizes), [this](int64_t bytes) { return writer_->Borrow(bytes); },
-      [this](const float* p) { writer_->Return(p); });
 }
 
 absl::Status ZeroOptimizer::Impl::PlaceInSharedMemory() {
@@ -346,25 +236,15 @@ absl::Status ZeroOptimizer::Impl::PlaceInSharedMemory() {
   return absl::OkStatus();
 }
 
-void ZeroOptimizer::Impl::HookGradients() {
-  for (size_t i = 0; i < params_.size(); ++i) {
-    Param& p = params_[i];
-    if (!p.tensor.requires_grad()) continue;
-    // The accumulator lives as long as somebody holds it; the hook hangs on it.
-    p.accumulator = ::torch::autograd::impl::grad_accumulator(p.tensor);
-    p.accumulator->add_post_hook(std::make_unique<Arrival>(this, static_cast<int>(i)));
-  }
-}
-
 double ZeroOptimizer::Impl::ScaleOf(const SampleRange& samples) const {
   return options_.global_batch() == 0 ? 1.0 : static_cast<double>(samples.size()) / nominal_;
 }
 
 Batch ZeroOptimizer::Impl::Begin() {
   Batch batch;
-  batch.status = error_;
+  batch.status = outbox_->error();
   const uint64_t step = writer_->current().step.value();
-  if (!error_.ok() || (micro_ == 0 && options_.steps() > 0 && step > options_.steps())) return batch;
+  if (!batch.status.ok() || (micro_ == 0 && options_.steps() > 0 && step > options_.steps())) return batch;
   batch.more = true;
   batch.step = step;
   batch.micro = micro_;
@@ -381,145 +261,12 @@ Batch ZeroOptimizer::Impl::Begin() {
   if (scale > 0) {
     // What earlier micro-batches left in `.grad` was a mean over their samples; from now on it counts with
     // this one's weight.
-    if (scale_ > 0 && scale_ != scale) {
-      at::NoGradGuard no_grad;
-      for (Param& p : params_) {
-        if (p.pending) p.tensor.mutable_grad().mul_(scale_ / scale);
-      }
-    }
+    if (scale_ > 0 && scale_ != scale) outbox_->Rescale(scale_ / scale);
     scale_ = scale;
     weight_ += scale;
   }
-  if (delivering()) {
-    BeginPart();
-    StagingSource::Enter(staging_.get());
-  }
+  if (delivering()) outbox_->BeginPart(static_cast<float>(scale_));
   return batch;
-}
-
-void ZeroOptimizer::Impl::BeginPart() {
-  in_part_ = true;
-  writer_->BeginPart(static_cast<float>(scale_));
-  for (Unit& u : units_) {
-    u.delivered = false;
-    u.missing = 0;
-    for (int i : u.params) {
-      params_[i].staged = false;
-      if (params_[i].expected > 0) ++u.missing;
-    }
-  }
-}
-
-void ZeroOptimizer::Impl::Arrived(int i, const at::Tensor* from) {
-  Param& p = params_[i];
-  ++p.arrivals;
-  p.pending = true;
-  SetBit(has_grad_, p.index);
-  Unit& u = units_[p.unit];
-  // Before the last micro-batch of stages 0 and 1, or too late for its unit: stays where autograd put it.
-  if (!in_part_ || u.delivered) return;
-  if (p.arrivals < p.expected) return;
-  const bool first = !p.staged;
-  Stage(i, from);
-  if (first && p.expected > 0 && --u.missing == 0) DeliverUnit(p.unit);
-}
-
-bool ZeroOptimizer::Impl::OnlyOurs(const at::Tensor& grad, const at::Tensor* from) {
-  if (grad.use_count() != 1) return false;
-  size_t passing = 0;  // tensors that look at this memory now and go with `from`
-  if (from != nullptr && from->defined() && from->is_alias_of(grad)) {
-    if (from->use_count() != 1) return false;
-    passing = 1;
-    // A transposed gradient is a view, which keeps the tensor it was made from.
-    const auto* view = ::torch::autograd::impl::get_view_autograd_meta(*from);
-    if (view != nullptr && view->has_bw_view() && view->get_backward_view().base_.use_count() == 1) ++passing;
-  }
-  return grad.storage().use_count() == 1 + passing;
-}
-
-void ZeroOptimizer::Impl::Stage(int i, const at::Tensor* from) {
-  Param& p = params_[i];
-  at::Tensor& grad = p.tensor.mutable_grad();
-  p.pending = false;
-  if (!grad.defined()) return;
-  if (staging_ != nullptr && grad.layout() == at::kStrided && grad.is_contiguous() &&
-      staging_->Owns(grad.data_ptr()) && OnlyOurs(grad, from)) {
-    absl::StatusOr<bool> there = writer_->StageAt(p.unit, grad.data_ptr<float>());
-    if (!there.ok()) return Note(there.status());
-    if (*there) {
-      p.staged = true;
-      grad.reset();
-      return;
-    }
-  }
-  absl::StatusOr<float*> to = writer_->Stage(p.unit);
-  if (!to.ok()) {
-    Note(to.status());
-    return;
-  }
-  if (*to != nullptr && grad.numel() > 0) {
-    at::NoGradGuard no_grad;
-    if (grad.is_sparse()) grad = grad.to_dense();
-    const at::Tensor whole = grad.is_contiguous() ? grad : grad.contiguous();
-    const float* from = whole.data_ptr<float>();
-    float* at = *to + p.offset;
-    const int64_t n = whole.numel();
-    if (p.staged) {
-      for (int64_t e = 0; e < n; ++e) at[e] += from[e];
-    } else if (n >= kStreamElements) {
-      kernels::StreamCopy(at, from, n);
-    } else {
-      std::memcpy(at, from, n * 4);
-    }
-    staged_bytes_ += n * 4;
-  }
-  p.staged = true;
-  grad.reset();
-}
-
-void ZeroOptimizer::Impl::DeliverUnit(int unit) {
-  Unit& u = units_[unit];
-  absl::StatusOr<float*> to = writer_->Stage(unit);
-  if (!to.ok()) {
-    Note(to.status());
-    return;
-  }
-  for (int i : u.params) {
-    const Param& p = params_[i];
-    if (!p.staged && *to != nullptr) std::memset(*to + p.offset, 0, p.tensor.numel() * 4);
-  }
-  writer_->Deliver(unit);
-  u.delivered = true;
-}
-
-absl::Status ZeroOptimizer::Impl::FinishPart() {
-  for (size_t u = 0; u < units_.size(); ++u) {
-    if (units_[u].delivered) continue;
-    bool any = false;
-    for (int i : units_[u].params) {
-      if (params_[i].pending) Stage(i);
-      any |= params_[i].staged;
-    }
-    if (any) DeliverUnit(static_cast<int>(u));
-  }
-  if (!error_.ok()) return error_;
-  in_part_ = false;
-  return writer_->EndPart();
-}
-
-absl::Status ZeroOptimizer::Impl::DeliverLate() {
-  writer_->BeginLatePart(static_cast<float>(scale_));
-  for (size_t u = 0; u < units_.size(); ++u) {
-    bool any = false;
-    for (int i : units_[u].params) {
-      params_[i].staged = false;
-      if (!params_[i].pending) continue;
-      Stage(i);
-      any = true;
-    }
-    if (any) DeliverUnit(static_cast<int>(u));
-  }
-  return error_;
 }
 
 absl::Status ZeroOptimizer::Impl::CheckHomes() const {
@@ -534,38 +281,11 @@ absl::Status ZeroOptimizer::Impl::CheckHomes() const {
   return absl::OkStatus();
 }
 
-std::string ZeroOptimizer::Impl::PackBlob() const {
-  std::vector<uint32_t> words = {0};  // how many pairs follow: index, arrivals
-  for (const Param& p : params_) {
-    if (p.expected == 1) continue;
-    words.insert(words.end(), {static_cast<uint32_t>(p.index), static_cast<uint32_t>(p.expected)});
-  }
-  words[0] = static_cast<uint32_t>(words.size() / 2);
-  return absl::StrCat(
-      absl::string_view(reinterpret_cast<const char*>(words.data()), words.size() * sizeof(uint32_t)),
-      next_blob_);
-}
-
 absl::Status ZeroOptimizer::Impl::UnpackBlob(absl::string_view packed) {
   committed_packed_ = std::string(packed);
-  for (Param& p : params_) p.expected = 1;
-  uint32_t pairs = 0;
-  if (packed.size() >= sizeof pairs) {
-    std::memcpy(&pairs, packed.data(), sizeof pairs);
-    packed.remove_prefix(sizeof pairs);
-  }
-  if (packed.size() / (2 * sizeof(uint32_t)) < pairs) {
-    return absl::DataLossError("the state that this rank committed with its last step is damaged");
-  }
-  for (; pairs > 0; --pairs, packed.remove_prefix(2 * sizeof(uint32_t))) {
-    uint32_t pair[2];
-    std::memcpy(pair, packed.data(), sizeof pair);
-    for (Param& p : params_) {
-      if (static_cast<uint32_t>(p.index) == pair[0]) p.expected = static_cast<int>(pair[1]);
-    }
-  }
+  absl::Status status = outbox_->UnpackExpected(&packed);
   committed_blob_ = std::string(packed);
-  return absl::OkStatus();
+  return status;
 }
 
 void ZeroOptimizer::Impl::CopyBuffers(sherd::Step step) {
@@ -580,8 +300,7 @@ void ZeroOptimizer::Impl::CopyBuffers(sherd::Step step) {
 
 absl::StatusOr<StepInfo> ZeroOptimizer::Impl::Step(const at::Tensor& loss) {
   if (!begun_) return absl::FailedPreconditionError("Step without Begin");
-  StagingSource::Enter(nullptr);
-  if (!error_.ok()) return error_;
+  if (!outbox_->error().ok()) return outbox_->error();
   begun_ = false;
   const uint64_t n = options_.global_batch() > 0 ? samples_.size() : 1;
   sample_count_ += n;
@@ -590,23 +309,20 @@ absl::StatusOr<StepInfo> ZeroOptimizer::Impl::Step(const at::Tensor& loss) {
     loss_samples_ += n;
   }
   if (absl::Status homes = CheckHomes(); !homes.ok()) return homes;
-  if (in_part_) {
-    if (absl::Status finished = FinishPart(); !finished.ok()) return finished;
+  if (outbox_->in_part()) {
+    if (absl::Status finished = outbox_->FinishPart(); !finished.ok()) return finished;
   }
-  for (Param& p : params_) {
-    if (samples_.size() > 0 || options_.global_batch() == 0) p.expected = p.arrivals;
-    p.arrivals = 0;
-  }
+  outbox_->EndMicroBatch(n > 0);
   StepInfo info;
   if (++micro_ < options_.accumulation()) return info;
-  if (absl::Status late = DeliverLate(); !late.ok()) return late;
+  if (absl::Status late = outbox_->DeliverLate(static_cast<float>(scale_)); !late.ok()) return late;
   client::StepWriter::Record record;
   record.weight = weight_;
   record.samples = sample_count_;
   record.loss = loss_samples_ > 0 ? loss_sum_ / static_cast<double>(loss_samples_) : 0;
   record.max_grad_norm = options_.max_grad_norm();
   record.groups = scalars_;
-  record.has_grad = has_grad_;
+  record.has_grad = outbox_->has_grad();
   record.imports = imports_;
   CopyBuffers(writer_->current().step);
   const std::string packed = PackBlob();
@@ -615,7 +331,7 @@ absl::StatusOr<StepInfo> ZeroOptimizer::Impl::Step(const at::Tensor& loss) {
   micro_ = 0;
   weight_ = loss_sum_ = scale_ = 0;
   sample_count_ = loss_samples_ = 0;
-  std::fill(has_grad_.begin(), has_grad_.end(), 0);
+  outbox_->ClearHasGrad();
   imports_.clear();
   if (verdict->kind == VerdictKind::kReject) {
     // The next attempt begins where this one did.
@@ -725,7 +441,7 @@ absl::Status ZeroOptimizer::Write(const std::string& name, const at::Tensor& val
 absl::Status ZeroOptimizer::Detach(bool finished) { return impl_->session_.Detach(finished); }
 
 ZeroOptimizer::Traffic ZeroOptimizer::traffic() const {
-  return {impl_->staged_bytes_, impl_->writer_->staging_bytes(), impl_->writer_->ring_growths()};
+  return {impl_->outbox_->staged_bytes(), impl_->writer_->staging_bytes(), impl_->writer_->ring_growths()};
 }
 
 }  // namespace sherd::torch
