@@ -79,8 +79,8 @@ class StepBench {
     const StepArm& local = *ddp_.front();
     std::fprintf(stderr, "\nload %.1f; best memory rate, two threads: %.1f GB/s (%s)\n", LoadAverage(),
                  rate_.best() / 1e9, rate_.pattern().c_str());
-    std::fprintf(stderr, "%-40s %9s %9s %13s %18s\n", "ms a step", "median", "best", "beyond local",
-                 "on cores, beyond");
+    std::fprintf(stderr, "%-40s %9s %9s %9s %13s %18s\n", "ms a step", "first", "median", "best",
+                 "beyond local", "on cores, beyond");
     nlohmann::json out = {{"load", LoadAverage()},
                           {"gb_per_s", rate_.best() / 1e9},
                           {"local_ms", Median(local.ms)},
@@ -104,9 +104,10 @@ class StepBench {
  private:
   static void Line(const StepArm& arm, const StepArm& local, nlohmann::json* out) {
     const double beyond = arm.BeyondMs(local), cpu = arm.BeyondCpuMs(local) / kCores;
-    std::fprintf(stderr, "%-40s %9.1f %9.1f %13.1f %18.1f\n", arm.name.c_str(), Median(arm.ms), arm.best_ms(),
-                 beyond, cpu);
+    std::fprintf(stderr, "%-40s %9.1f %9.1f %9.1f %13.1f %18.1f\n", arm.name.c_str(), arm.first_ms,
+                 Median(arm.ms), arm.best_ms(), beyond, cpu);
     (*out)["arms"].push_back({{"name", arm.name},
+                              {"first_ms", arm.first_ms},
                               {"ms", Median(arm.ms)},
                               {"best_ms", arm.best_ms()},
                               {"beyond_local_ms", beyond},

@@ -133,7 +133,10 @@ void StepArms::Take(StepArm* arm, int steps, bool count) {
   for (pid_t pid : Pids(*arm)) cpu -= CpuMs(pid), sleeps -= Sleeps(pid);
   crew_->Run(arm->members, arm->command, steps);
   for (pid_t pid : Pids(*arm)) cpu += CpuMs(pid), sleeps += Sleeps(pid);
-  if (!count) return;
+  if (!count) {
+    for (int i : arm->members) arm->first_ms = std::max(arm->first_ms, crew_->member(i).Values().front());
+    return;
+  }
   std::vector<double> here;
   arm->staged_bytes = 0;
   for (int i : arm->members) {

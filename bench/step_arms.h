@@ -33,6 +33,7 @@ struct StepArm {
   std::vector<double> ms;        // of every step, by the clock, in every rank
   std::vector<double> turn_ms;   // the median of each turn
   std::vector<double> turn_cpu;  // of each turn: milliseconds on cores a step, all processes together
+  double first_ms = 0;           // the very first step, in the slowest rank
   double sleeps = 0;             // a step, all processes together, in the last turn
   double staged_bytes = 0;       // copied to staging a step by all ranks, in the last turn
 

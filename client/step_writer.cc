@@ -17,6 +17,11 @@ constexpr absl::Duration kTellEvery = absl::Seconds(2);
 StepWriter::StepWriter(runtime::JobMemory* memory, Rank rank, Options options)
     : memory_(memory), rank_(rank), options_(std::move(options)), records_(memory->rank(rank)) {}
 
+StepWriter::~StepWriter() {
+  stop_warming_.store(true, std::memory_order_relaxed);
+  if (warming_.joinable()) warming_.join();
+}
+
 int64_t StepWriter::UnitBytes(int unit) const {
   return memory_->layout().units()[unit].blocks.size() * kBlockElements * 4;
 }
@@ -44,7 +49,12 @@ absl::Status StepWriter::MapStaging() {
     const int64_t asked = options_.ring_bytes > 0 ? std::max(options_.ring_bytes, largest) : 2 * largest;
     bytes = std::min(bytes, asked);
   }
-  return AddChunk(bytes).status();
+  absl::Status added = AddChunk(bytes).status();
+  if (added.ok()) {
+    // A failure shows again, with its name, when the memory is used.
+    warming_ = std::thread([this] { memory_->PopulateStaging(rank_, 0, &stop_warming_).IgnoreError(); });
+  }
+  return added;
 }
 
 absl::StatusOr<StepWriter::Chunk*> StepWriter::AddChunk(int64_t bytes) {

@@ -16,9 +16,11 @@
 #ifndef SHERD_CLIENT_STEP_WRITER_H_
 #define SHERD_CLIENT_STEP_WRITER_H_
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -49,6 +51,7 @@ class StepWriter {
 
   // `memory` is opened as kTrainer and outlives this. The caller has been attached as `rank`.
   StepWriter(runtime::JobMemory* memory, Rank rank, Options options);
+  ~StepWriter();
 
   // Takes up what the rank left: makes or maps its staging; if its last STEP record is undecided, waits until
   // it is.
@@ -155,6 +158,9 @@ class StepWriter {
   std::vector<Chunk> chunks_;
   StagingPlaces places_;
   int64_t growths_ = 0, staging_bytes_ = 0;
+  // First touch of the staging made by Resume, while the caller does other things.
+  std::atomic<bool> stop_warming_{false};
+  std::thread warming_;
   // Owners of the assignment last looked up.
   uint64_t owners_epoch_ = 0;
   std::vector<runtime::OwnerRecords*> owners_;

@@ -203,6 +203,29 @@ absl::StatusOr<absl::Span<char>> JobMemory::Staging(Rank rank, uint32_t chunk) {
   return absl::MakeSpan(it->second.as<char>(), it->second.size());
 }
 
+absl::Status JobMemory::PopulateStaging(Rank rank, uint32_t chunk, const std::atomic<bool>* cancel) {
+  const Segment* segment = nullptr;
+  {
+    MutexLock lock(mu_);
+    auto it = staging_.find({rank.value(), chunk});
+    if (it == staging_.end()) return absl::NotFoundError(StagingName(rank, chunk));
+    segment = &it->second;  // stays where it is
+  }
+  return segment->Populate(1, cancel);
+}
+
+absl::Status JobMemory::PopulateBlocks(BlockRange blocks, const std::atomic<bool>* cancel) const {
+  // Plane by plane, in the order of a first step: gradients are summed before anything is updated.
+  const BlockRange trainable = {std::min(blocks.begin, trainable_blocks_),
+                                std::min(blocks.end, trainable_blocks_)};
+  absl::Status s = grad_.PopulateRange(trainable.begin * kBlockBytes, trainable.size() * kBlockBytes, cancel);
+  for (int p = 0; p < planes() && s.ok(); ++p) {
+    const BlockRange own = p == 0 ? blocks : trainable;
+    s = planes_[p].PopulateRange(own.begin * kBlockBytes, own.size() * kBlockBytes, cancel);
+  }
+  return s;
+}
+
 absl::Status JobMemory::BeginFirstAssignment(uint64_t epoch, int servers) {
   absl::StatusOr<OwnerRecords*> first = owner(Slot(0));
   if (!first.ok()) return first.status();

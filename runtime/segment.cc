@@ -33,6 +33,9 @@ namespace sherd::runtime {
 namespace {
 
 constexpr int64_t kMaxBytes = int64_t{1} << 46;
+// Of a populating system call: small enough to heed `cancel` within milliseconds, large enough that the call
+// does not count.
+constexpr int64_t kPopulateBytes = 4 << 20;
 constexpr char kMagic[8] = {'S', 'H', 'E', 'R', 'D', 'S', 'E', 'G'};
 
 // The first bytes of the header page; the rest of the page is zero. Magic and version keep their places for
@@ -139,7 +142,7 @@ void TouchPages(uint8_t* begin, int64_t bytes, bool write) {
   }
 }
 
-absl::Status PopulateRange(uint8_t* begin, int64_t bytes, bool write) {
+absl::Status PopulatePages(uint8_t* begin, int64_t bytes, bool write) {
   int rc;
   do {
     rc = ::madvise(begin, static_cast<size_t>(bytes), write ? MADV_POPULATE_WRITE : MADV_POPULATE_READ);
@@ -308,18 +311,31 @@ absl::Status Segment::Unlink(const JobDir& dir, absl::string_view name) {
   return absl::ErrnoToStatus(errno, absl::StrCat("cannot remove ", dir.path(), "/", name));
 }
 
+absl::Status Segment::PopulateRange(int64_t begin, int64_t bytes, const std::atomic<bool>* cancel) const {
+  const int64_t end = RoundUp(begin + bytes);
+  begin -= begin % kPageBytes;
+  for (; bytes > 0 && begin < end; begin += kPopulateBytes) {
+    if (cancel != nullptr && cancel->load(std::memory_order_relaxed)) {
+      return absl::CancelledError("populating a segment was cancelled");
+    }
+    absl::Status status =
+        PopulatePages(data_ + begin, std::min(kPopulateBytes, end - begin), access_ == Access::kReadWrite);
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
 absl::Status Segment::Populate(int threads, const std::atomic<bool>* cancel) const {
-  // Small enough to heed `cancel` within milliseconds, large enough that the system call does not count.
-  constexpr int64_t kChunk = 4 << 20;
   const int64_t total = RoundUp(size_);
   std::atomic<int64_t> next{0};
   Mutex mu;
   absl::Status result;
   auto work = [&] {
-    for (int64_t begin; (begin = next.fetch_add(kChunk, std::memory_order_relaxed)) < total;) {
+    for (int64_t begin; (begin = next.fetch_add(kPopulateBytes, std::memory_order_relaxed)) < total;) {
       absl::Status status = absl::CancelledError("populating a segment was cancelled");
       if (cancel == nullptr || !cancel->load(std::memory_order_relaxed)) {
-        status = PopulateRange(data_ + begin, std::min(kChunk, total - begin), access_ == Access::kReadWrite);
+        status = PopulatePages(data_ + begin, std::min(kPopulateBytes, total - begin),
+                               access_ == Access::kReadWrite);
       }
       if (status.ok()) continue;
       next.store(total, std::memory_order_relaxed);
@@ -329,7 +345,7 @@ absl::Status Segment::Populate(int threads, const std::atomic<bool>* cancel) con
     }
   };
   std::vector<std::thread> pool;
-  const int64_t useful = std::min<int64_t>(threads, (total + kChunk - 1) / kChunk);
+  const int64_t useful = std::min<int64_t>(threads, (total + kPopulateBytes - 1) / kPopulateBytes);
   for (int64_t i = 1; i < useful; ++i) pool.emplace_back(work);
   work();
   for (std::thread& t : pool) t.join();

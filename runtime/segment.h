@@ -97,6 +97,9 @@ class Segment {
   // soon after `*cancel` becomes true (`cancel` may be null). RESOURCE_EXHAUSTED when the memory limit of a
   // cgroup refuses the pages.
   absl::Status Populate(int threads, const std::atomic<bool>* cancel) const;
+  // The same for bytes [begin, begin + bytes) of the payload, and the pages they share with others, in the
+  // calling thread. REQUIRES: the range lies in the payload.
+  absl::Status PopulateRange(int64_t begin, int64_t bytes, const std::atomic<bool>* cancel) const;
 
   // Changes what this process may do with its mapping. PERMISSION_DENIED for kReadWrite on a segment that was
   // opened kReadOnly.

@@ -92,6 +92,17 @@ TEST_P(SegmentKinds, PopulateKeepsContents) {
   EXPECT_TRUE(absl::IsCancelled(s.Populate(2, &cancel)));
 }
 
+TEST_P(SegmentKinds, PopulateRangeTakesThePagesOfTheRange) {
+  Segment s = *Make(20 << 20);
+  ASSERT_TRUE(s.PopulateRange(4096 * 10 + 7, 9 << 20, nullptr).ok());
+  ASSERT_TRUE(s.PopulateRange(5, 0, nullptr).ok());
+  std::vector<unsigned char> resident((20 << 20) / 4096);
+  ASSERT_EQ(::mincore(s.data(), 20 << 20, resident.data()), 0);
+  EXPECT_EQ(std::count(resident.begin() + 10, resident.begin() + 11 + (9 << 20) / 4096, 0), 0);
+  std::atomic<bool> cancel{true};
+  EXPECT_TRUE(absl::IsCancelled(s.PopulateRange(0, 4096, &cancel)));
+}
+
 TEST_P(SegmentKinds, PopulateWhileInUse) {
   Segment s = *Make(64 << 20);
   auto* words = s.as<std::atomic<uint64_t>>();

@@ -44,6 +44,7 @@ void Engine::Stop() {
   stop_.store(true, std::memory_order_release);
   memory_->control().servers[slot_.value()].bell.Ring();
   if (thread_.joinable()) thread_.join();
+  if (warming_.joinable()) warming_.join();
 }
 
 Engine::Progress Engine::progress() const {
@@ -87,11 +88,30 @@ void Engine::Loop() {
     } else if (worked) {
       continue;
     }
-    if (bell.Wait(ticket, kLookAgain, options_.spin) == runtime::WaitResult::kTimeout && status.ok() &&
+    const runtime::SpinPolicy spin = TrainersWait() ? options_.spin_among_owners : options_.spin;
+    if (bell.Wait(ticket, kLookAgain, spin) == runtime::WaitResult::kTimeout && status.ok() &&
         pipeline_.has_value()) {
       records_->SetWaitsFor(pipeline_->WaitsFor());
     }
   }
+}
+
+bool Engine::TrainersWait() const {
+  if (!pipeline_.has_value()) return false;
+  for (int r = 0; r < memory_->spec().world_size; ++r) {
+    if (!pipeline_->step(Rank(r)).has_value()) return false;
+  }
+  return true;
+}
+
+void Engine::StartWarming() {
+  if (warming_.joinable()) return;
+  warming_ = std::thread([this, ranges = work_.ranges()] {
+    for (const UnitRange& r : ranges) {
+      // A failure shows again, with its name, when the memory is used.
+      if (!memory_->PopulateBlocks(r.blocks, &stop_).ok()) return;
+    }
+  });
 }
 
 std::optional<runtime::Assignment> Engine::FindAssignment() {
@@ -155,6 +175,7 @@ bool Engine::EnsurePipeline() {
   pipeline_.emplace(std::move(config), done, records_->Decided(), attempts);
   marks_.assign(memory_->spec().world_size, std::vector<uint64_t>(memory_->layout().units().size(), 0));
   effects_.clear();
+  StartWarming();
   owned_elements_.store(elements, std::memory_order_relaxed);
   ranges_epoch_.store(a->epoch, std::memory_order_relaxed);
   return true;

@@ -32,6 +32,8 @@ namespace sherd::server {
 struct EngineOptions {
   int workers = 1;  // threads that work on blocks, 1..runtime::kMaxWorkers
   runtime::SpinPolicy spin = runtime::SpinPolicy::None();
+  // While every trainer waits for the owners, when their cores are free.
+  runtime::SpinPolicy spin_among_owners = runtime::SpinPolicy::None();
   // Called from the engine's thread when it can not go on (no memory for a page, a damaged segment). It keeps
   // trying.
   std::function<void(const absl::Status&)> on_error;
@@ -62,6 +64,10 @@ class Engine {
  private:
   Engine(runtime::JobMemory* memory, Slot slot, EngineOptions options, runtime::OwnerRecords* records);
   void Loop();
+  // Begins the first touch of the slot's memory, once.
+  void StartWarming();
+  // Every rank has recorded its step: what is left to do is the owners'.
+  bool TrainersWait() const;
   // Adopts the slot as it stands in memory and builds the pipeline of the assignment in force; false while
   // the slot is in none.
   bool EnsurePipeline();
@@ -104,7 +110,7 @@ class Engine {
   std::atomic<uint64_t> current_{0}, ranges_epoch_{0}, commits_{0}, skips_{0}, rejects_{0};
   std::atomic<int64_t> owned_elements_{0};
   std::atomic<bool> idle_{true};
-  std::thread thread_;
+  std::thread thread_, warming_;
 };
 
 }  // namespace sherd::server
