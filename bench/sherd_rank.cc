@@ -74,6 +74,10 @@ SherdRank::SherdRank(const StepModel& model, const std::string& job, const std::
                      int world_size, int stage)
     : impl_(std::make_unique<Impl>(model, job, endpoint, rank, world_size, stage)) {}
 SherdRank::~SherdRank() = default;
+void SherdRank::WarmUpLibraries() {
+  ResidualModel model(1, 16);
+  model.forward(at::randn({4, 16})).sum().backward();
+}
 void SherdRank::Step() { impl_->Step(); }
 int64_t SherdRank::staged_bytes() const { return impl_->zero_->traffic().staged_bytes; }
 int64_t SherdRank::staging_bytes() const { return impl_->zero_->traffic().staging_bytes; }

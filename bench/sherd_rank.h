@@ -18,6 +18,9 @@ class SherdRank {
             int world_size, int stage);
   ~SherdRank();
 
+  // What a program that trains something has loaded and set up.
+  static void WarmUpLibraries();
+
   // One whole step: Begin, forward, backward, Step.
   void Step();
   // Bytes of gradients copied to staging so far, and of staging reserved.

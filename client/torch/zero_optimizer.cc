@@ -1,6 +1,7 @@
 #include "client/torch/zero_optimizer.h"
 
 #include <ATen/ATen.h>
+#include <malloc.h>
 
 #include <algorithm>
 #include <cmath>
@@ -232,6 +233,8 @@ absl::Status ZeroOptimizer::Impl::PlaceInSharedMemory() {
     p.home = home;
     guarded.push_back({home, info.numel * 4, p.name});
   }
+  // The memory that the values had until now is free but would stay with the process: that of a whole model.
+  malloc_trim(0);
   GuardAgainstStrayWrites(std::move(guarded));
   return absl::OkStatus();
 }
