@@ -10,6 +10,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
+#include <exception>
 #include <fstream>
 #include <iterator>
 #include <memory>
@@ -233,8 +234,9 @@ class Program {
     if (flags_.metrics.empty()) return absl::OkStatus();
     absl::StatusOr<std::unique_ptr<Metrics>> metrics =
         Metrics::Start(flags_.metrics, flags_.allow_remote, node_.get());
-    if (metrics.ok()) metrics_ = *std::move(metrics);
-    return metrics.status();
+    if (!metrics.ok()) return metrics.status();
+    metrics_ = *std::move(metrics);
+    return absl::OkStatus();
   }
 
   const Flags flags_;
@@ -296,4 +298,14 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace sherd::server
 
-int main(int argc, char** argv) { return sherd::server::Main(argc, argv); }
+int main(int argc, char** argv) {
+  // The libraries below throw when memory runs out or a system call cannot fail otherwise.
+  try {
+    return sherd::server::Main(argc, argv);
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "sherdd: %s\n", e.what());
+  } catch (...) {
+    std::fprintf(stderr, "sherdd: ended by an exception of an unknown kind\n");
+  }
+  return 1;
+}

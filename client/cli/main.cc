@@ -6,6 +6,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <exception>
 #include <functional>
 #include <iostream>
 #include <map>
@@ -230,4 +231,14 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace sherd::cli
 
-int main(int argc, char** argv) { return sherd::cli::Main(argc, argv); }
+int main(int argc, char** argv) {
+  // The libraries below throw when memory runs out or a system call cannot fail otherwise.
+  try {
+    return sherd::cli::Main(argc, argv);
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "sherd: %s\n", e.what());
+  } catch (...) {
+    std::fprintf(stderr, "sherd: ended by an exception of an unknown kind\n");
+  }
+  return 1;
+}
