@@ -130,6 +130,12 @@ absl::Status AtomicFile::OpenDirectory(const std::string& directory) {
   if (fstatat(directory_fd_.get(), name_.c_str(), &target, 0) == 0 && S_ISDIR(target.st_mode)) {
     return absl::FailedPreconditionError(absl::StrCat("cannot write ", path_, ": it is a directory"));
   }
+  // A rename would put a file where /dev/null or somebody's socket was.
+  if (fstatat(directory_fd_.get(), name_.c_str(), &target, AT_SYMLINK_NOFOLLOW) == 0 &&
+      !S_ISREG(target.st_mode) && !S_ISLNK(target.st_mode)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("cannot write ", path_, ": it is there and no regular file; choose another name"));
+  }
   return absl::OkStatus();
 }
 

@@ -117,6 +117,16 @@ TEST_F(AtomicFileTest, ErrorsAreOneLineWithARemedy) {
   EXPECT_EQ((*file)->WriteAt(~uint64_t{0}, "xy").code(), absl::StatusCode::kOutOfRange);
 }
 
+TEST_F(AtomicFileTest, WhatIsNoRegularFileIsNotReplaced) {
+  const std::string fifo = Path("fifo");
+  ASSERT_EQ(mkfifo(fifo.c_str(), 0600), 0);
+  const absl::Status refused = AtomicFile::Create(fifo, 10, {}).status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition) << refused;
+  struct stat there;
+  ASSERT_EQ(stat(fifo.c_str(), &there), 0);
+  EXPECT_TRUE(S_ISFIFO(there.st_mode));
+}
+
 TEST_F(AtomicFileTest, AFullDiskShowsAtCreateAndLeavesNothing) {
   const auto file = AtomicFile::Create(Path("a"), uint64_t{1} << 60, {});
   EXPECT_EQ(file.status().code(), absl::StatusCode::kResourceExhausted) << file.status();
