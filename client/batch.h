@@ -22,6 +22,10 @@ struct SampleRange {
 // world_size; 0 <= micro < micros; world_size * micros < 2^22.
 SampleRange ShareOf(int64_t global_batch, int64_t world_size, int64_t rank, int64_t micros, int64_t micro);
 
+// Seed of one micro-batch of one rank in one step: a pure function, so a replacement draws what its
+// predecessor drew.
+uint64_t SeedOf(uint64_t seed, uint64_t step, int rank, int micro);
+
 // What Begin hands out. False at the end of training (status OK) and on an error.
 struct Batch {
   absl::Status status;

@@ -22,13 +22,6 @@
 namespace sherd::torch {
 namespace {
 
-uint64_t Mix(uint64_t x) {  // splitmix64
-  x += 0x9e3779b97f4a7c15u;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-  return x ^ (x >> 31);
-}
-
 std::string ShapeText(at::IntArrayRef shape) { return absl::StrCat("[", absl::StrJoin(shape, ", "), "]"); }
 
 }  // namespace
@@ -256,8 +249,7 @@ Batch ZeroOptimizer::Impl::Begin() {
     batch.samples = ShareOf(options_.global_batch(), session_.world_size(), session_.rank(),
                             options_.accumulation(), micro_);
   }
-  batch.seed =
-      Mix(Mix(Mix(options_.seed()) ^ step) ^ (static_cast<uint64_t>(session_.rank()) << 32 | micro_));
+  batch.seed = SeedOf(options_.seed(), step, session_.rank(), micro_);
   samples_ = batch.samples;
   begun_ = true;
   const double scale = ScaleOf(samples_);
