@@ -1,5 +1,7 @@
 #include "client/session.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <utility>
@@ -7,6 +9,7 @@
 #include "absl/memory/memory.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "client/rpc/endpoints.h"
 #include "proto/convert.h"
 #include "proto/sherd/v1/shard.pb.h"
@@ -26,6 +29,19 @@ int FromEnvironmentInt(const char* name, int otherwise, std::string* problem) {
     *problem = absl::StrCat(name, " is \"", text, "\": it must be a number; `sherd run` sets it");
   }
   return value;
+}
+
+// A job whose directory is there lives, though all its servers may just be restarting, with a back-off of
+// seconds: a trainer that comes at that moment waits for them. Where there is nothing, an error comes soon.
+rpc::JobClient::Options PatienceFor(const std::vector<std::string>& endpoints, absl::Duration timeout) {
+  rpc::JobClient::Options options;
+  options.retry.patience = timeout;
+  for (const std::string& endpoint : endpoints) {
+    const absl::string_view path = absl::StripPrefix(endpoint, "unix:");
+    const std::string store = absl::StrCat(path.substr(0, path.rfind('/')), "/store");
+    if (path.size() < endpoint.size() && ::access(store.c_str(), F_OK) == 0) options.first_patience = timeout;
+  }
+  return options;
 }
 
 }  // namespace
@@ -58,7 +74,7 @@ absl::StatusOr<std::unique_ptr<Session>> Session::Connect(SessionOptions options
 
 Session::Session(SessionOptions options, std::vector<std::string> endpoints)
     : options_(std::move(options)),
-      client_(std::move(endpoints), rpc::JobClient::Options()),
+      client_(endpoints, PatienceFor(endpoints, options_.timeout)),
       job_(options_.job) {}
 
 Session::~Session() {

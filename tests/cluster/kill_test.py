@@ -14,7 +14,7 @@ KILLS = 20 if "--full" in sys.argv else 3
 
 
 class KillTest(harness.ClusterTest):
-    steps = 25
+    steps = 60
     args = ["--stage", 2, "--accumulation", 2]
 
     @classmethod

@@ -7,7 +7,7 @@ from tests.cluster import harness
 
 
 class SideBySideTest(harness.ClusterTest):
-    steps = 25
+    steps = 300  # the first job still trains when the second has begun
 
     def test_two_jobs_do_not_meet(self):
         args = [["--stage", 2, "--seed", 1], ["--stage", 1, "--seed", 2]]

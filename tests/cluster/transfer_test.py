@@ -14,7 +14,7 @@ def bf16(value):
 
 
 class PullTest(harness.ClusterTest):
-    steps = 40
+    steps = 300  # enough that training still goes on after the pulls, on a quick and idle machine too
     args = ["--stage", 1]
 
     def file(self, job, name):
