@@ -10,6 +10,8 @@ namespace sherd::client {
 namespace {
 
 constexpr absl::Duration kLookAgain = absl::Milliseconds(20);
+// Gradients of which a reduce takes much longer than waking somebody to do it.
+constexpr int64_t kWakeEarlyBytes = 16 << 20;
 constexpr absl::Duration kTellEvery = absl::Seconds(2);
 
 }  // namespace
@@ -332,7 +334,8 @@ absl::StatusOr<Verdict> StepWriter::Finish(const Record& record, absl::string_vi
   for (int r = 0; r < memory_->spec().world_size && last; ++r) {
     last = memory_->rank(Rank(r)).HasStep(id_.step) == std::optional<StepId>(id_);
   }
-  if (last) RingOwners();
+  // Or while the others still compute: this rank's core is free from now on, for what all have delivered.
+  if (last || memory_->trainable_blocks() * kBlockElements * 4 >= kWakeEarlyBytes) RingOwners();
   bool rejected = false;
   absl::Status waited = WaitDone(id_, &rejected);
   if (!waited.ok()) return waited;
