@@ -75,6 +75,11 @@ int Main(int argc, char** argv) {
   app.add_option("--serve-bare", serve, "Be the bare server at this address (the program starts itself so)");
   CLI11_PARSE(app, argc, argv);
   if (!serve.empty()) return ServeBare(serve);
+  if (access("server/sherdd", X_OK) != 0) {
+    std::fprintf(stderr,
+                 "pull: there is no server/sherdd here; start it with bazel run -c opt //bench:pull\n");
+    return 2;
+  }
 
   const uint64_t bytes = static_cast<uint64_t>(mib) << 20;
   JobSpec spec = tests::ControlJob::Spec();

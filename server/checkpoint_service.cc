@@ -11,6 +11,7 @@
 #include "proto/sherd/v1/checkpoint.grpc.pb.h"
 #include "server/chunk_frame.h"
 #include "server/import_stream.h"
+#include "server/read_ahead.h"
 #include "server/tensor_stream.h"
 
 namespace sherd::server {
@@ -206,19 +207,25 @@ class CheckpointServiceImpl final : public v1::CheckpointService::Service {
     // A slow rate goes in small chunks, so that it is even.
     const uint64_t step =
         rate == 0 ? kChunkBytes : std::clamp<uint64_t>(rate / 16 / 4096 * 4096, 4096, kChunkBytes);
-    while (offset < values.bytes()) {
-      const uint64_t n = std::min(step, values.bytes() - offset);
-      const absl::Time go = absl::Now() + bucket.Spend(n);
+    uint64_t filled = offset;
+    ReadAhead messages([&]() -> ReadAhead::Result {
+      if (filled == values.bytes()) return std::nullopt;
+      const uint64_t n = std::min(step, values.bytes() - filled);
+      ChunkBuffers::Buffer buffer = buffers.Take();
+      if (absl::Status s = values.Fill(filled, absl::MakeSpan(buffer.data(), n)); !s.ok()) return s;
+      filled += n;
+      return std::move(buffer).ToMessage(filled - n, n);
+    });
+    for (; offset < values.bytes(); offset += step) {
+      const ReadAhead::Result message = messages.Next();
+      if (!message.ok()) return message.status();
+      const absl::Time go = absl::Now() + bucket.Spend(std::min(step, values.bytes() - offset));
       while (absl::Now() < go) {
         if (call->IsCancelled()) return absl::CancelledError("the reader has gone");
         if (absl::Status s = reader.Check(); !s.ok()) return s;
         absl::SleepFor(std::min(go - absl::Now(), absl::Milliseconds(50)));
       }
-      ChunkBuffers::Buffer buffer = buffers.Take();
-      if (absl::Status s = values.Fill(offset, absl::MakeSpan(buffer.data(), n)); !s.ok()) return s;
-      if (!out->Write(std::move(buffer).ToMessage(offset, n)))
-        return absl::CancelledError("the reader has gone");
-      offset += n;
+      if (!out->Write(**message)) return absl::CancelledError("the reader has gone");
     }
     return absl::OkStatus();
   }
