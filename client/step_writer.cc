@@ -105,6 +105,7 @@ absl::StatusOr<StepWriter::Start> StepWriter::Resume() {
     if (r.step == next.step && !(r < next)) next = r.NextAttempt();
   }
   StandAt(next);
+  loss_scale_ = memory_->CurrentLossScale();  // of the last verdict: the step in hand waits for this rank
   for (size_t u = 0; u < delivered_.size(); ++u) {
     const Mark mark = records_.Delivered(u);
     const runtime::Delivery d = records_.ReadDelivery(u);
@@ -322,7 +323,8 @@ absl::StatusOr<Verdict> StepWriter::Finish(const Record& record, absl::string_vi
   step.id = id_;
   step.samples = record.samples;
   step.weight = record.weight;
-  step.loss = record.loss, step.loss_scale = record.loss_scale, step.max_grad_norm = record.max_grad_norm;
+  step.loss = record.loss, step.max_grad_norm = record.max_grad_norm;
+  step.loss_scale = loss_scale_;
   step.groups = record.groups;
   step.has_grad = record.has_grad;
   step.imports = record.imports;
@@ -347,6 +349,7 @@ absl::StatusOr<Verdict> StepWriter::Finish(const Record& record, absl::string_vi
         absl::StrCat("step ", id_.ToString(), " is done but its verdict can not be read"));
   }
   StandAt(rejected ? id_.NextAttempt() : id_.NextStep());
+  if (!rejected) loss_scale_ = verdict->loss_scale;
   if (!rejected) places_.ReclaimAll();
   return *std::move(verdict);
 }

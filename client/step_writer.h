@@ -89,11 +89,17 @@ class StepWriter {
   // adds no weight.
   void BeginLatePart(float scale);
 
-  // What Finish adds to the record by itself: id, parts.
+  // Of the step in hand: what its backward multiplies the loss by, and how it came to that. All ranks have
+  // the same; Finish records it and takes the next one from the verdict, Resume from the last one's.
+  const LossScale& loss_scale() const { return loss_scale_; }
+  // For training that goes on from a checkpoint: the state saved there. Before the first step, on every rank.
+  void set_loss_scale(const LossScale& state) { loss_scale_ = state; }
+
+  // What Finish adds to the record by itself: id, parts, loss scale.
   struct Record {
     uint64_t samples = 0;
     double weight = 0;  // sum over micro-batches of the scale their gradients counted with
-    double loss = 0, loss_scale = 1, max_grad_norm = 0;
+    double loss = 0, max_grad_norm = 0;
     std::vector<GroupScalars> groups;
     std::vector<uint64_t> has_grad;
     std::vector<uint64_t> imports;
@@ -149,6 +155,7 @@ class StepWriter {
   const Options options_;
   runtime::RankRecords& records_;
   StepId id_;
+  LossScale loss_scale_;
   float scale_ = 1;
   uint32_t part_ = 0;                // parts ended
   std::vector<uint32_t> delivered_;  // per unit: parts of id_ that stand as delivered, by us or a predecessor

@@ -55,6 +55,25 @@ absl::Status CheckEqual(const JobSpec& job, absl::string_view field, const T& ha
                                                     " was asked for: all trainers of a job must agree"));
 }
 
+absl::Status CheckPrecision(const JobSpec& spec) {
+  for (const absl::Status& s :
+       {CheckIn<int>("compute_dtype", static_cast<int>(spec.compute), 1, 3),
+        CheckIn<int>("staging_dtype", static_cast<int>(spec.staging), 1, 3), Validate(spec.loss_scale)}) {
+    if (!s.ok()) return s;
+  }
+  if (spec.stochastic_rounding && spec.compute == DType::kFloat32) {
+    return absl::InvalidArgumentError(
+        "stochastic_rounding=1 with compute_dtype=fp32: nothing is rounded there; compute in bf16 or fp16");
+  }
+  for (const TensorInfo& t : spec.layout.tensors()) {
+    if (t.spec.dtype == DType::kFloat32 || t.spec.dtype == spec.compute) continue;
+    return absl::InvalidArgumentError(absl::StrCat("tensor ", t.spec.name, ": dtype=", Name(t.spec.dtype),
+                                                   " but compute_dtype=", Name(spec.compute),
+                                                   ": a tensor is of that or fp32"));
+  }
+  return absl::OkStatus();
+}
+
 std::string Describe(const TensorSpec& t) {
   return absl::StrCat(t.name, " ", Name(t.dtype), "[", absl::StrJoin(t.shape, ","), "] group ", t.group,
                       t.trainable ? "" : " frozen");
@@ -174,6 +193,7 @@ absl::Status Validate(const JobSpec& spec) {
     return absl::InvalidArgumentError(absl::StrCat("tensor ", t.spec.name, ": group=", t.spec.group,
                                                    " but there are ", spec.groups.size(), " groups"));
   }
+  if (absl::Status s = CheckPrecision(spec); !s.ok()) return s;
   return CheckBuffers(spec);
 }
 
@@ -187,7 +207,12 @@ absl::Status CheckSame(const JobSpec& job, const JobSpec& asked) {
         CheckEqual(job, "optimizer.groups", absl::StrJoin(job.groups, ","), absl::StrJoin(asked.groups, ",")),
         CheckEqual(job, "accumulation_parts", job.parts, asked.parts),
         CheckEqual(job, "nominal_samples", job.nominal_samples, asked.nominal_samples),
-        CheckEqual(job, "max_blob_bytes", job.max_blob_bytes, asked.max_blob_bytes)}) {
+        CheckEqual(job, "max_blob_bytes", job.max_blob_bytes, asked.max_blob_bytes),
+        CheckEqual(job, "compute_dtype", Name(job.compute), Name(asked.compute)),
+        CheckEqual(job, "staging_dtype", Name(job.staging), Name(asked.staging)),
+        CheckEqual(job, "loss_scale", Describe(job.loss_scale), Describe(asked.loss_scale)),
+        CheckEqual(job, "stochastic_rounding", job.stochastic_rounding, asked.stochastic_rounding),
+        CheckEqual(job, "rounding_seed", job.rounding_seed, asked.rounding_seed)}) {
     if (!s.ok()) return s;
   }
   if (absl::Status s = CheckSameLayout(job, asked.layout); !s.ok()) return s;

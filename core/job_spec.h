@@ -15,6 +15,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "core/layout.h"
+#include "core/loss_scale.h"
 #include "core/types.h"
 
 namespace sherd {
@@ -64,6 +65,14 @@ struct JobSpec {
   double nominal_samples = 1;       // of one rank and step, > 0, finite
   int64_t max_blob_bytes = kMaxBlobBytes;
   std::vector<BufferSpec> buffers;
+
+  // Mixed precision. Masters and optimizer planes are fp32 whatever stands here, and so are all sums.
+  DType compute =
+      DType::kFloat32;  // of the parameters that trainers compute with; a tensor is of this or fp32
+  DType staging = DType::kFloat32;  // that gradients are delivered as
+  LossScaleSpec loss_scale;
+  bool stochastic_rounding = false;  // of updated parameters to a 16-bit `compute`; else to nearest even
+  uint64_t rounding_seed = 0;        // of the noise, with the step and the element
 
   // "param" and the optimizer's.
   std::vector<std::string> PlaneNames() const;

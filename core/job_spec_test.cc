@@ -53,6 +53,15 @@ TEST(JobSpec, ValidateNamesTheBadField) {
       {"buffer name", [](JobSpec& s) { s.buffers[0].name = ""; }},
       {"buffer w: the name is used twice", [](JobSpec& s) { s.buffers[0].name = "w"; }},
       {"buffer batches: the name is used twice", [](JobSpec& s) { s.buffers[0].name = "batches"; }},
+      {"compute_dtype=0", [](JobSpec& s) { s.compute = static_cast<DType>(0); }},
+      {"staging_dtype=4", [](JobSpec& s) { s.staging = static_cast<DType>(4); }},
+      {"loss_scale.initial=0", [](JobSpec& s) { s.loss_scale.initial = 0; }},
+      {"stochastic_rounding=1", [](JobSpec& s) { s.stochastic_rounding = true; }},
+      {"tensor w: dtype=bf16 but compute_dtype=fp16",
+       [](JobSpec& s) {
+         s.compute = DType::kFloat16;
+         s.layout = *Layout::Create({{{"w", {3}, DType::kBFloat16}}});
+       }},
       {"dtype \"F8\"", [](JobSpec& s) { s.buffers[0].dtype = "F8"; }},
       {"shape [-1]", [](JobSpec& s) { s.buffers[0].shape = {-1}; }},
       {"shape [1099511627776]", [](JobSpec& s) { s.buffers[0].shape = {int64_t{1} << 40}; }},
@@ -78,6 +87,12 @@ TEST(JobSpec, CheckSameNamesFieldAndBothValues) {
       {"accumulation_parts is 4 in job gpt but 2", [](JobSpec& s) { s.parts = 2; }},
       {"nominal_samples is 8 in job gpt but 4", [](JobSpec& s) { s.nominal_samples = 4; }},
       {"max_blob_bytes", [](JobSpec& s) { s.max_blob_bytes = 5; }},
+      {"compute_dtype is fp32 in job gpt but bf16", [](JobSpec& s) { s.compute = DType::kBFloat16; }},
+      {"staging_dtype is fp32 in job gpt but fp16", [](JobSpec& s) { s.staging = DType::kFloat16; }},
+      {"loss_scale is 1 static in job gpt but 65536 dynamic, window 1000, hysteresis 2, floor 1",
+       [](JobSpec& s) { s.loss_scale = DynamicLossScale(); }},
+      {"stochastic_rounding", [](JobSpec& s) { s.stochastic_rounding = true; }},
+      {"rounding_seed is 0 in job gpt but 4", [](JobSpec& s) { s.rounding_seed = 4; }},
       {"tensor 1 is b fp32[4] group 1 in job gpt but b fp32[5] group 1",
        [](JobSpec& s) {
          s.layout = *Layout::Create({{{"w", {3, 4}}, {"b", {5}, DType::kFloat32, 1}}});

@@ -206,7 +206,7 @@ void StepPipeline::TryDecide(std::vector<Effect>* out) {
   std::vector<TrainerStep> steps;
   steps.reserve(ranks_.size());
   for (const RankState& r : ranks_) steps.push_back(*r.step);
-  verdict_ = Decide(steps, prepared);
+  verdict_ = Decide(steps, prepared, config_.loss_scale);
   phase_ = Phase::kApplying;
   out->push_back({Effect::kStoreVerdict, -1, -1, id_});
   if (verdict_.kind == VerdictKind::kReject) {

@@ -71,6 +71,7 @@ class StepPipeline {
     Slot slot;
     uint64_t ranges_epoch = 0;
     std::vector<bool> owns;  // per unit: this slot owns at least one of its blocks
+    LossScaleSpec loss_scale;
   };
 
   // Stands before the step after `done`. `decided`: what earlier verdicts and boundaries have carried out.

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/exact_sum.h"
+#include "core/loss_scale.h"
 #include "core/mark.h"
 #include "core/types.h"
 
@@ -36,7 +37,7 @@ struct TrainerStep {
   uint64_t samples = 0;      // samples this rank computed
   double weight = 0;         // sum over parts of the scale its gradients were delivered with
   double loss = 0;           // mean over this rank's samples
-  double loss_scale = 1;     // the scale that the backward of this step used
+  LossScale loss_scale;      // before this step: its backward used loss_scale.scale
   double max_grad_norm = 0;  // 0: no clipping
   std::vector<GroupScalars> groups;
   std::vector<uint16_t> parts;     // per unit: parts delivered in this step
@@ -92,11 +93,12 @@ struct Verdict {
   double clip = 1;        // the clip factor alone
   double loss = 0;        // mean over all samples of the step
   uint64_t samples = 0;
+  LossScale loss_scale;  // what the next step (kReject: the next attempt) uses
   std::vector<GroupScalars> groups;
   std::vector<uint64_t> has_grad;  // union over ranks
   std::vector<uint64_t> imports;   // of trainers, in rank order
   Proposals proposals;             // largest of all; those newer than decided before take effect now
-  std::string reason;              // kReject: one line
+  std::string reason;              // kReject, and kSkip that ends training (loss_scale.floor): one line
 };
 
 inline bool TestBit(const std::vector<uint64_t>& bits, int i) { return bits[i >> 6] >> (i & 63) & 1; }

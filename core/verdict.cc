@@ -34,7 +34,15 @@ std::string Disagreement(const std::vector<TrainerStep>& steps) {
     }
     if (!Same(a.max_grad_norm, b.max_grad_norm))
       return Differ("max_grad_norm", a.max_grad_norm, r, b.max_grad_norm);
-    if (!Same(a.loss_scale, b.loss_scale)) return Differ("the loss scale", a.loss_scale, r, b.loss_scale);
+    if (!Same(a.loss_scale.scale, b.loss_scale.scale)) {
+      return Differ("the loss scale", a.loss_scale.scale, r, b.loss_scale.scale);
+    }
+    if (a.loss_scale != b.loss_scale) {
+      return absl::StrFormat(
+          "ranks disagree on the history of the loss scale: rank 0 has seen %d steps (%d "
+          "skipped), rank %d %d (%d); restart both from the same state",
+          a.loss_scale.i, a.loss_scale.skipped, r, b.loss_scale.i, b.loss_scale.skipped);
+    }
   }
   return "";
 }
@@ -60,8 +68,9 @@ std::string BadScalar(const TrainerStep& step) {
       return bad(kNesterov, "0 unless momentum is above 0 and dampening is 0");
     }
   }
-  if (!(std::isfinite(step.loss_scale) && step.loss_scale > 0)) {
-    return absl::StrFormat("the loss scale is %g: it must be finite and above 0", step.loss_scale);
+  const double scale = step.loss_scale.scale;
+  if (!(std::isfinite(scale) && scale > 0)) {
+    return absl::StrFormat("the loss scale is %g: it must be finite and above 0", scale);
   }
   if (!(step.max_grad_norm >= 0)) {
     return absl::StrFormat("max_grad_norm is %g: it must be at least 0 (0: no clipping)", step.max_grad_norm);
@@ -77,7 +86,8 @@ const char* ScalarFieldName(int field) {
   return field >= 0 && field < kScalarFields ? kNames[field] : "unknown";
 }
 
-Verdict Decide(const std::vector<TrainerStep>& steps, const std::vector<OwnerPrepared>& prepared) {
+Verdict Decide(const std::vector<TrainerStep>& steps, const std::vector<OwnerPrepared>& prepared,
+               const LossScaleSpec& loss_scale) {
   Verdict v;
   v.id = steps[0].id;
   double weight = 0, loss_sum = 0;
@@ -91,6 +101,7 @@ Verdict Decide(const std::vector<TrainerStep>& steps, const std::vector<OwnerPre
   }
   v.loss = v.samples > 0 ? loss_sum / static_cast<double>(v.samples) : 0;
   v.groups = steps[0].groups;
+  v.loss_scale = steps[0].loss_scale;
   v.reason = Disagreement(steps);
   if (v.reason.empty()) v.reason = BadScalar(steps[0]);
   if (v.reason.empty() && !(weight > 0)) {
@@ -106,10 +117,13 @@ Verdict Decide(const std::vector<TrainerStep>& steps, const std::vector<OwnerPre
     total.Merge(p.sum_squares);
     v.proposals.MergeMax(p.proposals);
   }
-  const double mean = 1.0 / (weight * steps[0].loss_scale);
+  const double mean = 1.0 / (weight * steps[0].loss_scale.scale);
   v.grad_norm = std::sqrt(total.Value()) * mean;
-  if (!std::isfinite(v.grad_norm)) {
+  const bool overflow = !std::isfinite(v.grad_norm);
+  v.loss_scale = NextLossScale(loss_scale, steps[0].loss_scale, overflow);
+  if (overflow) {
     v.kind = VerdictKind::kSkip;
+    if (v.loss_scale.floor != 0) v.reason = FloorMessage(v.loss_scale);
     return v;
   }
   if (steps[0].max_grad_norm > 0) v.clip = std::min(1.0, steps[0].max_grad_norm / (v.grad_norm + 1e-6));

@@ -13,7 +13,12 @@ namespace sherd {
 // least one of each. kReject if ranks disagree on a scalar, the clip norm, the loss scale or the number of
 // groups, or if nobody contributed a sample; kSkip if the norm is not finite; else kCommit. Clipping as
 // torch.nn.utils.clip_grad_norm_: factor min(1, max / (norm + 1e-6)).
-Verdict Decide(const std::vector<TrainerStep>& steps, const std::vector<OwnerPrepared>& prepared);
+//
+// One rule of overflow for every dtype and stage: an inf or a NaN in any rank's gradient makes the norm not
+// finite, so the step is skipped and counted and nothing of it reaches a parameter. Gradients are divided by
+// the scale that their own backward used; `loss_scale` says how the next one is found.
+Verdict Decide(const std::vector<TrainerStep>& steps, const std::vector<OwnerPrepared>& prepared,
+               const LossScaleSpec& loss_scale);
 
 }  // namespace sherd
 

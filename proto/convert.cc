@@ -9,6 +9,23 @@
 namespace sherd {
 namespace {
 
+// OK, or INVALID_ARGUMENT for a dtype that is none; the rest is Validate's business.
+absl::Status PrecisionFrom(const v1::Precision& m, JobSpec* spec) {
+  const absl::StatusOr<DType> compute = DTypeFromProto(m.compute(), "compute_dtype", DType::kFloat32);
+  if (!compute.ok()) return compute.status();
+  const absl::StatusOr<DType> staging = DTypeFromProto(m.staging(), "staging_dtype", DType::kFloat32);
+  if (!staging.ok()) return staging.status();
+  spec->compute = *compute;
+  spec->staging = *staging;
+  if (m.has_loss_scale()) {
+    const v1::LossScale& s = m.loss_scale();
+    spec->loss_scale = {s.dynamic(), s.initial(), s.window(), s.hysteresis(), s.min()};
+  }
+  spec->stochastic_rounding = m.stochastic_rounding();
+  spec->rounding_seed = m.rounding_seed();
+  return absl::OkStatus();
+}
+
 // Fields that AttachRequest and JobRecord share, by name.
 template <typename Message>
 absl::StatusOr<JobSpec> SpecFrom(const Message& m) {
@@ -29,6 +46,7 @@ absl::StatusOr<JobSpec> SpecFrom(const Message& m) {
   for (const v1::Buffer& b : m.buffers()) {
     spec.buffers.push_back({b.name(), {b.shape().begin(), b.shape().end()}, b.dtype()});
   }
+  if (absl::Status s = PrecisionFrom(m.precision(), &spec); !s.ok()) return s;
   if (absl::Status s = Validate(spec); !s.ok()) return s;
   return spec;
 }
@@ -44,6 +62,7 @@ void SpecTo(const JobSpec& spec, Message* m) {
   m->set_nominal_samples(spec.nominal_samples);
   m->set_max_blob_bytes(spec.max_blob_bytes);
   for (const BufferSpec& b : spec.buffers) ToProto(b, m->add_buffers());
+  ToProto(spec, m->mutable_precision());
 }
 
 }  // namespace
@@ -125,6 +144,20 @@ void ToProto(const JobSpec& spec, v1::Optimizer* out) {
   out->Clear();
   out->set_kind(static_cast<v1::Optimizer::Kind>(spec.optimizer));
   for (const std::string& name : spec.groups) out->add_groups()->set_name(name);
+}
+
+void ToProto(const JobSpec& spec, v1::Precision* out) {
+  out->Clear();
+  out->set_compute(ToProto(spec.compute));
+  out->set_staging(ToProto(spec.staging));
+  v1::LossScale* scale = out->mutable_loss_scale();
+  scale->set_dynamic(spec.loss_scale.dynamic);
+  scale->set_initial(spec.loss_scale.initial);
+  scale->set_window(spec.loss_scale.window);
+  scale->set_hysteresis(spec.loss_scale.hysteresis);
+  scale->set_min(spec.loss_scale.min);
+  out->set_stochastic_rounding(spec.stochastic_rounding);
+  out->set_rounding_seed(spec.rounding_seed);
 }
 
 std::string EncodeJobSpec(const JobSpec& spec) {

@@ -46,6 +46,8 @@ absl::StatusOr<JobSpec> JobSpecFromProto(const v1::AttachRequest& request);
 void ToProto(const JobSpec& spec, v1::AttachRequest* out);
 // The optimizer of a job alone.
 void ToProto(const JobSpec& spec, v1::Optimizer* out);
+// What the job computes with, as Cluster shows it.
+void ToProto(const JobSpec& spec, v1::Precision* out);
 
 // A JobRecord as bytes for the store. DecodeJobSpec: DATA_LOSS for bytes that are none, FAILED_PRECONDITION
 // for another format.

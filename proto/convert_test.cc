@@ -19,6 +19,11 @@ v1::AttachRequest Good() {
   spec.nominal_samples = 2.5;
   spec.max_blob_bytes = 77;
   spec.buffers = {{"mean", {4}, "F32"}};
+  spec.compute = DType::kBFloat16;
+  spec.staging = DType::kFloat16;
+  spec.loss_scale = {true, 1024, 7, 3, 2};
+  spec.stochastic_rounding = true;
+  spec.rounding_seed = 99;
   v1::AttachRequest request;
   ToProto(spec, &request);
   return request;
@@ -29,6 +34,11 @@ TEST(Convert, JobSpecThereAndBack) {
   ASSERT_TRUE(spec.ok()) << spec.status();
   EXPECT_EQ(spec->world_size, 3);
   EXPECT_EQ(spec->stage, 2);
+  EXPECT_EQ(spec->compute, DType::kBFloat16);
+  EXPECT_EQ(spec->staging, DType::kFloat16);
+  EXPECT_EQ(spec->loss_scale, (LossScaleSpec{true, 1024, 7, 3, 2}));
+  EXPECT_TRUE(spec->stochastic_rounding);
+  EXPECT_EQ(spec->rounding_seed, 99);
   EXPECT_FALSE(spec->layout.Find("emb")->spec.trainable);
   v1::AttachRequest again;
   ToProto(*spec, &again);
@@ -80,6 +90,15 @@ TEST(Convert, BadFieldsAreNamedWithTheirValue) {
        [](v1::AttachRequest& r) {
          r.mutable_layout()->mutable_units(0)->mutable_tensors(1)->set_shape(0, -3);
        }},
+      {"compute_dtype=9",
+       [](v1::AttachRequest& r) { r.mutable_precision()->set_compute(static_cast<v1::DType>(9)); }},
+      {"staging_dtype=9",
+       [](v1::AttachRequest& r) { r.mutable_precision()->set_staging(static_cast<v1::DType>(9)); }},
+      {"loss_scale.initial=0",
+       [](v1::AttachRequest& r) { r.mutable_precision()->mutable_loss_scale()->Clear(); }},
+      {"loss_scale.window=0",
+       [](v1::AttachRequest& r) { r.mutable_precision()->mutable_loss_scale()->clear_window(); }},
+      {"tensor b: dtype=bf16 but compute_dtype=fp32", [](v1::AttachRequest& r) { r.clear_precision(); }},
       {"layout.hash=", [](v1::AttachRequest& r) { r.mutable_layout()->set_hash(5); }},
       {"buffer mean: unknown dtype \"Q\"",
        [](v1::AttachRequest& r) { r.mutable_buffers(0)->set_dtype("Q"); }},

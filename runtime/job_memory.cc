@@ -237,6 +237,15 @@ absl::Status JobMemory::BeginFirstAssignment(uint64_t epoch, int servers) {
   return absl::OkStatus();
 }
 
+LossScale JobMemory::CurrentLossScale() {
+  // Slot 0 is in every assignment, and keeps the verdict of the last step until the one in hand is decided.
+  absl::StatusOr<OwnerRecords*> first = owner(Slot(0));
+  for (int tries = 0; first.ok() && tries < 3; ++tries) {  // it may be written just now
+    if (std::optional<Verdict> last = (*first)->LastVerdict(); last.has_value()) return last->loss_scale;
+  }
+  return FirstLossScale(spec_.loss_scale);
+}
+
 absl::StatusOr<StepId> JobMemory::LeastDone(const Assignment& a) {
   StepId least{Step(Mark::kMaxStep), 0};
   for (int m = 0; m < a.servers; ++m) {

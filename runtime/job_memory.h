@@ -90,6 +90,10 @@ class JobMemory {
   // starts. Repeatable.
   absl::Status BeginFirstAssignment(uint64_t epoch, int servers);
 
+  // As the last verdict left it: what the step in hand uses, and how many were skipped. For status and
+  // restarts.
+  LossScale CurrentLossScale();
+
   // Step done by all owners of the assignment in force; what trainers wait for and a replacement starts from.
   absl::StatusOr<StepId> DoneByAll();
 

@@ -70,7 +70,8 @@ struct RankRecords::Entry {
 struct RankRecords::StepHeader {
   Word mark;
   uint64_t samples;
-  double weight, loss, loss_scale, max_grad_norm;
+  double weight, loss, max_grad_norm;
+  LossScale loss_scale;
   uint32_t groups, imports;
   uint64_t blob_bytes;
   uint64_t import_ids[kMaxStepImports];
@@ -232,6 +233,7 @@ struct OwnerRecords::Page {
   uint32_t kind, groups, imports, reason_bytes;
   double grad_norm, grad_scale, clip, loss;
   uint64_t samples;
+  LossScale loss_scale;
   ProposalWords verdict_proposals;
   // Enough for every rank's; more than that and the writers' STEP records still say which.
   uint64_t import_ids[kMaxStepImports * 64];
@@ -364,7 +366,7 @@ void OwnerRecords::WriteVerdict(const Verdict& v) {
   Invalidate(p.verdict);
   p.kind = static_cast<uint32_t>(v.kind);
   p.grad_norm = v.grad_norm, p.grad_scale = v.grad_scale, p.clip = v.clip, p.loss = v.loss,
-  p.samples = v.samples;
+  p.samples = v.samples, p.loss_scale = v.loss_scale;
   p.verdict_proposals.Set(v.proposals);
   p.groups = static_cast<uint32_t>(std::min<size_t>(v.groups.size(), GroupCount(*spec_)));
   std::memcpy(base_ + groups_at_, v.groups.data(), p.groups * sizeof(GroupScalars));
@@ -385,7 +387,7 @@ std::optional<Verdict> OwnerRecords::LastVerdict() const {
   v.id = mark.id();
   v.kind = static_cast<VerdictKind>(p.kind);
   v.grad_norm = p.grad_norm, v.grad_scale = p.grad_scale, v.clip = p.clip, v.loss = p.loss,
-  v.samples = p.samples;
+  v.samples = p.samples, v.loss_scale = p.loss_scale;
   v.proposals = p.verdict_proposals.Get();
   v.groups.resize(std::min<uint32_t>(p.groups, GroupCount(*spec_)));
   std::memcpy(v.groups.data(), base_ + groups_at_, v.groups.size() * sizeof(GroupScalars));

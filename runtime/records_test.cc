@@ -33,7 +33,7 @@ class Page {
 TrainerStep Record(uint64_t step, uint8_t attempt) {
   TrainerStep s;
   s.id = {Step(step), attempt};
-  s.samples = 12, s.weight = 1.5, s.loss = 2.5, s.loss_scale = 4, s.max_grad_norm = 0.5;
+  s.samples = 12, s.weight = 1.5, s.loss = 2.5, s.loss_scale = {4, 2, 9, 1, 3, 0}, s.max_grad_norm = 0.5;
   s.groups.resize(2);
   s.groups[1][kLr] = 0.125;
   s.parts = {3, 0};
@@ -57,6 +57,7 @@ TEST(RankRecordsTest, KeepsTheLastTwoSteps) {
   ASSERT_TRUE(s.has_value());
   EXPECT_EQ(s->samples, 12u);
   EXPECT_EQ(s->weight, 1.5);
+  EXPECT_EQ(s->loss_scale, Record(2, 3).loss_scale);
   EXPECT_EQ(s->groups[1][kLr], 0.125);
   EXPECT_EQ(s->parts, (std::vector<uint16_t>{3, 0}));
   EXPECT_EQ(s->has_grad, std::vector<uint64_t>{5});

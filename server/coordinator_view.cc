@@ -148,6 +148,11 @@ v1::Cluster Coordinator::ViewLocked() const {
   ToProto(spec, out.mutable_optimizer());
   out.set_initialized(memory_->control().initialized.load(std::memory_order_acquire) != 0);
   if (absl::StatusOr<StepId> done = memory_->DoneByAll(); done.ok()) out.set_step(done->step.value());
+  ToProto(spec, out.mutable_precision());
+  const LossScale scale = memory_->CurrentLossScale();
+  out.set_loss_scale(scale.scale);
+  out.set_skipped_steps(scale.skipped);
+  if (scale.floor != 0) out.set_training_error(FloorMessage(scale));
   out.set_layout_hash(spec.layout.hash());
   out.set_total_elements(spec.layout.total_elements());
   out.set_tensors(spec.layout.tensors().size());

@@ -161,6 +161,7 @@ bool Engine::EnsurePipeline() {
   config.servers = a->servers;
   config.slot = slot_;
   config.ranges_epoch = a->epoch;
+  config.loss_scale = memory_->spec().loss_scale;
   config.owns.assign(memory_->layout().units().size(), false);
   int64_t elements = 0;
   for (const UnitRange& r : work_.ranges()) {

@@ -45,6 +45,10 @@ class Collector final : public prometheus::Collectable {
       gauge("sherd_step", "Optimizer updates stored by all owners",
             done.ok() ? static_cast<double>(done->step.value()) : 0);
       gauge("sherd_epoch", "Membership generation", static_cast<double>((*memory)->control().epoch.load()));
+      const LossScale scale = (*memory)->CurrentLossScale();
+      gauge("sherd_loss_scale", "What the next step multiplies its loss by", scale.scale);
+      gauge("sherd_skipped_steps", "Steps of the job without an update because a gradient was not finite",
+            static_cast<double>(scale.skipped));
       gauge("sherd_snapshots_open", "Snapshots that hold memory",
             static_cast<double>(Snapshots::List(**memory).size()));
     }

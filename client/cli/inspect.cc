@@ -64,6 +64,18 @@ std::string Dash(std::string text) { return text.empty() ? "-" : text; }
 // A number that JSON cannot hold becomes null.
 Json Number(double value) { return std::isfinite(value) ? Json(value) : Json(); }
 
+// "fp32", or "bf16, gradients bf16, loss scale 1024 (dynamic)".
+std::string PrecisionText(const v1::Cluster& c) {
+  const v1::Precision& p = c.precision();
+  std::string text = DTypeText(p.compute());
+  if (p.stochastic_rounding()) absl::StrAppend(&text, " rounded stochastically");
+  if (p.staging() != p.compute()) absl::StrAppend(&text, ", gradients ", DTypeText(p.staging()));
+  if (p.loss_scale().dynamic() || c.loss_scale() != 1) {
+    absl::StrAppend(&text, ", loss scale ", c.loss_scale(), p.loss_scale().dynamic() ? " (dynamic)" : "");
+  }
+  return text;
+}
+
 Json MemberJson(const v1::Member& m) {
   const bool server = m.kind() == v1::Member::KIND_SERVER;
   Json out = {{"kind", server ? "server" : "trainer"}, {"id", m.id()}};
@@ -88,13 +100,18 @@ std::string StatusText(const v1::Cluster& c) {
   if (c.world_size() > 0) {
     absl::StrAppend(&text, "world size  ", c.world_size(), "\n", "stage       ", c.stage(), "\n",
                     "optimizer   ", OptimizerText(c.optimizer().kind()), "\n", "model       ",
-                    c.total_elements(), " elements in ", c.tensors(), " tensors\n");
+                    c.total_elements(), " elements in ", c.tensors(), " tensors\n", "precision   ",
+                    PrecisionText(c), "\n");
+    if (c.skipped_steps() > 0) {
+      absl::StrAppend(&text, "skipped     ", c.skipped_steps(), " steps whose gradients were not finite\n");
+    }
   } else {
     absl::StrAppend(&text, "world size  no trainer yet\n");
   }
   absl::StrAppend(&text, "servers     ", c.servers());
   if (c.desired_servers() != c.servers()) absl::StrAppend(&text, " (", c.desired_servers(), " asked for)");
   absl::StrAppend(&text, "\nmemory      ", HumanBytes(c.shared_memory_bytes()), " shared\n");
+  if (!c.training_error().empty()) absl::StrAppend(&text, "error       ", c.training_error(), "\n");
   if (!c.waiting_for().empty()) absl::StrAppend(&text, "waits for   ", c.waiting_for(), "\n");
   Table table({"KIND", "RANK", "ID", "ADDRESS", "PID", "TRAINER", "STATE", "ELEMENTS", "BYTES"});
   for (const v1::Member& m : c.members()) {
@@ -120,6 +137,11 @@ std::string StatusJson(const v1::Cluster& c) {
               {"servers", c.servers()},
               {"desired_servers", c.desired_servers()},
               {"optimizer", OptimizerText(c.optimizer().kind())},
+              {"compute_dtype", c.world_size() > 0 ? Json(DTypeText(c.precision().compute())) : Json()},
+              {"staging_dtype", c.world_size() > 0 ? Json(DTypeText(c.precision().staging())) : Json()},
+              {"loss_scale", Number(c.loss_scale())},
+              {"skipped_steps", c.skipped_steps()},
+              {"training_error", c.training_error()},
               {"initialized", c.initialized()},
               {"waiting_for", c.waiting_for()},
               {"coordinator", {{"id", c.coordinator_id()}, {"address", c.coordinator_address()}}},

@@ -22,6 +22,7 @@ Oracle::Oracle(const Job& job) : job_(job), planes_(job.blocks), stamps_(job.blo
     for (int e = 0; e < kElements; ++e) planes_[b].param[e] = b * kElements + e;
   }
   decided_.ranges = 1;
+  loss_scale_ = FirstLossScale(job.loss_scale);
   after_.push_back(planes_);
 }
 
@@ -34,6 +35,7 @@ Verdict Oracle::Expected(StepId id, std::vector<Values>* sums) const {
   Verdict v;
   v.id = id;
   v.has_grad.assign(1, 0);
+  v.loss_scale = loss_scale_;
   sums->assign(job_.blocks, {});
   double weight = 0, loss = 0;
   for (int r = 0; r < job_.world_size; ++r) {
@@ -64,13 +66,15 @@ Verdict Oracle::Expected(StepId id, std::vector<Values>* sums) const {
   }
   if (v.kind == VerdictKind::kReject) return v;
   const double max = job_.Record(Rank(0), id).max_grad_norm;
-  v.grad_norm = std::sqrt(squares) * (1 / weight);
+  const double mean = 1 / (weight * loss_scale_.scale);
+  v.grad_norm = std::sqrt(squares) * mean;
+  v.loss_scale = NextLossScale(job_.loss_scale, loss_scale_, std::isnan(squares));
   if (std::isnan(squares)) {
     v.kind = VerdictKind::kSkip;
     return v;
   }
   if (max > 0) v.clip = std::min(1.0, max / (v.grad_norm + 1e-6));
-  v.grad_scale = 1 / weight * v.clip;
+  v.grad_scale = mean * v.clip;
   return v;
 }
 
@@ -116,7 +120,7 @@ void Oracle::OnVerdict(const Verdict& v, const Proposals& decided) {
   }
   if (!Same(w.grad_norm, v.grad_norm) || !Same(w.loss, v.loss) || w.samples != v.samples ||
       w.has_grad != v.has_grad || w.imports != v.imports || w.groups != v.groups ||
-      !Same(w.grad_scale, v.grad_scale)) {
+      !Same(w.grad_scale, v.grad_scale) || w.loss_scale != v.loss_scale) {
     Fail(absl::StrCat("wrong verdict on step ", v.id.ToString(), ": norm ", v.grad_norm, ", expected ",
                       w.grad_norm));
   }
@@ -142,6 +146,7 @@ void Oracle::OnVerdict(const Verdict& v, const Proposals& decided) {
   Take(decision);
   done_ = v.id;
   next_ = v.id.NextStep();
+  loss_scale_ = v.loss_scale;
   committed_.push_back(v.id);
   after_.push_back(planes_);
 }

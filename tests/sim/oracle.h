@@ -40,6 +40,7 @@ class Oracle {
   std::vector<uint64_t> stamps_;
   StepId done_;
   StepId next_{Step(1), 0};
+  LossScale loss_scale_;  // of next_
   Proposals decided_;
   std::vector<StepId> committed_;
   std::vector<std::vector<Planes>> after_;  // per step; the boundaries after it included

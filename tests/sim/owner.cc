@@ -114,7 +114,7 @@ class Owner {
     const std::optional<AssignmentEntry> a = FindAssignment();
     if (!a.has_value()) return false;
     assignment_ = *a;
-    StepPipeline::Config config{w_.job.world_size, a->servers, slot_, a->epoch, {}};
+    StepPipeline::Config config{w_.job.world_size, a->servers, slot_, a->epoch, {}, w_.job.loss_scale};
     for (const UnitShape& u : w_.job.units) {
       config.owns.push_back(!Owned(u.blocks, slot_, a->servers).empty());
     }

@@ -159,11 +159,19 @@ class Trainer {
     w_.Tick();
     me_.blob[parity] = w_.job.Blob(rank_, id);
     w_.Tick();
-    me_.step[parity] = w_.job.Record(rank_, id);
+    TrainerStep record = w_.job.Record(rank_, id);
+    // As every restarted trainer finds it: in the last verdict of the slot that is in every assignment.
+    const std::optional<Verdict>& last = w_.owners[0].verdict;
+    w_.Check(last.has_value() == (last_decided(id) > 0), "no verdict of the last step");
+    record.loss_scale = last.has_value() ? last->loss_scale : FirstLossScale(w_.job.loss_scale);
+    me_.step[parity] = record;
     w_.Trace(absl::StrCat("STEP ", id.ToString()));
     w_.s.Ring();
     w_.Tick();
   }
+
+  // Verdicts before this attempt, rejections included.
+  static uint64_t last_decided(StepId id) { return id.step.value() - 1 + id.attempt; }
 
   World& w_;
   const Oracle& oracle_;

@@ -64,6 +64,8 @@ struct Job {
   std::vector<UnitShape> units;
   std::vector<TensorShape> tensors;
   int blocks = 0;
+  // It moves every few steps. Gradients are what they are; only the verdict divides.
+  LossScaleSpec loss_scale{/*dynamic=*/true, /*initial=*/4, /*window=*/1, /*hysteresis=*/2, /*min=*/1};
 
   static Job FromSeed(uint64_t seed);
   int UnitOf(int block) const;
