@@ -1,0 +1,252 @@
+#include "client/config/deepspeed_config.h"
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+#include <map>
+#include <sstream>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "client/config/batch_sizes.h"
+#include "client/config/key_table.h"
+#include "client/config/optimizer_section.h"
+#include "client/config/value_source.h"
+
+namespace sherd {
+namespace {
+
+using config::JsonValue;
+using config::ValueSource;
+
+// More gains nothing: a unit of this size is reduced in a few milliseconds.
+constexpr int64_t kMostBucketElements = int64_t{4} << 20;
+
+// Visits every key, in order. `warned`: keys by what Sherd does instead.
+class Checker {
+ public:
+  explicit Checker(const std::string& name) : name_(name) {}
+
+  absl::Status Walk(const std::string& prefix, const JsonValue& object) {
+    for (const auto& [key, value] : object.members) {
+      const std::string path = prefix.empty() ? key : absl::StrCat(prefix, ".", key);
+      const config::KeySpec* spec = key.find('.') == key.npos ? config::FindKey(path) : nullptr;
+      if (spec == nullptr) return InFile(config::UnknownKey(path));
+      if (absl::Status ok = config::CheckValue(*spec, value); !ok.ok()) return InFile(ok);
+      if (absl::Status ok = Judge(*spec, value); !ok.ok()) return ok;
+      if (spec->type == config::KeyType::kObject) {
+        if (absl::Status ok = Walk(path, value); !ok.ok()) return ok;
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  void Warn(absl::string_view path, absl::string_view instead) {
+    for (auto& [text, paths] : warned_) {
+      if (text == instead) return paths.push_back(std::string(path));
+    }
+    warned_.push_back({std::string(instead), {std::string(path)}});
+  }
+
+  std::vector<std::string> Lines() const {
+    std::vector<std::string> lines;
+    for (const auto& [text, paths] : warned_) {
+      lines.push_back(absl::StrCat(name_, ": ", absl::StrJoin(paths, ", "), ": ", text));
+    }
+    return lines;
+  }
+
+ private:
+  absl::Status InFile(const absl::Status& status) const {
+    return absl::Status(status.code(), absl::StrCat(name_, ": ", status.message()));
+  }
+  absl::Status Judge(const config::KeySpec& spec, const JsonValue& value) {
+    if (config::IsQuiet(spec, value)) return absl::OkStatus();
+    if (spec.effect == config::Effect::kWarned) Warn(spec.path, spec.does);
+    if (spec.effect != config::Effect::kRefused) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        absl::StrCat(name_, ": ", spec.path, " is ", value.Show(), ": ", spec.does));
+  }
+
+  const std::string& name_;
+  std::vector<std::pair<std::string, std::vector<std::string>>> warned_;  // in order of the file
+};
+
+config::AskedBatchSizes StatedBatchSizes(ValueSource& from) {
+  config::AskedBatchSizes asked;
+  asked.train = from.Stated("train_batch_size");
+  asked.micro = from.Stated("train_micro_batch_size_per_gpu");
+  asked.accumulation = from.Stated("gradient_accumulation_steps");
+  return asked;
+}
+
+void ResolveBatch(ValueSource& from, const ProgramValues& program, TrainingConfig* out) {
+  config::AskedBatchSizes asked = StatedBatchSizes(from);
+  const bool stated = asked.train.has_value() || asked.micro.has_value() || asked.accumulation.has_value();
+  const auto take = [&](absl::string_view path, const ProgramValue<int64_t>& mine,
+                        absl::optional<int64_t>* into) {
+    if (from.IsSet(path)) from.Integer(path, mine);  // must not contradict a flag
+    if (!into->has_value() && !mine.flag.empty()) *into = mine.value;
+  };
+  take("train_batch_size", program.train_batch, &asked.train);
+  take("train_micro_batch_size_per_gpu", program.micro_batch, &asked.micro);
+  take("gradient_accumulation_steps", program.accumulation, &asked.accumulation);
+  if (!asked.train.has_value() && !asked.micro.has_value()) {
+    asked.train = program.train_batch.value;
+    asked.micro = program.micro_batch.value;
+  }
+  if (!from.status().ok()) return;
+  if (!stated) {  // the program's own affair, also if it does not divide
+    out->train_batch = asked.train.value_or(0);
+    out->accumulation = static_cast<int>(asked.accumulation.value_or(program.accumulation.value.value_or(1)));
+    const int64_t shares = int64_t{out->accumulation} * program.world_size;
+    if (asked.micro.has_value()) out->train_batch = *asked.micro * shares;
+    out->micro_batch = (out->train_batch + shares - 1) / shares;
+    return;
+  }
+  const absl::StatusOr<config::BatchSizes> sizes = config::FillBatchSizes(asked, program.world_size);
+  if (!sizes.ok()) return from.Fail(sizes.status().message());
+  out->train_batch = sizes->train;
+  out->micro_batch = sizes->micro;
+  if (sizes->accumulation > (1 << 15)) {
+    return from.Fail(absl::StrCat("gradient_accumulation_steps comes to ", sizes->accumulation,
+                                  ": at most 32768; raise train_micro_batch_size_per_gpu"));
+  }
+  out->accumulation = static_cast<int>(sizes->accumulation);
+}
+
+DType DTypeOf(absl::string_view text) {
+  const std::string lower = absl::AsciiStrToLower(text);
+  return lower == "bf16" ? DType::kBFloat16 : lower == "fp16" ? DType::kFloat16 : DType::kFloat32;
+}
+
+void ResolvePrecision(ValueSource& from, const ProgramValues& program, TrainingConfig* out) {
+  const std::string bf16 = from.At("bf16.enabled") == nullptr ? "bfloat16.enabled" : "bf16.enabled";
+  const bool fp16_set = from.IsSet("fp16.enabled"), bf16_set = from.IsSet(bf16);
+  const bool fp16_on = fp16_set && *from.Bool("fp16.enabled"), bf16_on = bf16_set && *from.Bool(bf16);
+  if (fp16_on && bf16_on)
+    return from.Fail(absl::StrCat("fp16.enabled and ", bf16, " are both true: keep one"));
+  const DType mine = program.compute.value.value_or(DType::kFloat32);
+  const auto contradicts = [&](DType asked, absl::string_view key, absl::string_view value) {
+    if (program.compute.flag.empty() || !program.compute.value.has_value() || mine == asked) return;
+    from.Fail(absl::StrCat(key, " is ", value, ", but ", program.compute.flag, " says ", Name(mine),
+                           ": remove the flag, or write \"auto\" in the file"));
+  };
+  if (fp16_on || bf16_on) {
+    out->compute = fp16_on ? DType::kFloat16 : DType::kBFloat16;
+    contradicts(out->compute, fp16_on ? "fp16.enabled" : bf16, "true");
+  } else {
+    // A program's default counts where its dtype is "auto"; its flag also where nothing is said.
+    const bool open = mine == DType::kFloat16 ? !fp16_set : !bf16_set;
+    const bool asks = from.At(mine == DType::kFloat16 ? "fp16.enabled" : bf16) != nullptr;
+    if (mine != DType::kFloat32 && open && (asks || !program.compute.flag.empty())) out->compute = mine;
+    if (mine != DType::kFloat32 && !open) {
+      contradicts(DType::kFloat32, mine == DType::kFloat16 ? "fp16.enabled" : bf16, "false");
+    }
+  }
+  if (from.IsSet("communication_data_type"))
+    out->communication = DTypeOf(*from.Text("communication_data_type"));
+  if (out->compute != DType::kFloat16) return;
+  LossScaleSpec& scale = out->loss_scale;
+  const double fixed = *from.Number("fp16.loss_scale");
+  scale.dynamic = fixed == 0;
+  scale.initial =
+      scale.dynamic ? std::ldexp(1.0, static_cast<int>(*from.Integer("fp16.initial_scale_power"))) : fixed;
+  scale.window = *from.Integer("fp16.loss_scale_window");
+  scale.hysteresis = static_cast<uint32_t>(*from.Integer("fp16.hysteresis"));
+  scale.min = *from.Number("fp16.min_loss_scale");
+  if (scale.dynamic && scale.min > scale.initial) {
+    from.Fail(absl::StrCat("fp16.min_loss_scale is ", scale.min,
+                           ", above 2^initial_scale_power = ", scale.initial, ": lower it"));
+  }
+}
+
+void ResolveZero(ValueSource& from, const ProgramValues& program, TrainingConfig* out) {
+  out->asked_stage = static_cast<int>(*from.Integer("zero_optimization.stage", program.stage));
+  out->stage = std::min(out->asked_stage, 2);
+  const absl::string_view bucket = "zero_optimization.reduce_bucket_size";
+  int64_t elements = *from.Integer(bucket);
+  const bool is_auto = from.At(bucket) != nullptr && !from.IsSet(bucket);
+  if (is_auto && program.hidden_size.has_value()) {
+    elements =
+        std::min(*program.hidden_size, int64_t{1} << 20) * std::min(*program.hidden_size, int64_t{1} << 20);
+  }
+  out->bucket_elements = std::min(std::max<int64_t>(elements, 1), kMostBucketElements);
+  const auto offloads = [&](const std::string& section, absl::string_view old) {
+    const absl::optional<std::string> device = from.Text(absl::StrCat(section, ".device"));
+    return absl::AsciiStrToLower(device.value_or("none")) != "none" ||
+           from.Bool(absl::StrCat("zero_optimization.", old)).value_or(false);
+  };
+  out->offload_optimizer = offloads("zero_optimization.offload_optimizer", "cpu_offload");
+  out->offload_param = offloads("zero_optimization.offload_param", "cpu_offload_param");
+}
+
+}  // namespace
+
+absl::StatusOr<DeepSpeedConfig> DeepSpeedConfig::Load(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  // One byte more than is allowed tells that there is more.
+  std::string text(config::kMaxDocumentBytes + 1, '\0');
+  if (in) in.read(&text[0], static_cast<std::streamsize>(text.size()));
+  if (!in.is_open() || in.bad() || (in.fail() && !in.eof())) {
+    return absl::NotFoundError(
+        absl::StrCat("cannot read the configuration ", path, ": no such file, a directory, or not allowed"));
+  }
+  text.resize(static_cast<size_t>(in.gcount()));
+  return Parse(text, path);
+}
+
+absl::StatusOr<DeepSpeedConfig> DeepSpeedConfig::Parse(absl::string_view text, std::string name) {
+  absl::StatusOr<JsonValue> root = config::ParseJsonDocument(text);
+  if (!root.ok()) return absl::InvalidArgumentError(absl::StrCat(name, ": ", root.status().message()));
+  DeepSpeedConfig file(std::move(name), *std::move(root));
+  if (absl::Status ok = file.Check(); !ok.ok()) return ok;
+  return file;
+}
+
+absl::Status DeepSpeedConfig::Check() {
+  Checker checker(name_);
+  if (absl::Status ok = checker.Walk("", root_); !ok.ok()) return ok;
+  // Whatever does not depend on the program is found here, before anything is started.
+  ValueSource from(name_, root_);
+  TrainingConfig unused;
+  ResolveZero(from, ProgramValues(), &unused);
+  ResolvePrecision(from, ProgramValues(), &unused);
+  config::ResolveOptimizer(from, ProgramValues(), &unused);
+  config::ResolveScheduler(from, ProgramValues(), /*complete=*/false, &unused);
+  if (!from.status().ok()) return from.status();
+  if (unused.asked_stage == 3) {
+    checker.Warn("zero_optimization.stage",
+                 "3 runs as stage 2: parameters are one copy per host in shared memory already, but are not "
+                 "spread over hosts in this version; the result of training is the same");
+  }
+  warnings_ = checker.Lines();
+  return absl::OkStatus();
+}
+
+absl::Status DeepSpeedConfig::CheckWorld(int world_size) const {
+  ValueSource from(name_, root_);
+  const config::AskedBatchSizes asked = StatedBatchSizes(from);
+  if (!asked.train.has_value() && !asked.micro.has_value()) return absl::OkStatus();
+  // What "auto" becomes is the program's to say: an accumulation that it may choose is not held against it.
+  const bool free = from.At("gradient_accumulation_steps") != nullptr && !asked.accumulation.has_value();
+  if (free && !(asked.train.has_value() && asked.micro.has_value())) return absl::OkStatus();
+  const absl::Status filled = config::FillBatchSizes(asked, world_size).status();
+  return filled.ok() ? filled : absl::InvalidArgumentError(absl::StrCat(name_, ": ", filled.message()));
+}
+
+absl::StatusOr<TrainingConfig> DeepSpeedConfig::Resolve(const ProgramValues& program) const {
+  ValueSource from(name_, root_);
+  TrainingConfig out;
+  ResolveZero(from, program, &out);
+  ResolveBatch(from, program, &out);
+  ResolvePrecision(from, program, &out);
+  config::ResolveOptimizer(from, program, &out);
+  config::ResolveScheduler(from, program, /*complete=*/true, &out);
+  out.max_grad_norm = *from.Number("gradient_clipping", program.max_grad_norm);
+  if (!from.status().ok()) return from.status();
+  return out;
+}
+
+}  // namespace sherd

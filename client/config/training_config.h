@@ -1,0 +1,60 @@
+// What a configuration asks of training, in Sherd's terms. Plain values, complete: nothing is "auto" any
+// more.
+//
+// Made by DeepSpeedConfig::Resolve; what each field comes from is in client/config/README.md.
+#ifndef SHERD_CLIENT_CONFIG_TRAINING_CONFIG_H_
+#define SHERD_CLIENT_CONFIG_TRAINING_CONFIG_H_
+
+#include <cstdint>
+#include <string>
+
+#include "absl/types/optional.h"
+#include "client/options.h"
+#include "core/loss_scale.h"
+#include "core/types.h"
+
+namespace sherd {
+
+// Learning rate over steps, with DeepSpeed's names.
+struct SchedulerConfig {
+  enum class Type { kNone, kWarmup, kWarmupDecay, kWarmupCosine };
+  Type type = Type::kNone;
+  double min_lr = 0, max_lr = 0.001;             // kWarmup, kWarmupDecay
+  double min_ratio = 0, cos_min_ratio = 0.0001;  // kWarmupCosine: times the optimizer's lr
+  int64_t warmup_steps = 1000;
+  bool linear = false;      // else logarithmic
+  int64_t total_steps = 0;  // kWarmupDecay, kWarmupCosine
+};
+
+struct TrainingConfig {
+  int stage = 0;        // as Sherd runs it, 0..2
+  int asked_stage = 0;  // 0..3
+  // The optimizer of the file, or the program's.
+  OptimizerOptions optimizer = AdamWOptions();
+  bool has_optimizer = false;  // the file names one
+  SchedulerConfig scheduler;
+  double max_grad_norm = 0;  // 0: no clipping
+
+  // train_batch = micro_batch x accumulation x trainers; all 0 where neither the file nor the program says.
+  // Where the program alone says, train_batch may be split unevenly, and micro_batch is the largest share.
+  int64_t train_batch = 0, micro_batch = 0;
+  int accumulation = 1;
+
+  DType compute = DType::kFloat32;
+  absl::optional<DType> communication;  // of gradients on their way; unset: `compute`
+  LossScaleSpec loss_scale;
+  int64_t bucket_elements = 0;  // the most that are reduced together
+
+  bool offload_optimizer = false, offload_param = false;  // asked for; both are so in any case
+
+  // The part of ZeroOptions that is said here.
+  ZeroOptions Zero() const {
+    ZeroOptions zero;
+    zero.stage(stage).max_grad_norm(max_grad_norm).global_batch(train_batch).accumulation(accumulation);
+    return zero.bucket_elements(bucket_elements);
+  }
+};
+
+}  // namespace sherd
+
+#endif  // SHERD_CLIENT_CONFIG_TRAINING_CONFIG_H_
