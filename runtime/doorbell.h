@@ -47,8 +47,8 @@ struct SpinPolicy {
   static SpinPolicy None() { return {}; }
   static SpinPolicy Bounded(absl::Duration limit) { return {limit}; }
   // Spins only where every busy thread of the job on this host can have a core of its own.
-  static SpinPolicy ForHost(int busy_threads, int cores) {
-    return busy_threads <= cores ? Bounded(absl::Microseconds(30)) : None();
+  static SpinPolicy ForHost(int busy_threads, int cores, absl::Duration limit = absl::Microseconds(30)) {
+    return busy_threads <= cores ? Bounded(limit) : None();
   }
 };
 

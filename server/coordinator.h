@@ -144,6 +144,8 @@ class Coordinator {
   void Monitor();
   void Look();
   void LookAtProposals(runtime::JobMemory& memory);
+  absl::Status CheckHolder(runtime::JobMemory& memory, Rank rank, const ProcessIdentity& process)
+      ABSL_LOCKS_EXCLUDED(mu_);
   absl::StatusOr<Step> AwaitImport(runtime::JobMemory& memory, uint64_t id, absl::Time deadline);
 
   runtime::JobMemory* memory() const;

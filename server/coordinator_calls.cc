@@ -85,12 +85,32 @@ absl::Status Coordinator::Heartbeat(const std::string& id, const ProcessIdentity
                                           options_.job, ": join first"));
 }
 
+// A place is taken over from the dead, and from one that holds everybody up; not from one that works, by a
+// slip of the hand.
+absl::Status Coordinator::CheckHolder(runtime::JobMemory& memory, Rank rank, const ProcessIdentity& process) {
+  if (rank.value() < 0 || rank.value() >= memory.spec().world_size) return absl::OkStatus();  // refused later
+  const runtime::MemberEntry& entry = memory.trainer(rank);
+  const runtime::ProcessIdentity holder = entry.identity();
+  const bool works = entry.state.load(std::memory_order_acquire) == MemberEntry::kAttached &&
+                     ProcessIdentity{holder.pid, holder.start_ticks} != process && runtime::IsAlive(holder);
+  if (!works) return absl::OkStatus();
+  MutexLock lock(mu_);
+  const bool stalled = std::any_of(stalled_.begin(), stalled_.end(), [&](const StallWatch::Stalled& s) {
+    return s.trainer && s.place == rank.value();
+  });
+  if (stalled) return absl::OkStatus();
+  return absl::AlreadyExistsError(
+      absl::StrCat("rank ", rank.value(), " of job ", options_.job, " is held by process ", holder.pid,
+                   ", which lives; end it first, or choose another rank or job name"));
+}
+
 absl::StatusOr<Coordinator::Attached> Coordinator::Attach(Rank rank, const ProcessIdentity& process,
                                                           const JobSpec& spec, const std::string& token,
                                                           absl::Time deadline) {
   absl::StatusOr<runtime::JobMemory*> made = home_->MakeMemory(spec);
   if (!made.ok()) return made.status();
   runtime::JobMemory& memory = **made;
+  if (absl::Status free = CheckHolder(memory, rank, process); !free.ok()) return free;
   {
     MutexLock lock(mu_);
     memory_ = &memory;

@@ -222,7 +222,9 @@ class Program {
     node.engine.workers = flags_.threads > 0 ? flags_.threads : std::max(1, cores / flags_.expect);
     // Beside each owner a trainer is busy.
     node.engine.spin = runtime::SpinPolicy::ForHost(2 * flags_.expect * node.engine.workers, cores);
-    node.engine.spin_among_owners = runtime::SpinPolicy::ForHost(flags_.expect * node.engine.workers, cores);
+    // Owners wait for each other no longer than for the one whose core was the last to be free.
+    node.engine.spin_among_owners =
+        runtime::SpinPolicy::ForHost(flags_.expect * node.engine.workers, cores, absl::Microseconds(100));
     node.engine.on_error = [](const absl::Status& s) { spdlog::error("engine: {}", s.ToString()); };
     absl::StatusOr<std::unique_ptr<Node>> started =
         Node::Start(std::move(node), home_.get(), peers_.get(), watch_.get());

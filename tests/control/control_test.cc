@@ -213,6 +213,35 @@ TEST(Control, RefusesWhatIsWrong) {
   EXPECT_TRUE(absl::StrContains(s.error_message(), "stage is 1 in job ctl but 2")) << s.error_message();
 }
 
+TEST(Control, APlaceIsNotTakenFromOneThatLives) {
+  ControlJob job({"s0"});
+  runtime::ChildProcess::Options options;
+  options.argv = {"/bin/sleep", "1000"};
+  absl::StatusOr<runtime::ChildProcess> holder = runtime::ChildProcess::Spawn(options);
+  ASSERT_TRUE(holder.ok()) << holder.status();
+  const auto attach = [&](const v1::AttachRequest& request) {
+    grpc::ClientContext context;
+    Prepare(&context);
+    v1::AttachResponse response;
+    return job.Stub<v1::ShardService>("s0")->Attach(&context, request, &response);
+  };
+  v1::AttachRequest first = job.AttachRequest();
+  const runtime::ProcessIdentity identity = holder->identity();
+  first.mutable_process()->set_pid(identity.pid);
+  first.mutable_process()->set_start_ticks(identity.start_ticks);
+  first.set_token("first");
+  ASSERT_TRUE(attach(first).ok());
+  const grpc::Status second = attach(job.AttachRequest());
+  EXPECT_EQ(second.error_code(), grpc::StatusCode::ALREADY_EXISTS);
+  EXPECT_TRUE(absl::StrContains(second.error_message(),
+                                absl::StrCat("rank 0 of job ctl is held by process ", identity.pid)))
+      << second.error_message();
+  EXPECT_TRUE(runtime::IsAlive(identity)) << "the holder was killed";
+  ASSERT_TRUE(holder->Signal(SIGKILL).ok());
+  ASSERT_TRUE(holder->Wait(absl::Now() + absl::Seconds(20)).ok());
+  job.Attach();
+}
+
 // What sherdd says, and its exit status.
 struct Ended {
   int code = -1;
