@@ -26,8 +26,12 @@ constexpr int64_t kBlockAlignment = 64;
 // The sum of squares of a block is taken in this many lanes: element i goes to lane i % kNormLanes.
 constexpr int kNormLanes = 16;
 
-// Element type of a gradient source. Values are stable: they may be written to shared memory.
-enum class DType : uint8_t { kFloat32 = 1 };
+// Element type of a gradient source or of compute parameters. Values are stable: they may be written to
+// shared memory.
+enum class DType : uint8_t { kFloat32 = 1, kBFloat16 = 2, kFloat16 = 3 };
+
+// Bytes of one element.
+constexpr int64_t SizeOf(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
 
 // Stops the program when a caller broke a contract. For programmer errors alone: what a peer, a file or a
 // user sends is checked above this layer.

@@ -8,6 +8,8 @@
 // foreach_target.h comes first: it includes this file once per instruction set.
 #include <hwy/cache_control.h>
 #include <hwy/highway.h>
+// After it: once per instruction set, too.
+#include "kernels/half_simd.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace sherd {
@@ -33,8 +35,12 @@ constexpr int kDoubleVecs = kLine / kDoubleLanes;
 // How far ahead of the loads each source is prefetched: the hardware's prefetcher stops at each page.
 constexpr int64_t kPrefetchElements = 512;
 
-// Loads as fp32 whatever the source holds: an overload for each element type to come.
+// Loads as fp32 whatever the source holds.
 HWY_INLINE FloatVec LoadSource(const float* from) { return hn::Load(FloatTag(), from); }
+template <class Half>
+HWY_INLINE FloatVec LoadSource(const Half* from) {
+  return half_simd::LoadHalf(from);
+}
 
 template <bool kScaled, typename T>
 HWY_INLINE FloatVec Term(const T* from, float scale) {
@@ -131,15 +137,29 @@ void ReduceStore(const Source* sources, int n, bool accumulate, float* out, int6
   ReduceCount<T, kScaled, Store::kPlain>(sources, n, out, blocks, block_sumsq);
 }
 
-void ReduceFloat32(const Source* sources, int n, bool accumulate, float* out, int64_t blocks,
-                   double* block_sumsq, bool stream) {
+template <typename T>
+void ReduceScaled(const Source* sources, int n, bool accumulate, float* out, int64_t blocks,
+                  double* block_sumsq, bool stream) {
   bool scaled = false;
   for (int k = 0; k < n; ++k) scaled |= sources[k].data != nullptr && sources[k].scale != 1.0f;
   if (scaled) {
-    ReduceStore<float, true>(sources, n, accumulate, out, blocks, block_sumsq, stream);
+    ReduceStore<T, true>(sources, n, accumulate, out, blocks, block_sumsq, stream);
   } else {
-    ReduceStore<float, false>(sources, n, accumulate, out, blocks, block_sumsq, stream);
+    ReduceStore<T, false>(sources, n, accumulate, out, blocks, block_sumsq, stream);
   }
+}
+
+void ReduceFloat32(const Source* sources, int n, bool accumulate, float* out, int64_t blocks,
+                   double* block_sumsq, bool stream) {
+  ReduceScaled<float>(sources, n, accumulate, out, blocks, block_sumsq, stream);
+}
+void ReduceBFloat16(const Source* sources, int n, bool accumulate, float* out, int64_t blocks,
+                    double* block_sumsq, bool stream) {
+  ReduceScaled<half_simd::Bf16>(sources, n, accumulate, out, blocks, block_sumsq, stream);
+}
+void ReduceFloat16(const Source* sources, int n, bool accumulate, float* out, int64_t blocks,
+                   double* block_sumsq, bool stream) {
+  ReduceScaled<half_simd::Fp16>(sources, n, accumulate, out, blocks, block_sumsq, stream);
 }
 
 }  // namespace HWY_NAMESPACE
@@ -153,6 +173,8 @@ namespace kernels {
 namespace {
 
 HWY_EXPORT(ReduceFloat32);
+HWY_EXPORT(ReduceBFloat16);
+HWY_EXPORT(ReduceFloat16);
 
 bool Aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % kBlockAlignment == 0; }
 
@@ -163,17 +185,29 @@ void ReduceBlocks(const Source* sources, int n, bool accumulate, float* out, int
   Require(!(accumulate && stream), "ReduceBlocks: accumulate reads out, stream writes it past the caches");
   Require(n >= 0 && blocks >= 0, "ReduceBlocks: counts must not be negative");
   Require(Aligned(out), "ReduceBlocks: out must be aligned to 64 bytes");
+  DType dtype = DType::kFloat32;
+  bool any = false;
   for (int k = 0; k < n; ++k) {
     Require(Aligned(sources[k].data), "ReduceBlocks: sources must be aligned to 64 bytes");
-    Require(sources[k].data == nullptr || sources[k].dtype == DType::kFloat32,
-            "ReduceBlocks: dtype not supported");
+    if (sources[k].data == nullptr) continue;
+    Require(!any || sources[k].dtype == dtype, "ReduceBlocks: sources must be of one dtype");
+    dtype = sources[k].dtype;
+    any = true;
   }
   // Null sources in front are dropped here, so that the loops below may start with the first one.
   while (n > 0 && sources->data == nullptr) {
     ++sources;
     --n;
   }
-  HWY_DYNAMIC_DISPATCH(ReduceFloat32)(sources, n, accumulate, out, blocks, block_sumsq, stream);
+  switch (dtype) {
+    case DType::kFloat32:
+      return HWY_DYNAMIC_DISPATCH(ReduceFloat32)(sources, n, accumulate, out, blocks, block_sumsq, stream);
+    case DType::kBFloat16:
+      return HWY_DYNAMIC_DISPATCH(ReduceBFloat16)(sources, n, accumulate, out, blocks, block_sumsq, stream);
+    case DType::kFloat16:
+      return HWY_DYNAMIC_DISPATCH(ReduceFloat16)(sources, n, accumulate, out, blocks, block_sumsq, stream);
+  }
+  Require(false, "ReduceBlocks: unknown dtype");
 }
 
 }  // namespace kernels

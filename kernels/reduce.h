@@ -30,16 +30,17 @@ struct Source {
 //   out[i] = accumulate ? out[i] + t : t
 // and for every block b: block_sumsq[b] = the sum of squares of the 256 new values of out, in double.
 //
-// All arithmetic on elements is fp32, each product and sum rounded by itself, so every instruction set gives
-// the same bits, as does ReduceBlocksScalar. (Where two NaNs meet, which one's payload survives is not
-// specified.) Squares of finite floats cannot overflow a double, so block_sumsq[b] is finite if and only if
-// every element of the block is: that is the overflow flag. A scale of 1 everywhere costs no multiplication.
+// All arithmetic on elements is fp32 whatever the dtype (half.inc says what a 16-bit element is), each
+// product and sum rounded by itself, so every instruction set gives the same bits, as does
+// ReduceBlocksScalar. (Where two NaNs meet, which one's payload survives is not specified.) Squares of finite
+// floats cannot overflow a double, so block_sumsq[b] is finite if and only if every element of the block is:
+// that is the overflow flag. A scale of 1 everywhere costs no multiplication.
 //
 // `stream` writes `out` past the caches (non-temporal stores, fenced before return): right when nobody reads
 // it soon and it is larger than the cache.
 //
 // REQUIRES: all pointers aligned to 64 bytes (block_sumsq to 8); out overlaps no source; n >= 0; blocks >= 0;
-// all sources of one dtype, which is kFloat32; not both accumulate and stream. Aborts otherwise.
+// all live sources of one dtype; not both accumulate and stream. Aborts otherwise.
 void ReduceBlocks(const Source* sources, int n, bool accumulate, float* out, int64_t blocks,
                   double* block_sumsq, bool stream);
 

@@ -1,8 +1,18 @@
+#include "kernels/half.h"
 #include "kernels/lane_tree.h"
 #include "kernels/reduce.h"
 
 namespace sherd {
 namespace kernels {
+namespace {
+
+float ElementOf(const Source& source, int64_t i) {
+  if (source.dtype == DType::kFloat32) return static_cast<const float*>(source.data)[i];
+  const uint16_t half = static_cast<const uint16_t*>(source.data)[i];
+  return source.dtype == DType::kBFloat16 ? FloatFromBf16(half) : FloatFromFp16(half);
+}
+
+}  // namespace
 
 void ReduceBlocksScalar(const Source* sources, int n, bool accumulate, float* out, int64_t blocks,
                         double* block_sumsq, bool stream) {
@@ -15,7 +25,7 @@ void ReduceBlocksScalar(const Source* sources, int n, bool accumulate, float* ou
       bool started = false;
       for (int k = 0; k < n; ++k) {
         if (sources[k].data == nullptr) continue;
-        const float x = static_cast<const float*>(sources[k].data)[i] * sources[k].scale;
+        const float x = ElementOf(sources[k], i) * sources[k].scale;
         t = started ? t + x : x;
         started = true;
       }

@@ -13,6 +13,7 @@
 
 #include <cstdint>
 
+#include "kernels/half.h"
 #include "kernels/optimizer.h"
 #include "kernels/reduce.h"
 
@@ -28,10 +29,20 @@ constexpr int kMaxSources = 128;
 cudaError_t LaunchReduceBlocks(const Source* sources, int n, bool accumulate, float* out, int64_t blocks,
                                double* block_sumsq, cudaStream_t stream);
 
-// As the UpdateFn of `kind`. Returns cudaErrorInvalidValue if kind is unknown or elements is negative, not a
-// multiple of kBlockElements, or 2^41 or more; else the error of the launch.
+// Where the updated parameters also go, rounded: the compute parameters of mixed precision.
+struct HalfStore {
+  uint16_t* to = nullptr;  // null: nowhere
+  DType dtype = DType::kBFloat16;
+  bool stochastic = false;  // as RoundBlocks with `seed`; else as FromFloat
+  NoiseSeed seed;
+  int64_t first_block = 0;  // of the whole layout
+};
+
+// As the UpdateFn of `kind`, and in the same pass `half`. Returns cudaErrorInvalidValue if kind is unknown,
+// elements is negative, not a multiple of kBlockElements, or 2^41 or more, or half.dtype is not a 16-bit one;
+// else the error of the launch.
 cudaError_t LaunchUpdate(OptimizerKind kind, const UpdateArgs& args, const Scalars& scalars, int64_t elements,
-                         cudaStream_t stream);
+                         cudaStream_t stream, const HalfStore& half = HalfStore());
 
 }  // namespace cuda
 }  // namespace kernels

@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "kernels/convert.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/test_data.h"
 
@@ -81,6 +82,63 @@ TEST_F(Launch, ReduceGivesTheBitsOfThePlainLoop) {
   }
 }
 
+TEST_F(Launch, ReduceTakesSixteenBits) {
+  std::mt19937_64 random(13);
+  for (DType dtype : {DType::kBFloat16, DType::kFloat16}) {
+    std::vector<AlignedArray<uint16_t>> host;
+    std::vector<std::unique_ptr<Managed<uint16_t>>> device;
+    std::vector<Source> sources, device_sources;
+    for (int k = 0; k < 3; ++k) {
+      host.emplace_back(kElements);
+      FromFloat(RandomFloats(kElements, random, true).data(), kElements, dtype, host[k].data());
+      device.push_back(std::make_unique<Managed<uint16_t>>(host[k]));
+    }
+    for (int k = 0; k < 3; ++k) {
+      sources.push_back({host[k].data(), 0.25f * (k + 1), dtype});
+      device_sources.push_back({device[k]->data(), 0.25f * (k + 1), dtype});
+    }
+    Floats out(kElements);
+    Doubles sumsq(kBlocks);
+    Managed<float> device_out(out);
+    Managed<double> device_sumsq(sumsq);
+    ReduceBlocksScalar(sources.data(), 3, false, out.data(), kBlocks, sumsq.data(), false);
+    ASSERT_EQ(LaunchReduceBlocks(device_sources.data(), 3, false, device_out.data(), kBlocks,
+                                 device_sumsq.data(), nullptr),
+              cudaSuccess);
+    ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+    EXPECT_TRUE(SameBits(device_out.data(), out.data(), kElements));
+    EXPECT_TRUE(SameBits(device_sumsq.data(), sumsq.data(), kBlocks));
+  }
+}
+
+TEST_F(Launch, UpdateStoresSixteenBitsInTheSamePass) {
+  std::mt19937_64 random(14);
+  constexpr OptimizerKind kKind = OptimizerKind::kAdamW;
+  const Floats grad = RandomFloats(kElements, random, false);
+  for (DType dtype : {DType::kBFloat16, DType::kFloat16}) {
+    for (bool stochastic : {false, true}) {
+      Floats param = RandomFloats(kElements, random, false), a(kElements), b(kElements);
+      Managed<float> device_param(param), device_a(a), device_b(b), device_grad(grad);
+      AlignedArray<uint16_t> half(kElements);
+      Managed<uint16_t> device_half(half);
+      const Scalars s = Prepare(kKind, Hyper(), 1, 1.0f);
+      ResolveScalar(kKind)({param.data(), {a.data(), b.data(), nullptr}, grad.data()}, s, kElements);
+      if (stochastic) {
+        RoundBlocks(param.data(), 1000, kBlocks, dtype, half.data(), {5, 6});
+      } else {
+        FromFloat(param.data(), kElements, dtype, half.data());
+      }
+      const UpdateArgs args = {
+          device_param.data(), {device_a.data(), device_b.data(), nullptr}, device_grad.data()};
+      const HalfStore store = {device_half.data(), dtype, stochastic, {5, 6}, 1000};
+      ASSERT_EQ(LaunchUpdate(kKind, args, s, kElements, nullptr, store), cudaSuccess);
+      ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+      EXPECT_TRUE(SameBits(device_param.data(), param.data(), kElements));
+      EXPECT_EQ(std::memcmp(device_half.data(), half.data(), kElements * 2), 0);
+    }
+  }
+}
+
 TEST_F(Launch, UpdateGivesTheBitsOfThePlainLoop) {
   std::mt19937_64 random(12);
   Hyper hyper;
@@ -115,6 +173,12 @@ TEST(LaunchArguments, BadOnesAreRefused) {
   EXPECT_EQ(LaunchReduceBlocks(nullptr, kMaxSources + 1, false, nullptr, 1, nullptr, nullptr),
             cudaErrorInvalidValue);
   EXPECT_EQ(LaunchReduceBlocks(nullptr, 0, false, nullptr, -1, nullptr, nullptr), cudaErrorInvalidValue);
+  const Source mixed[] = {{&mixed, 1, DType::kFloat32}, {&mixed, 1, DType::kBFloat16}};
+  EXPECT_EQ(LaunchReduceBlocks(mixed, 2, false, nullptr, 1, nullptr, nullptr), cudaErrorInvalidValue);
+  HalfStore fp32;
+  uint16_t half = 0;
+  fp32.to = &half, fp32.dtype = DType::kFloat32;
+  EXPECT_EQ(LaunchUpdate(OptimizerKind::kAdam, {}, {}, 256, nullptr, fp32), cudaErrorInvalidValue);
   EXPECT_EQ(LaunchUpdate(OptimizerKind::kAdam, {}, {}, 100, nullptr), cudaErrorInvalidValue);
   EXPECT_EQ(LaunchUpdate(static_cast<OptimizerKind>(99), {}, {}, 256, nullptr), cudaErrorInvalidValue);
 }

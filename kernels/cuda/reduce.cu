@@ -1,4 +1,5 @@
 #include "kernels/cuda/launch.h"
+#include "kernels/half.h"
 #include "kernels/ops.h"
 
 namespace sherd {
@@ -13,21 +14,26 @@ struct SourceTable {
   int count;
 };
 
-// As fp32 whatever the source holds: an overload of T for each element type to come.
-template <typename T>
+// As fp32 whatever the source holds.
+template <DType kDType>
 __device__ float LoadSource(const void* data, int64_t i) {
-  return static_cast<float>(static_cast<const T*>(data)[i]);
+  if constexpr (kDType == DType::kFloat32) {
+    return static_cast<const float*>(data)[i];
+  } else {
+    const uint16_t half = static_cast<const uint16_t*>(data)[i];
+    return kDType == DType::kBFloat16 ? FloatFromBf16(half) : FloatFromFp16(half);
+  }
 }
 
 // One thread block per block, one thread per element.
-template <typename T>
+template <DType kDType>
 __global__ void __launch_bounds__(kBlockElements)
     Reduce(SourceTable sources, bool accumulate, float* __restrict__ out, double* __restrict__ block_sumsq) {
   __shared__ double squares[kBlockElements];
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kBlockElements + threadIdx.x;
   float t = 0;
   for (int k = 0; k < sources.count; ++k) {
-    const float x = FloatOps::Mul(LoadSource<T>(sources.data[k], i), sources.scale[k]);
+    const float x = FloatOps::Mul(LoadSource<kDType>(sources.data[k], i), sources.scale[k]);
     t = k == 0 ? x : FloatOps::Add(t, x);
   }
   if (accumulate) t = FloatOps::Add(out[i], t);
@@ -51,14 +57,18 @@ cudaError_t LaunchReduceBlocks(const Source* sources, int n, bool accumulate, fl
   if (n < 0 || n > kMaxSources || blocks < 0 || blocks > INT32_MAX) return cudaErrorInvalidValue;
   if (blocks == 0) return cudaSuccess;
   SourceTable table = {};
+  DType dtype = DType::kFloat32;
   for (int k = 0; k < n; ++k) {
     if (sources[k].data == nullptr) continue;
-    if (sources[k].dtype != DType::kFloat32) return cudaErrorInvalidValue;
+    if (table.count > 0 && sources[k].dtype != dtype) return cudaErrorInvalidValue;
+    dtype = sources[k].dtype;
     table.data[table.count] = sources[k].data;
     table.scale[table.count++] = sources[k].scale;
   }
-  Reduce<float>
-      <<<static_cast<unsigned>(blocks), kBlockElements, 0, stream>>>(table, accumulate, out, block_sumsq);
+  const auto reduce = dtype == DType::kFloat32    ? &Reduce<DType::kFloat32>
+                      : dtype == DType::kBFloat16 ? &Reduce<DType::kBFloat16>
+                                                  : &Reduce<DType::kFloat16>;
+  reduce<<<static_cast<unsigned>(blocks), kBlockElements, 0, stream>>>(table, accumulate, out, block_sumsq);
   return cudaGetLastError();
 }
 

@@ -14,8 +14,17 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kPerThread = 4;  // one 16-byte access to each array
 
-template <class Optimizer>
-__global__ void __launch_bounds__(kThreads) Update(UpdateArgs args, Scalars s, int64_t groups) {
+__device__ uint16_t Rounded(const HalfStore& half, float value, int64_t element) {
+  if (!half.stochastic) return half.dtype == DType::kBFloat16 ? Bf16FromFloat(value) : Fp16FromFloat(value);
+  const uint32_t noise = Noise(half.seed, half.first_block * kBlockElements + element);
+  return half.dtype == DType::kBFloat16 ? Bf16FromFloatDithered(value, noise)
+                                        : Fp16FromFloatDithered(value, noise);
+}
+
+// kHalf: with half.to.
+template <class Optimizer, bool kHalf>
+__global__ void __launch_bounds__(kThreads)
+    Update(UpdateArgs args, Scalars s, int64_t groups, HalfStore half) {
   const int64_t group = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (group >= groups) return;
   // Row 0 is the parameter, then the planes; rows that this optimizer lacks stay zero.
@@ -38,31 +47,43 @@ __global__ void __launch_bounds__(kThreads) Update(UpdateArgs args, Scalars s, i
   for (int k = 0; k <= Optimizer::kPlanes; ++k) {
     to[k][group] = make_float4(rows[k][0], rows[k][1], rows[k][2], rows[k][3]);
   }
+  if constexpr (kHalf) {
+    ushort4 h;
+    h.x = Rounded(half, rows[0][0], kPerThread * group),
+    h.y = Rounded(half, rows[0][1], kPerThread * group + 1);
+    h.z = Rounded(half, rows[0][2], kPerThread * group + 2),
+    h.w = Rounded(half, rows[0][3], kPerThread * group + 3);
+    reinterpret_cast<ushort4*>(half.to)[group] = h;
+  }
 }
 
 template <class Optimizer>
 bool LaunchIf(OptimizerKind kind, const UpdateArgs& args, const Scalars& scalars, int64_t elements,
-              cudaStream_t stream) {
+              cudaStream_t stream, const HalfStore& half) {
   if (kind != Optimizer::kKind) return false;
   const int64_t groups = elements / kPerThread;
   const unsigned grid = static_cast<unsigned>((groups + kThreads - 1) / kThreads);
-  if (grid > 0) Update<Optimizer><<<grid, kThreads, 0, stream>>>(args, scalars, groups);
+  const auto update = half.to == nullptr ? &Update<Optimizer, false> : &Update<Optimizer, true>;
+  if (grid > 0) update<<<grid, kThreads, 0, stream>>>(args, scalars, groups, half);
   return true;
 }
 
 template <class... Optimizers>
 bool LaunchAny(OptimizerKind kind, const UpdateArgs& args, const Scalars& scalars, int64_t elements,
-               cudaStream_t stream, OptimizerList<Optimizers...>) {
-  return (LaunchIf<Optimizers>(kind, args, scalars, elements, stream) || ...);
+               cudaStream_t stream, const HalfStore& half, OptimizerList<Optimizers...>) {
+  return (LaunchIf<Optimizers>(kind, args, scalars, elements, stream, half) || ...);
 }
 
 }  // namespace
 
 cudaError_t LaunchUpdate(OptimizerKind kind, const UpdateArgs& args, const Scalars& scalars, int64_t elements,
-                         cudaStream_t stream) {
+                         cudaStream_t stream, const HalfStore& half) {
+  if (half.to != nullptr && half.dtype != DType::kBFloat16 && half.dtype != DType::kFloat16) {
+    return cudaErrorInvalidValue;
+  }
   if (elements < 0 || elements % kBlockElements != 0 || elements >= int64_t{1} << 41)
     return cudaErrorInvalidValue;
-  if (!LaunchAny(kind, args, scalars, elements, stream, AllOptimizers())) return cudaErrorInvalidValue;
+  if (!LaunchAny(kind, args, scalars, elements, stream, half, AllOptimizers())) return cudaErrorInvalidValue;
   return cudaGetLastError();
 }
 

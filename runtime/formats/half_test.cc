@@ -13,8 +13,8 @@
 namespace sherd::formats {
 namespace {
 
-using half_internal::BitsOf;
-using half_internal::FloatOf;
+using kernels::half_internal::BitsOf;
+using kernels::half_internal::FloatOf;
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
