@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "core/job_sizes.h"
 #include "core/partition.h"
 
 namespace sherd::client {
@@ -44,14 +45,7 @@ absl::Status StepWriter::MapStaging() {
     places_.SetHomes(std::move(homes));
   }
   if (!chunks_.empty()) return absl::OkStatus();
-  int64_t bytes = memory_->trainable_blocks() * kBlockElements * 4;
-  if (ring()) {
-    int64_t largest = 0;
-    for (size_t u = 0; u < memory_->layout().units().size(); ++u) largest = std::max(largest, UnitBytes(u));
-    const int64_t asked = options_.ring_bytes > 0 ? std::max(options_.ring_bytes, largest) : 2 * largest;
-    bytes = std::min(bytes, asked);
-  }
-  absl::Status added = AddChunk(bytes).status();
+  absl::Status added = AddChunk(JobSizes(memory_->spec()).staging_bytes(options_.ring_bytes)).status();
   if (added.ok()) {
     // A failure shows again, with its name, when the memory is used.
     warming_ = std::thread([this] { memory_->PopulateStaging(rank_, 0, &stop_warming_).IgnoreError(); });

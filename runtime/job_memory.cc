@@ -7,34 +7,15 @@
 #include "absl/strings/str_cat.h"
 
 namespace sherd::runtime {
-namespace {
-
-constexpr int64_t kBlockBytes = kBlockElements * 4;
-
-int64_t AlignUp(int64_t n) { return (n + 63) / 64 * 64; }
-
-}  // namespace
 
 JobMemory::JobMemory(const JobDir* dir, JobSpec spec, Role role)
-    : dir_(dir), spec_(std::move(spec)), role_(role), plane_names_(spec_.PlaneNames()) {
-  for (const UnitInfo& unit : layout().units()) {
-    bool trainable = false;
-    for (int t = unit.first_tensor; t < unit.end_tensor; ++t)
-      trainable |= layout().tensors()[t].spec.trainable;
-    if (trainable) trainable_blocks_ = std::max(trainable_blocks_, unit.blocks.end);
-  }
-  sumsq_at_ = AlignUp(trainable_blocks_ * 8);
-  apply_at_ = 2 * sumsq_at_;
-  steps_at_ = apply_at_ + AlignUp(layout().total_blocks() * 8);
-  stamps_bytes_ = steps_at_ + 2 * AlignUp(static_cast<int64_t>(layout().tensors().size()) * 8);
-}
+    : dir_(dir), spec_(std::move(spec)), role_(role), plane_names_(spec_.PlaneNames()), sizes_(spec_) {}
 
 int64_t JobMemory::BytesFor(const JobSpec& spec) {
-  const JobMemory sizes(nullptr, spec, Role::kReader);
-  return sizes.layout().total_blocks() * kBlockBytes +
-         sizes.trainable_blocks_ * kBlockBytes *
-             (static_cast<int64_t>(OptimizerPlanes(spec.optimizer).size()) + 1) +
-         sizes.stamps_bytes_ + spec.world_size * RankRecords::BytesFor(spec);
+  const JobSizes sizes(spec);
+  int64_t bytes = sizes.grad_bytes() + sizes.stamps_bytes() + spec.world_size * RankRecords::BytesFor(spec);
+  for (size_t p = 0; p < spec.PlaneNames().size(); ++p) bytes += sizes.plane_bytes(static_cast<int>(p));
+  return bytes;
 }
 
 std::string JobMemory::OwnerName(Slot slot) { return absl::StrCat("owner.", slot.value()); }
@@ -89,11 +70,11 @@ absl::Status JobMemory::MapAll(bool create) {
   for (int p = 0; p < planes(); ++p) {
     absl::Status s =
         get(&planes_[p], absl::StrCat("plane.", plane_name(p)),
-            p == 0 ? SegmentKind::kParameters : SegmentKind::kPlane, plane_blocks(p) * kBlockBytes, owner);
+            p == 0 ? SegmentKind::kParameters : SegmentKind::kPlane, sizes_.plane_bytes(p), owner);
     if (!s.ok()) return s;
   }
-  absl::Status s = get(&stamps_, "stamps", SegmentKind::kStamps, stamps_bytes_, owner);
-  if (s.ok()) s = get(&grad_, "grad", SegmentKind::kReduced, trainable_blocks_ * kBlockBytes, owner);
+  absl::Status s = get(&stamps_, "stamps", SegmentKind::kStamps, sizes_.stamps_bytes(), owner);
+  if (s.ok()) s = get(&grad_, "grad", SegmentKind::kReduced, sizes_.grad_bytes(), owner);
   if (s.ok()) {
     s = get(&members_, "members", SegmentKind::kControl,
             spec_.world_size * static_cast<int64_t>(sizeof(MemberEntry)), role_ != Role::kReader);
@@ -153,12 +134,11 @@ MemberEntry& JobMemory::trainer(Rank rank) const { return members_.as<MemberEntr
 
 std::atomic<uint64_t>* JobMemory::reduce_stamps() const { return stamps_.as<std::atomic<uint64_t>>(); }
 std::atomic<uint64_t>* JobMemory::apply_stamps() const {
-  return reinterpret_cast<std::atomic<uint64_t>*>(stamps_.data() + apply_at_);
+  return reinterpret_cast<std::atomic<uint64_t>*>(stamps_.data() + sizes_.apply_at());
 }
 std::atomic<uint64_t>* JobMemory::tensor_steps(Step step) const {
-  const int64_t one = AlignUp(static_cast<int64_t>(layout().tensors().size()) * 8);
-  return reinterpret_cast<std::atomic<uint64_t>*>(stamps_.data() + steps_at_ +
-                                                  static_cast<int64_t>(step.value() & 1) * one);
+  return reinterpret_cast<std::atomic<uint64_t>*>(
+      stamps_.data() + sizes_.steps_at() + static_cast<int64_t>(step.value() & 1) * sizes_.steps_bytes());
 }
 
 absl::StatusOr<OwnerRecords*> JobMemory::owner(Slot slot) {
@@ -216,8 +196,8 @@ absl::Status JobMemory::PopulateStaging(Rank rank, uint32_t chunk, const std::at
 
 absl::Status JobMemory::PopulateBlocks(BlockRange blocks, const std::atomic<bool>* cancel) const {
   // Plane by plane, in the order of a first step: gradients are summed before anything is updated.
-  const BlockRange trainable = {std::min(blocks.begin, trainable_blocks_),
-                                std::min(blocks.end, trainable_blocks_)};
+  const BlockRange trainable = {std::min(blocks.begin, trainable_blocks()),
+                                std::min(blocks.end, trainable_blocks())};
   absl::Status s = grad_.PopulateRange(trainable.begin * kBlockBytes, trainable.size() * kBlockBytes, cancel);
   for (int p = 0; p < planes() && s.ok(); ++p) {
     const BlockRange own = p == 0 ? blocks : trainable;

@@ -22,6 +22,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "core/job_sizes.h"
 #include "runtime/control_page.h"
 #include "runtime/job_dir.h"
 #include "runtime/mutex.h"
@@ -52,12 +53,12 @@ class JobMemory {
   MemberEntry& trainer(Rank rank) const;
 
   // Elements that planes other than param and grad reach: frozen units stand at the end and have none.
-  int64_t trainable_blocks() const { return trainable_blocks_; }
+  int64_t trainable_blocks() const { return sizes_.trainable_blocks(); }
   // Plane 0 is param; 1 + i the optimizer's plane i.
   int planes() const { return static_cast<int>(plane_names_.size()); }
   const std::string& plane_name(int plane) const { return plane_names_[plane]; }
   float* plane(int plane) const { return planes_[plane].as<float>(); }
-  int64_t plane_blocks(int plane) const { return plane == 0 ? layout().total_blocks() : trainable_blocks_; }
+  int64_t plane_blocks(int plane) const { return sizes_.plane_blocks(plane); }
   const Segment& plane_segment(int plane) const { return planes_[plane]; }
   Segment& param_segment() { return planes_[0]; }
   // First touch of what an owner of `blocks` writes, so that its first steps do not wait for the kernel to
@@ -68,7 +69,7 @@ class JobMemory {
   // Reduced gradient of the step in hand (before division), trainable blocks; sum of squares per block.
   // Owners only.
   float* grad() const { return grad_.as<float>(); }
-  double* block_sumsq() const { return reinterpret_cast<double*>(stamps_.data() + sumsq_at_); }
+  double* block_sumsq() const { return reinterpret_cast<double*>(stamps_.data() + sizes_.sumsq_at()); }
   std::atomic<uint64_t>* reduce_stamps() const;
   std::atomic<uint64_t>* apply_stamps() const;
   // Updates so far of each tensor after `step`: two arrays by parity. All owners write the same values.
@@ -110,8 +111,7 @@ class JobMemory {
   const JobSpec spec_;
   const Role role_;
   const std::vector<std::string> plane_names_;
-  int64_t trainable_blocks_ = 0;
-  int64_t sumsq_at_ = 0, apply_at_ = 0, steps_at_ = 0, stamps_bytes_ = 0;
+  const JobSizes sizes_;
   Segment control_, grad_, stamps_, members_;
   std::vector<Segment> planes_;
   std::vector<Segment> rank_segments_;
