@@ -7,8 +7,8 @@
 #include <hwy/foreach_target.h>
 // foreach_target.h comes first: it includes this file once per instruction set.
 #include <hwy/highway.h>
-// After it: once per instruction set, too.
-#include "kernels/half_simd.h"
+
+#include "kernels/half_simd.inc"  // after it, and once per instruction set, too
 
 HWY_BEFORE_NAMESPACE();
 namespace sherd {
