@@ -11,13 +11,22 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "runtime/formats/atomic_file.h"
+#include "runtime/formats/safetensors_file.h"
 #include "runtime/formats/strict_json.h"
+#include "runtime/formats/torch_file.h"
+#include "runtime/formats/torch_state_dict.h"
+#include "runtime/formats/universal_folder.h"
+#include "runtime/unique_fd.h"
 
 namespace sherd::formats {
 namespace {
 
-constexpr absl::string_view kIndexName = "model.safetensors.index.json";
-constexpr absl::string_view kSingleName = "model.safetensors";
+// What a folder may hold: a single file, and its index when there are several.
+struct FolderForm {
+  absl::string_view single, index;
+};
+constexpr FolderForm kForms[] = {{"model.safetensors", "model.safetensors.index.json"},
+                                 {"pytorch_model.bin", "pytorch_model.bin.index.json"}};
 
 // Reads {"metadata":{"total_size":N},"weight_map":{name:file}}; other fields, as other programs write, are
 // skipped.
@@ -185,34 +194,50 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& 
   struct stat file;
   if (stat(path.c_str(), &file) != 0) return FileError(errno, "open", path);
   std::unique_ptr<Checkpoint> checkpoint(new Checkpoint(path));
-  absl::Status status;
-  if (S_ISDIR(file.st_mode)) {
-    const std::string index = absl::StrCat(path, "/", kIndexName),
-                      single = absl::StrCat(path, "/", kSingleName);
-    const bool has_index = Exists(index), has_single = Exists(single);
-    if (has_index && has_single) {
-      return absl::FailedPreconditionError(absl::StrCat(path, " holds both ", kIndexName, " and ",
-                                                        kSingleName,
-                                                        ": remove the stale one, or name the file to open"));
-    }
-    if (!has_index && !has_single) {
-      return absl::NotFoundError(
-          absl::StrCat(path, " holds neither ", kIndexName, " nor ", kSingleName, ": name the file to open"));
-    }
-    status = has_index ? checkpoint->OpenIndex(index) : checkpoint->OpenFile(single);
-  } else {
-    status = absl::EndsWith(path, ".json") ? checkpoint->OpenIndex(path) : checkpoint->OpenFile(path);
-  }
+  absl::Status status = S_ISDIR(file.st_mode)           ? checkpoint->OpenFolder(path)
+                        : absl::EndsWith(path, ".json") ? checkpoint->OpenIndex(path)
+                                                        : checkpoint->OpenFile(path);
   if (status.ok()) status = checkpoint->Collect();
   if (!status.ok()) return status;
   return checkpoint;
 }
 
+absl::Status Checkpoint::OpenFolder(const std::string& path) {
+  for (const FolderForm& form : kForms) {
+    const std::string index = absl::StrCat(path, "/", form.index);
+    const std::string single = absl::StrCat(path, "/", form.single);
+    const bool has_index = Exists(index), has_single = Exists(single);
+    if (has_index && has_single) {
+      return absl::FailedPreconditionError(absl::StrCat(path, " holds both ", form.index, " and ",
+                                                        form.single,
+                                                        ": remove the stale one, or name the file to open"));
+    }
+    if (has_index) return OpenIndex(index);
+    if (has_single) return OpenFile(single);
+  }
+  if (UniversalFolder::Is(path)) {
+    absl::StatusOr<std::unique_ptr<UniversalFolder>> folder = UniversalFolder::Open(path);
+    if (folder.ok()) files_.push_back(*std::move(folder));
+    return folder.status();
+  }
+  return absl::NotFoundError(absl::StrCat(
+      path, " holds neither ", kForms[0].index, " nor ", kForms[0].single, " nor ", kForms[1].index, " nor ",
+      kForms[1].single, ", and no zero/ of DeepSpeed's universal form: name the file to open"));
+}
+
 absl::Status Checkpoint::OpenFile(const std::string& path) {
-  absl::StatusOr<std::unique_ptr<SafetensorsReader>> reader = SafetensorsReader::Open(path);
-  if (!reader.ok()) return reader.status();
-  files_.push_back(*std::move(reader));
-  return absl::OkStatus();
+  uint64_t bytes = 0;
+  absl::StatusOr<runtime::UniqueFd> fd = OpenRegular(path, &bytes);
+  if (!fd.ok()) return fd.status();
+  std::string first(std::min<uint64_t>(bytes, 16), '\0');
+  if (absl::Status s = ReadExactly(fd->get(), path, 0, absl::MakeSpan(&first[0], first.size())); !s.ok()) {
+    return s;
+  }
+  const auto add = [this](auto reader) {
+    if (reader.ok()) files_.push_back(*std::move(reader));
+    return reader.status();
+  };
+  return TorchFile::Begins(first) ? add(TorchStateDict::Open(path)) : add(SafetensorsReader::Open(path));
 }
 
 absl::Status Checkpoint::OpenIndex(const std::string& path) {

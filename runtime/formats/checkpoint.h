@@ -1,6 +1,7 @@
-// A checkpoint of safetensors files: a single `model.safetensors`, or shards
-// `model-00001-of-00003.safetensors` with `model.safetensors.index.json`, which says what tensor is in which
-// file.
+// A checkpoint as people have it: a single `model.safetensors`, or shards `model-00001-of-00003.safetensors`
+// with `model.safetensors.index.json`, which says what tensor is in which file; the same of torch.save's
+// files (`pytorch_model.bin`, `pytorch_model.bin.index.json`); a .pt file; a folder of DeepSpeed's universal
+// form. Safetensors are written too; the others read.
 //
 //   auto checkpoint = Checkpoint::Open("llama/");            // a folder, an index, or one file
 //   for (const CheckpointTensor& t : (*checkpoint)->tensors()) ...
@@ -22,8 +23,8 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
-#include "runtime/formats/safetensors_file.h"
 #include "runtime/formats/safetensors_header.h"
+#include "runtime/formats/tensor_reader.h"
 
 namespace sherd::formats {
 
@@ -76,31 +77,34 @@ struct CheckpointTensor {
 // An opened checkpoint, checked as a whole. Immutable: thread-safe. Holds a descriptor per file.
 class Checkpoint {
  public:
-  // `path` is a folder with model.safetensors.index.json or model.safetensors, an index (*.json), or a single
-  // file. Errors, naming file and tensor: FileError's; NOT_FOUND if the folder holds neither, a shard is
-  // missing, or a listed tensor is not in its file; FAILED_PRECONDITION if the folder holds both;
+  // `path` is a folder with model.safetensors.index.json, model.safetensors, pytorch_model.bin.index.json,
+  // pytorch_model.bin (the first two win over the others), or one of DeepSpeed's universal form
+  // (universal_folder.h); an index (*.json); or a single file, whose first bytes tell its format. Errors,
+  // naming file and tensor: FileError's; NOT_FOUND if the folder holds none of them, a shard is missing, or a
+  // listed tensor is not in its file; FAILED_PRECONDITION if it holds an index and a single file;
   // INVALID_ARGUMENT for malformed files, a tensor in two files, and one that no index lists.
   static absl::StatusOr<std::unique_ptr<Checkpoint>> Open(const std::string& path);
 
   // By name.
   const std::vector<CheckpointTensor>& tensors() const { return tensors_; }
-  const std::vector<std::unique_ptr<SafetensorsReader>>& files() const { return files_; }
+  const std::vector<std::unique_ptr<TensorReader>>& files() const { return files_; }
   uint64_t total_bytes() const { return total_bytes_; }
 
   // nullptr if there is no such tensor.
   const CheckpointTensor* Find(absl::string_view name) const;
-  // As SafetensorsReader::Read.
+  // As TensorReader::Read.
   absl::Status Read(absl::string_view name, uint64_t offset, absl::Span<char> out) const;
 
  private:
   explicit Checkpoint(std::string path) : path_(std::move(path)) {}
 
+  absl::Status OpenFolder(const std::string& path);
   absl::Status OpenFile(const std::string& path);
   absl::Status OpenIndex(const std::string& path);
   absl::Status Collect();
 
   const std::string path_;
-  std::vector<std::unique_ptr<SafetensorsReader>> files_;
+  std::vector<std::unique_ptr<TensorReader>> files_;
   std::vector<CheckpointTensor> tensors_;
   absl::flat_hash_map<absl::string_view, size_t> by_name_;  // index into tensors_
   uint64_t total_bytes_ = 0;

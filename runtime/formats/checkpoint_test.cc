@@ -10,6 +10,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "runtime/formats/safetensors_file.h"
 
 namespace sherd::formats {
 namespace {

@@ -21,14 +21,6 @@ absl::flat_hash_map<absl::string_view, const TensorEntry*> IndexByName(
   return index;
 }
 
-absl::Status CheckWithin(const TensorEntry& tensor, uint64_t offset, uint64_t bytes,
-                         const std::string& path) {
-  if (offset <= tensor.bytes() && bytes <= tensor.bytes() - offset) return absl::OkStatus();
-  return absl::OutOfRangeError(absl::StrCat(path, ": ", bytes, " bytes at ", offset,
-                                            " pass the end of tensor ", Quoted(tensor.name), " of ",
-                                            tensor.bytes(), " bytes"));
-}
-
 absl::Status NoTensor(absl::string_view name, const std::string& path) {
   return absl::NotFoundError(absl::StrCat(path, ": no tensor ", Quoted(name)));
 }
@@ -71,20 +63,14 @@ absl::StatusOr<std::unique_ptr<SafetensorsReader>> SafetensorsReader::Open(const
   absl::StatusOr<Header> header = Parse(json, file_bytes);
   if (!header.ok()) return InFile(path, header.status());
   reader->header_ = *std::move(header);
-  reader->by_name_ = IndexByName(reader->header_.tensors);
+  std::string none;
+  reader->IndexNames(&none);  // Parse has refused names that come twice
   return reader;
 }
 
-const TensorEntry* SafetensorsReader::Find(absl::string_view name) const {
-  const auto it = by_name_.find(name);
-  return it == by_name_.end() ? nullptr : it->second;
-}
-
-absl::Status SafetensorsReader::Read(absl::string_view name, uint64_t offset, absl::Span<char> out) const {
-  const TensorEntry* tensor = Find(name);
-  if (tensor == nullptr) return NoTensor(name, path_);
-  if (absl::Status s = CheckWithin(*tensor, offset, out.size(), path_); !s.ok()) return s;
-  return ReadExactly(fd_.get(), path_, header_.data_begin + tensor->begin + offset, out);
+absl::Status SafetensorsReader::ReadWithin(const TensorEntry& tensor, uint64_t offset,
+                                           absl::Span<char> out) const {
+  return ReadExactly(fd_.get(), path_, header_.data_begin + tensor.begin + offset, out);
 }
 
 SafetensorsWriter::SafetensorsWriter(std::unique_ptr<AtomicFile> file, FilePlan plan)

@@ -24,6 +24,8 @@
 #include "absl/types/span.h"
 #include "runtime/formats/atomic_file.h"
 #include "runtime/formats/safetensors_header.h"
+#include "runtime/formats/tensor_reader.h"
+#include "runtime/formats/tensor_writer.h"
 #include "runtime/mutex.h"
 #include "runtime/unique_fd.h"
 
@@ -31,7 +33,7 @@ namespace sherd::formats {
 
 // Immutable after Open: thread-safe. Holds one file descriptor, and the header in memory; never maps the
 // file, so a file that shrinks underneath is an error and not a signal.
-class SafetensorsReader {
+class SafetensorsReader : public TensorReader {
  public:
   // Reads and checks the header only. Errors: FileError's; INVALID_ARGUMENT "<path>: ..." for anything
   // malformed (see Parse) or not a regular file.
@@ -39,16 +41,12 @@ class SafetensorsReader {
   SafetensorsReader(const SafetensorsReader&) = delete;
   SafetensorsReader& operator=(const SafetensorsReader&) = delete;
 
-  const std::string& path() const { return path_; }
+  const std::string& path() const override { return path_; }
   const Header& header() const { return header_; }
-  const std::vector<TensorEntry>& tensors() const { return header_.tensors; }
+  const std::vector<TensorEntry>& tensors() const override { return header_.tensors; }
 
-  // nullptr if there is no such tensor. Valid as long as the reader.
-  const TensorEntry* Find(absl::string_view name) const;
-
-  // Fills `out` with the tensor's bytes from `offset` (in bytes, within the tensor). NOT_FOUND; OUT_OF_RANGE
-  // past the tensor's end; DATA_LOSS if the file was cut since Open; else FileError. Blocks.
-  absl::Status Read(absl::string_view name, uint64_t offset, absl::Span<char> out) const;
+ protected:
+  absl::Status ReadWithin(const TensorEntry& tensor, uint64_t offset, absl::Span<char> out) const override;
 
  private:
   SafetensorsReader(std::string path, runtime::UniqueFd fd);
@@ -56,12 +54,11 @@ class SafetensorsReader {
   const std::string path_;
   const runtime::UniqueFd fd_;
   Header header_;
-  absl::flat_hash_map<absl::string_view, const TensorEntry*> by_name_;
 };
 
 // Writes one file that appears whole, at Commit. Thread-safe but for Commit, which must come after every
 // other call has returned.
-class SafetensorsWriter {
+class SafetensorsWriter : public TensorWriter {
  public:
   // Reserves the space and writes the header. With options.resume, resumed() tells whether a partial file
   // with these very header bytes was found (put what identifies the content, as job and step, into the
@@ -78,8 +75,8 @@ class SafetensorsWriter {
   absl::Status WriteAt(absl::string_view name, uint64_t offset, absl::string_view bytes);
 
   // As WriteAt, for one who copies a file as a stream: `offset` counts from the first byte of the data and
-  // the bytes may span tensors.
-  absl::Status WriteData(uint64_t offset, absl::string_view bytes);
+  // the bytes may span tensors. Here they may come in any order.
+  absl::Status WriteData(uint64_t offset, absl::string_view bytes) override;
 
   // Reads data back, `offset` as in WriteData. For a resumed file.
   absl::Status ReadBack(uint64_t offset, absl::Span<char> out) const;
@@ -90,7 +87,7 @@ class SafetensorsWriter {
 
   // Puts the file in its place, durably. FAILED_PRECONDITION naming the first tensor and offset that nobody
   // wrote; else as AtomicFile::Commit.
-  absl::Status Commit();
+  absl::Status Commit() override;
 
  private:
   SafetensorsWriter(std::unique_ptr<AtomicFile> file, FilePlan plan);

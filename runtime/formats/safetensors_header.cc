@@ -21,12 +21,6 @@ absl::Status Malformed(const Args&... args) {
   return absl::InvalidArgumentError(absl::StrCat(args...));
 }
 
-std::string ShapeText(const std::vector<int64_t>& shape) {
-  constexpr size_t kShown = 8;
-  const auto last = shape.begin() + std::min(kShown, shape.size());
-  return absl::StrCat("[", absl::StrJoin(shape.begin(), last, ","), shape.size() > kShown ? ",...]" : "]");
-}
-
 // Builds a Header from the events of its JSON. Knows one tensor at a time; what needs all of them (holes,
 // overlaps) is checked afterwards.
 class HeaderVisitor : public JsonVisitor {
@@ -271,17 +265,6 @@ uint64_t LoadLittleEndian64(absl::string_view bytes) {
 }
 
 }  // namespace
-
-absl::StatusOr<uint64_t> BytesOf(StoredType dtype, const std::vector<int64_t>& shape) {
-  uint64_t bytes = SizeOf(dtype);
-  for (int64_t dimension : shape) {
-    if (dimension < 0) return Malformed("shape ", ShapeText(shape), " has a negative dimension");
-    if (__builtin_mul_overflow(bytes, static_cast<uint64_t>(dimension), &bytes) || bytes > kMaxBytes) {
-      return Malformed(Name(dtype), " ", ShapeText(shape), " takes more than 2^63-1 bytes");
-    }
-  }
-  return bytes;
-}
 
 absl::StatusOr<uint64_t> ParseHeaderSize(absl::string_view prefix, uint64_t file_bytes) {
   if (file_bytes < kPrefixBytes || prefix.size() < kPrefixBytes) {

@@ -21,6 +21,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "runtime/formats/stored_type.h"
+#include "runtime/formats/tensor_entry.h"
 
 namespace sherd::formats {
 
@@ -30,23 +31,6 @@ inline constexpr uint64_t kMaxHeaderBytes = 100'000'000;
 inline constexpr uint64_t kMaxWrittenHeaderBytes = 25'000'000;
 // The 8 bytes in front of the header that hold N.
 inline constexpr uint64_t kPrefixBytes = 8;
-
-// A tensor to be stored. Dimensions are >= 0; no dimension means a scalar.
-struct TensorSpec {
-  std::string name;
-  StoredType dtype = StoredType::kF32;
-  std::vector<int64_t> shape;
-};
-
-// A tensor in its place: bytes [begin, end) of the data.
-struct TensorEntry {
-  std::string name;
-  StoredType dtype = StoredType::kF32;
-  std::vector<int64_t> shape;
-  uint64_t begin = 0;
-  uint64_t end = 0;
-  uint64_t bytes() const { return end - begin; }
-};
 
 using Metadata = std::map<std::string, std::string>;
 
@@ -65,9 +49,6 @@ struct FilePlan {
   Header header;
   std::string header_bytes;
 };
-
-// Bytes of a tensor. INVALID_ARGUMENT for a negative dimension or a size past 2^63 - 1.
-absl::StatusOr<uint64_t> BytesOf(StoredType dtype, const std::vector<int64_t>& shape);
 
 // N, from the first bytes of a file of `file_bytes`. INVALID_ARGUMENT if `prefix` holds fewer than 8 bytes, N
 // is 0, over kMaxHeaderBytes, or reaches past the file: check before allocating N bytes.
