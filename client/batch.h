@@ -48,6 +48,7 @@ struct StepInfo {
   double loss = 0;       // mean over all samples of the step, if ranks passed theirs
   double grad_norm = 0;  // of the mean gradient, before clipping
   double loss_scale = 1;
+  double lr = 0;  // of parameter group 0, in this step
   uint64_t samples = 0;
 };
 

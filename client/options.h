@@ -1,7 +1,6 @@
-// What a trainer asks for: optimizer, its scalars, sharding. Torch-free; names as in torch.optim and in
-// DeepSpeed's configuration.
+// What a trainer asks for: optimizer and its scalars (optimizer_options.h), sharding. Torch-free; names as in
+// torch.optim and in DeepSpeed's configuration.
 //
-//   AdamWOptions().lr(3e-4).weight_decay(0.1)
 //   ZeroOptions().stage(2).max_grad_norm(1.0).global_batch(64).accumulation(4)
 #ifndef SHERD_CLIENT_OPTIONS_H_
 #define SHERD_CLIENT_OPTIONS_H_
@@ -11,68 +10,9 @@
 #include <string>
 #include <utility>
 
-#include "core/job_spec.h"
-#include "core/step_records.h"
+#include "client/optimizer_options.h"
 
 namespace sherd {
-
-// An optimizer and the scalars of one parameter group.
-class OptimizerOptions {
- public:
-  OptimizerOptions(OptimizerKind kind, GroupScalars scalars) : kind_(kind), scalars_(scalars) {}
-  OptimizerKind kind() const { return kind_; }
-  const GroupScalars& scalars() const { return scalars_; }
-
- protected:
-  OptimizerKind kind_;
-  GroupScalars scalars_{};
-};
-
-// Scalars that every optimizer has, with torch.optim's defaults where they agree.
-inline GroupScalars DefaultScalars() {
-  GroupScalars s{};
-  s[kLr] = 1e-3, s[kBeta1] = 0.9, s[kBeta2] = 0.999, s[kEps] = 1e-8;
-  return s;
-}
-
-template <typename Self>
-class AdamLikeOptions : public OptimizerOptions {
- public:
-  using OptimizerOptions::OptimizerOptions;
-  Self& lr(double v) { return Set(kLr, v); }
-  Self& betas(double b1, double b2) { return Set(kBeta1, b1), Set(kBeta2, b2); }
-  Self& eps(double v) { return Set(kEps, v); }
-  Self& weight_decay(double v) { return Set(kWeightDecay, v); }
-
- private:
-  Self& Set(ScalarField f, double v) {
-    scalars_[f] = v;
-    return static_cast<Self&>(*this);
-  }
-};
-
-// Decoupled weight decay (Loshchilov and Hutter, 2019), default 0.01 as in torch.
-class AdamWOptions : public AdamLikeOptions<AdamWOptions> {
- public:
-  AdamWOptions() : AdamLikeOptions(OptimizerKind::kAdamW, DefaultScalars()) { weight_decay(0.01); }
-};
-
-// Weight decay is added to the gradient (Kingma and Ba, 2015), default 0.
-class AdamOptions : public AdamLikeOptions<AdamOptions> {
- public:
-  AdamOptions() : AdamLikeOptions(OptimizerKind::kAdam, DefaultScalars()) {}
-};
-
-class SgdOptions : public OptimizerOptions {
- public:
-  explicit SgdOptions(double lr) : OptimizerOptions(OptimizerKind::kSgd, DefaultScalars()) {
-    scalars_[kLr] = lr;
-  }
-  SgdOptions& momentum(double v) { return scalars_[kMomentum] = v, *this; }
-  SgdOptions& dampening(double v) { return scalars_[kDampening] = v, *this; }
-  SgdOptions& weight_decay(double v) { return scalars_[kWeightDecay] = v, *this; }
-  SgdOptions& nesterov(bool v) { return scalars_[kNesterov] = v ? 1 : 0, *this; }
-};
 
 // How the job is sharded and stepped. Every rank passes the same.
 class ZeroOptions {

@@ -31,11 +31,11 @@ class JobSizes {
   int64_t grad_bytes() const { return trainable_blocks_ * kBlockBytes; }
 
   // Segment stamps: reduce stamps and sums of squares per trainable block, apply stamps per block, update
-  // counts per tensor twice; each area from a cache line on.
+  // counts per tensor and of the job twice; each area from a cache line on.
   int64_t sumsq_at() const { return Aligned(trainable_blocks_ * 8); }
   int64_t apply_at() const { return 2 * sumsq_at(); }
   int64_t steps_at() const { return apply_at() + Aligned(total_blocks_ * 8); }
-  int64_t steps_bytes() const { return Aligned(tensors_ * 8); }  // of one of the two
+  int64_t steps_bytes() const { return Aligned((tensors_ + 1) * 8); }  // of one of the two
   int64_t stamps_bytes() const { return steps_at() + 2 * steps_bytes(); }
 
   // What a trainer reserves of staging at first: the whole model in stages 0 and 1; in stage 2 a ring of two

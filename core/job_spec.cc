@@ -111,20 +111,14 @@ absl::Status CheckSameBuffers(const JobSpec& job, const std::vector<BufferSpec>&
 }  // namespace
 
 std::string Name(OptimizerKind kind) {
-  switch (kind) {
-    case OptimizerKind::kSgd:
-      return "sgd";
-    case OptimizerKind::kAdam:
-      return "adam";
-    case OptimizerKind::kAdamW:
-      return "adamw";
-  }
-  return "unknown";
+  const kernels::OptimizerInfo* info = kernels::FindOptimizer(kind);
+  return info == nullptr ? "unknown" : info->name;
 }
 
 std::vector<std::string> OptimizerPlanes(OptimizerKind kind) {
-  if (kind == OptimizerKind::kSgd) return {"momentum_buffer"};
-  return {"exp_avg", "exp_avg_sq"};
+  const kernels::OptimizerInfo* info = kernels::FindOptimizer(kind);
+  if (info == nullptr) return {};
+  return {info->plane_names, info->plane_names + info->planes};
 }
 
 int64_t BufferElementBytes(absl::string_view dtype) {
@@ -169,10 +163,16 @@ absl::Status Validate(const JobSpec& spec) {
         absl::StrCat("job=\"", spec.job.substr(0, 80),
                      "\" is not 1..64 characters of [A-Za-z0-9._-], not beginning with a dot"));
   }
-  const uint8_t kind = static_cast<uint8_t>(spec.optimizer);
+  if (kernels::FindOptimizer(spec.optimizer) == nullptr) {
+    const auto name = [](std::string* out, const kernels::OptimizerInfo& info) {
+      absl::StrAppend(out, static_cast<int>(info.kind), " (", info.name, ")");
+    };
+    return absl::InvalidArgumentError(absl::StrCat("optimizer.kind=", static_cast<int>(spec.optimizer),
+                                                   " is none of ",
+                                                   absl::StrJoin(kernels::kOptimizers, ", ", name)));
+  }
   for (const absl::Status& s :
-       {CheckIn<int>("optimizer.kind", kind, 1, 3), CheckIn("world_size", spec.world_size, 1, kMaxWorldSize),
-        CheckIn("stage", spec.stage, 0, 2),
+       {CheckIn("world_size", spec.world_size, 1, kMaxWorldSize), CheckIn("stage", spec.stage, 0, 2),
         CheckIn("accumulation_parts", spec.parts, 1, spec.stage == 2 ? kMaxParts : 1),
         CheckIn<int64_t>("max_blob_bytes", spec.max_blob_bytes, 0, kMaxBlobBytes),
         CheckIn<int64_t>("number of optimizer.groups", spec.groups.size(), 1, kMaxGroups)}) {

@@ -17,6 +17,7 @@
 #include "core/layout.h"
 #include "core/loss_scale.h"
 #include "core/types.h"
+#include "kernels/optimizer_kinds.h"
 
 namespace sherd {
 
@@ -28,13 +29,14 @@ inline constexpr int kMaxBuffers = 100000;
 inline constexpr int64_t kMaxBlobBytes = int64_t{1} << 20;
 inline constexpr int64_t kMaxBufferBytes = int64_t{1} << 36;  // of all buffers together
 
-// Values are those of kernels::OptimizerKind, and stable: they stand in files.
-enum class OptimizerKind : uint8_t { kSgd = 1, kAdam = 2, kAdamW = 3 };
+// The optimizer that the owners apply.
+using kernels::OptimizerKind;
 
-// "sgd", "adam", "adamw".
+// "adamw", ...; "unknown" for a value that is none.
 std::string Name(OptimizerKind kind);
 
-// Planes beside "param", in the order of kernels::OptimizerInfo::plane_names.
+// Planes beside "param", in the order of kernels::OptimizerInfo::plane_names. None for a value that is no
+// optimizer.
 std::vector<std::string> OptimizerPlanes(OptimizerKind kind);
 
 // Replicated state that rank 0 hands over with each step.

@@ -26,6 +26,8 @@ enum ScalarField : int {
   kMomentum,
   kDampening,
   kNesterov,  // 0 or 1
+  kLrDecay,
+  kInitialAccumulatorValue,
   kScalarFields,
 };
 const char* ScalarFieldName(int field);

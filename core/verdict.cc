@@ -55,7 +55,7 @@ std::string BadScalar(const TrainerStep& step) {
       return absl::StrFormat("%s of parameter group %d is %g: it must be %s", ScalarFieldName(f), g, v[f],
                              rule);
     };
-    for (ScalarField f : {kLr, kWeightDecay, kMomentum}) {
+    for (ScalarField f : {kLr, kWeightDecay, kMomentum, kLrDecay, kInitialAccumulatorValue}) {
       if (!(std::isfinite(v[f]) && v[f] >= 0)) return bad(f, "finite and at least 0");
     }
     for (ScalarField f : {kBeta1, kBeta2}) {
@@ -81,8 +81,9 @@ std::string BadScalar(const TrainerStep& step) {
 }  // namespace
 
 const char* ScalarFieldName(int field) {
-  static constexpr const char* kNames[kScalarFields] = {"lr",           "beta1",    "beta2",     "eps",
-                                                        "weight_decay", "momentum", "dampening", "nesterov"};
+  static constexpr const char* kNames[kScalarFields] = {
+      "lr",       "beta1",     "beta2",    "eps",      "weight_decay",
+      "momentum", "dampening", "nesterov", "lr_decay", "initial_accumulator_value"};
   return field >= 0 && field < kScalarFields ? kNames[field] : "unknown";
 }
 

@@ -15,6 +15,8 @@ namespace kernels {
 struct FloatOps {
   using V = float;
   static SHERD_HOST_DEVICE V Set(float x) { return x; }
+  // -1, 0 or 1; 0 for a NaN.
+  static SHERD_HOST_DEVICE V Sign(V a) { return (a > 0.0f ? 1.0f : 0.0f) - (a < 0.0f ? 1.0f : 0.0f); }
 #if defined(__CUDA_ARCH__)
   static SHERD_HOST_DEVICE V Add(V a, V b) { return __fadd_rn(a, b); }
   static SHERD_HOST_DEVICE V Sub(V a, V b) { return __fsub_rn(a, b); }

@@ -1,6 +1,7 @@
 #include "kernels/optimizer.h"
 
 #include <cmath>
+#include <iterator>
 
 #include "kernels/ops.h"
 #include "kernels/optimizer_simd.h"
@@ -16,7 +17,9 @@ void UpdateScalar(const UpdateArgs& args, const Scalars& scalars, int64_t elemen
   float unused[kMaxPlanes] = {};
   for (int64_t i = 0; i < elements; ++i) {
     float* planes[kMaxPlanes];
-    for (int k = 0; k < kMaxPlanes; ++k) planes[k] = k < Optimizer::kPlanes ? args.planes[k] + i : &unused[k];
+    for (int k = 0; k < kMaxPlanes; ++k) {
+      planes[k] = k < kPlanesOf<Optimizer> ? args.planes[k] + i : &unused[k];
+    }
     Optimizer::template Update<FloatOps>(scalars, args.grad[i], args.param[i], *planes[0], *planes[1],
                                          *planes[2]);
   }
@@ -24,7 +27,7 @@ void UpdateScalar(const UpdateArgs& args, const Scalars& scalars, int64_t elemen
 
 // One row of the registry.
 struct Entry {
-  OptimizerInfo info;
+  OptimizerKind kind;
   std::string (*check)(const Hyper&);
   void (*prepare)(const Hyper&, uint64_t, Scalars*);
   UpdateFn update_scalar;
@@ -32,45 +35,29 @@ struct Entry {
 
 template <class Optimizer>
 constexpr Entry MakeEntry() {
-  Entry e = {{Optimizer::kKind, Optimizer::kName, Optimizer::kPlanes, {}},
-             &Optimizer::Check,
-             &Optimizer::Prepare,
-             &UpdateScalar<Optimizer>};
-  for (int k = 0; k < kMaxPlanes; ++k) e.info.plane_names[k] = Optimizer::kPlaneNames[k];
-  return e;
+  return {Optimizer::kKind, &Optimizer::Check, &Optimizer::Prepare, &UpdateScalar<Optimizer>};
 }
 
 template <class... Optimizers>
-const Entry* Find(uint8_t kind, OptimizerList<Optimizers...>) {
+const Entry* Find(OptimizerKind kind, OptimizerList<Optimizers...>) {
+  static_assert(sizeof...(Optimizers) == std::size(kOptimizers),
+                "optimizer_kinds.h and optimizers.inc differ");
   static constexpr Entry kEntries[] = {MakeEntry<Optimizers>()...};
   for (const Entry& e : kEntries) {
-    if (static_cast<uint8_t>(e.info.kind) == kind) return &e;
+    if (e.kind == kind) return &e;
   }
   return nullptr;
 }
 
 const Entry& Get(OptimizerKind kind) {
-  const Entry* e = Find(static_cast<uint8_t>(kind), AllOptimizers());
+  const Entry* e = Find(kind, AllOptimizers());
   Require(e != nullptr, "unknown OptimizerKind; check it with FindOptimizer first");
   return *e;
 }
 
 }  // namespace
 
-const OptimizerInfo& Info(OptimizerKind kind) { return Get(kind).info; }
-
-const OptimizerInfo* FindOptimizer(uint8_t kind) {
-  const Entry* e = Find(kind, AllOptimizers());
-  return e == nullptr ? nullptr : &e->info;
-}
-
-const OptimizerInfo* FindOptimizer(std::string_view name) {
-  for (int kind = 0; kind <= UINT8_MAX; ++kind) {
-    const OptimizerInfo* info = FindOptimizer(static_cast<uint8_t>(kind));
-    if (info != nullptr && name == info->name) return info;
-  }
-  return nullptr;
-}
+const OptimizerInfo& Info(OptimizerKind kind) { return *FindOptimizer(Get(kind).kind); }
 
 std::string CheckHyper(OptimizerKind kind, const Hyper& hyper) {
   std::string problem = CheckRange("lr", hyper.lr, 0, HUGE_VAL);

@@ -1,6 +1,6 @@
-// Element-wise optimizers: SGD, Adam and AdamW with the semantics and names of torch.optim. One expression
-// per optimizer (sgd.inc, adam.inc, adamw.inc) serves a plain loop, every SIMD instruction set and CUDA, with
-// no fused multiply-add anywhere, so all of them agree bit for bit.
+// The updates of optimizers (optimizer_kinds.h lists them) with the semantics and names of torch.optim, or of
+// the paper that the .inc names. One expression per optimizer serves a plain loop, every SIMD instruction set
+// and CUDA, with no fused multiply-add anywhere, so all of them agree bit for bit.
 //
 //   const UpdateFn update = Resolve(OptimizerKind::kAdamW);                    // once
 //   const Scalars s = Prepare(OptimizerKind::kAdamW, hyper, tensor_step, unscale * clip);   // per tensor and
@@ -11,8 +11,7 @@
 //   save(args, undo);  /* stamp: undo holds this block */  update(args, s, kBlockElements);  /* stamp: done
 //   */
 //
-// To add an optimizer: its .inc beside the others, a line in optimizers.inc, a value of OptimizerKind, its
-// test.
+// To add an optimizer: optimizer_kinds.h says what.
 //
 // Everything here is thread-safe and never blocks or allocates, but for the strings of CheckHyper.
 #ifndef SHERD_KERNELS_OPTIMIZER_H_
@@ -20,7 +19,6 @@
 
 #include <cstdint>
 #include <string>
-#include <string_view>
 
 #include "kernels/block.h"
 #include "kernels/scalars.h"
@@ -28,19 +26,8 @@
 namespace sherd {
 namespace kernels {
 
-struct OptimizerInfo {
-  OptimizerKind kind;
-  const char* name;                     // "sgd", "adam", "adamw"
-  int planes;                           // how many of the names below are set
-  const char* plane_names[kMaxPlanes];  // as torch.optim's state_dict names them: "exp_avg", ...
-};
-
 // REQUIRES: kind is one of OptimizerKind; aborts otherwise. Check values from outside with FindOptimizer.
 const OptimizerInfo& Info(OptimizerKind kind);
-
-// Null if there is no such optimizer.
-const OptimizerInfo* FindOptimizer(std::string_view name);
-const OptimizerInfo* FindOptimizer(uint8_t kind);
 
 // Empty if `hyper` makes sense for `kind`, else one sentence naming the field, its value and what is allowed.
 // As strict as torch.optim, and eps must be above zero in fp32: with eps 0 an element that never saw a
@@ -61,7 +48,7 @@ struct UpdateArgs {
 };
 
 // Updates `elements` elements. REQUIRES: elements is a multiple of kBlockElements. Zeros everywhere (padding)
-// stay zeros.
+// stay zeros, but for a plane that begins with another value (Adagrad's initial_accumulator_value).
 using UpdateFn = void (*)(const UpdateArgs& args, const Scalars& scalars, int64_t elements);
 
 // The best implementation for this CPU, chosen at run time. REQUIRES: a known kind (aborts otherwise).

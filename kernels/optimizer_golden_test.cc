@@ -1,5 +1,5 @@
-// Values, not just agreement: against double precision written out here from the papers, and against
-// torch.optim.
+// Values, not just agreement: against double precision written out here from the papers, against torch.optim
+// where it has the optimizer, and against NumPy where it has not.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -14,21 +14,22 @@ namespace sherd {
 namespace kernels {
 namespace {
 
-constexpr int kTorchElements = 8;
+constexpr int kElements = 8;
 constexpr int kSteps = 100;
 
-struct TorchCase {
+struct GoldenCase {
   const char* optimizer;
   Hyper hyper;
-  float want[1 + kMaxPlanes][kTorchElements];  // param, then planes
-  int rows;                                    // of want; plain SGD keeps no buffer in torch
+  float want[1 + kMaxPlanes][kElements];  // param, then planes
+  int rows;                               // of want; plain SGD keeps no buffer in torch
 };
 
-const TorchCase kTorchCases[] = {
+const GoldenCase kCases[] = {
+#include "kernels/testdata/paper_vectors.inc"
 #include "kernels/testdata/torch_vectors.inc"
 };
 
-// As value() of torch_vectors.py.
+// As value() of testdata/vectors.py.
 float Value(uint32_t step, uint32_t i) {
   const uint32_t x = (step * 1000003u + i * 7919u + 12345u) * 2654435761u;
   return (static_cast<int>(x >> 16) - 32768) / 32768.0f;
@@ -43,6 +44,18 @@ struct Reference {
       m = step == 1 ? g : h.momentum * m + (1 - h.dampening) * g;
       if (h.momentum == 0) m = g;
       param -= h.lr * (h.nesterov ? g + h.momentum * m : m);
+      return;
+    }
+    if (kind == OptimizerKind::kAdagrad) {
+      g += h.weight_decay * param;
+      m += (step == 1 ? h.initial_accumulator_value : 0) + g * g;
+      param -= h.lr / (1 + (step - 1) * h.lr_decay) * g / (std::sqrt(m) + h.eps);
+      return;
+    }
+    if (kind == OptimizerKind::kLion) {
+      const double mixed = h.beta1 * m + (1 - h.beta1) * g;
+      param -= h.lr * ((mixed > 0) - (mixed < 0) + h.weight_decay * param);
+      m = h.beta2 * m + (1 - h.beta2) * g;
       return;
     }
     if (kind == OptimizerKind::kAdam) g += h.weight_decay * param;
@@ -61,10 +74,10 @@ void ExpectClose(double got, double want, const char* what, int i) {
 }
 
 struct Trained {
-  explicit Trained(const TorchCase& c, float loss_scale) : kind(FindOptimizer(c.optimizer)->kind) {
-    for (int i = 0; i < kTorchElements; ++i) param[i] = Value(0, i);
+  explicit Trained(const GoldenCase& c, float loss_scale) : kind(FindOptimizer(c.optimizer)->kind) {
+    for (int i = 0; i < kElements; ++i) param[i] = Value(0, i);
     for (int step = 1; step <= kSteps; ++step) {
-      for (int i = 0; i < kTorchElements; ++i) grad[i] = Value(step, i) / 8 * loss_scale;
+      for (int i = 0; i < kElements; ++i) grad[i] = Value(step, i) / 8 * loss_scale;
       Resolve(kind)({param.data(), {a.data(), b.data(), nullptr}, grad.data()},
                     Prepare(kind, c.hyper, step, 1 / loss_scale), kBlockElements);
     }
@@ -73,12 +86,12 @@ struct Trained {
   Floats param{kBlockElements}, a{kBlockElements}, b{kBlockElements}, grad{kBlockElements};
 };
 
-TEST(OptimizerGolden, AgreesWithTorchAfter100Steps) {
-  for (const TorchCase& c : kTorchCases) {
+TEST(OptimizerGolden, AgreesWithTorchOrNumPyAfter100Steps) {
+  for (const GoldenCase& c : kCases) {
     SCOPED_TRACE(::testing::Message() << c.optimizer << " weight_decay " << c.hyper.weight_decay
                                       << " momentum " << c.hyper.momentum);
     const Trained run(c, 1);
-    for (int i = 0; i < kTorchElements; ++i) {
+    for (int i = 0; i < kElements; ++i) {
       ExpectClose(run.param[i], c.want[0][i], "param", i);
       if (c.rows > 1) ExpectClose(run.a[i], c.want[1][i], "first plane", i);
       if (c.rows > 2) ExpectClose(run.b[i], c.want[2][i], "second plane", i);
@@ -87,10 +100,10 @@ TEST(OptimizerGolden, AgreesWithTorchAfter100Steps) {
 }
 
 TEST(OptimizerGolden, AgreesWithDoublePrecisionAfter100Steps) {
-  for (const TorchCase& c : kTorchCases) {
+  for (const GoldenCase& c : kCases) {
     SCOPED_TRACE(::testing::Message() << c.optimizer << " weight_decay " << c.hyper.weight_decay);
     const Trained run(c, 1);
-    for (int i = 0; i < kTorchElements; ++i) {
+    for (int i = 0; i < kElements; ++i) {
       Reference r = {Value(0, i)};
       for (int step = 1; step <= kSteps; ++step) r.Step(run.kind, c.hyper, step, Value(step, i) / 8.0);
       ExpectClose(run.param[i], r.param, "param", i);
@@ -101,7 +114,7 @@ TEST(OptimizerGolden, AgreesWithDoublePrecisionAfter100Steps) {
 }
 
 TEST(OptimizerGolden, UnscalingByAPowerOfTwoChangesNoBit) {
-  for (const TorchCase& c : kTorchCases) {
+  for (const GoldenCase& c : kCases) {
     const Trained plain(c, 1), scaled(c, 1024);
     EXPECT_TRUE(SameBits(plain.param.data(), scaled.param.data(), kBlockElements));
     EXPECT_TRUE(SameBits(plain.a.data(), scaled.a.data(), kBlockElements));

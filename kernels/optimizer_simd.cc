@@ -32,6 +32,10 @@ constexpr int kLanes = static_cast<int>(hn::MaxLanes(Tag()));
 struct VectorOps {
   using V = hn::Vec<Tag>;
   static HWY_INLINE V Set(float x) { return hn::Set(Tag(), x); }
+  static HWY_INLINE V Sign(V a) {
+    const V zero = hn::Zero(Tag()), one = Set(1.0f);
+    return hn::Sub(hn::IfThenElseZero(hn::Gt(a, zero), one), hn::IfThenElseZero(hn::Lt(a, zero), one));
+  }
   static HWY_INLINE V Add(V a, V b) { return hn::Add(a, b); }
   static HWY_INLINE V Sub(V a, V b) { return hn::Sub(a, b); }
   static HWY_INLINE V Mul(V a, V b) { return hn::Mul(a, b); }
@@ -43,7 +47,7 @@ template <class Optimizer>
 void Update(const UpdateArgs& args, const Scalars& scalars, int64_t elements) {
   using V = VectorOps::V;
   const Tag d;
-  constexpr int kPlanes = Optimizer::kPlanes;
+  constexpr int kPlanes = kPlanesOf<Optimizer>;
   // Copies: stores to the planes could otherwise alias them.
   const Scalars s = scalars;
   float* const HWY_RESTRICT param = args.param;
@@ -74,7 +78,7 @@ void Update(const UpdateArgs& args, const Scalars& scalars, int64_t elements) {
 template <class Optimizer>
 void Save(const UpdateArgs& args, float* undo) {
   const Tag d;
-  for (int k = 0; k <= Optimizer::kPlanes; ++k) {
+  for (int k = 0; k <= kPlanesOf<Optimizer>; ++k) {
     const float* const HWY_RESTRICT from = k == 0 ? args.param : args.planes[k - 1];
     float* const HWY_RESTRICT to = undo + k * kBlockElements;
     for (int64_t at = 0; at < kBlockElements; at += kLine) {

@@ -12,12 +12,16 @@ namespace sherd {
 namespace kernels {
 namespace {
 
-constexpr OptimizerKind kKinds[] = {OptimizerKind::kSgd, OptimizerKind::kAdam, OptimizerKind::kAdamW};
+const std::vector<OptimizerKind> kKinds = [] {
+  std::vector<OptimizerKind> kinds;
+  for (const OptimizerInfo& info : kOptimizers) kinds.push_back(info.kind);
+  return kinds;
+}();
 constexpr int64_t kElements = 3 * kBlockElements;
 
 // One setting for each branch of Prepare.
 std::vector<Hyper> Settings() {
-  std::vector<Hyper> settings(5);
+  std::vector<Hyper> settings(6);
   settings[1].weight_decay = 0.1;
   settings[2].momentum = 0.9;
   settings[2].dampening = 0.3;
@@ -26,16 +30,18 @@ std::vector<Hyper> Settings() {
   settings[3].weight_decay = 0.01;
   settings[4].beta1 = 0;
   settings[4].beta2 = 0;
+  settings[5].lr_decay = 0.25;
+  settings[5].initial_accumulator_value = 0.5;
   return settings;
 }
 
 struct State {
-  State(int64_t size, uint64_t seed, bool special)
+  State(OptimizerKind kind, int64_t size, uint64_t seed, bool special)
       : random(seed), param(RandomFloats(size, random, special)) {
     for (int k = 0; k < kMaxPlanes; ++k) {
       planes.push_back(RandomFloats(size, random, special));
-      // A second moment is a sum of squares.
-      if (k == 1) {
+      // A second moment is a sum of squares, and so is Adagrad's only plane.
+      if (k == 1 || kind == OptimizerKind::kAdagrad) {
         for (int64_t i = 0; i < size; ++i) planes[k][i] = std::fabs(planes[k][i]);
       }
     }
@@ -56,7 +62,7 @@ TEST(Optimizer, EveryInstructionSetGivesTheBitsOfThePlainLoop) {
       for (const Hyper& hyper : Settings()) {
         for (bool special : {false, true}) {
           SCOPED_TRACE(::testing::Message() << Info(kind).name << " special " << special << " seed " << seed);
-          State want(kElements, seed, special), got(kElements, seed, special);
+          State want(kind, kElements, seed, special), got(kind, kElements, seed, special);
           std::mt19937_64 random(seed + 1);
           for (uint64_t step = 1; step <= 5; ++step) {
             const Floats grad = RandomFloats(kElements, random, special);
@@ -77,7 +83,7 @@ TEST(Optimizer, EveryInstructionSetGivesTheBitsOfThePlainLoop) {
 
 TEST(Optimizer, BlockByBlockIsTheSameAsAllAtOnce) {
   for (OptimizerKind kind : kKinds) {
-    State whole(kElements, 5, false), parts(kElements, 5, false);
+    State whole(kind, kElements, 5, false), parts(kind, kElements, 5, false);
     std::mt19937_64 random(6);
     const Floats grad = RandomFloats(kElements, random, false);
     const Scalars s = Prepare(kind, Hyper(), 3, 1);
@@ -105,6 +111,7 @@ TEST(Optimizer, PaddingStaysZero) {
                         Prepare(kind, hyper, step, 0.5f), kBlockElements);
         }
         EXPECT_TRUE(SameBits(param.data(), zero.data(), kBlockElements));
+        if (hyper.initial_accumulator_value != 0 && kind == OptimizerKind::kAdagrad) continue;
         EXPECT_TRUE(SameBits(a.data(), zero.data(), kBlockElements));
         EXPECT_TRUE(SameBits(b.data(), zero.data(), kBlockElements));
       }
@@ -116,7 +123,7 @@ TEST(Optimizer, SaveCopiesTheBlockAndNothingElse) {
   ForEachSimdTarget([] {
     for (OptimizerKind kind : kKinds) {
       const int planes = Info(kind).planes;
-      State state(kElements, 8, true);
+      State state(kind, kElements, 8, true);
       const Floats grad(kElements);
       Floats undo(kMaxUndoElements + kBlockElements);
       for (int64_t i = 0; i < undo.size(); ++i) undo[i] = 42;
@@ -137,11 +144,12 @@ TEST(Optimizer, InfoNamesPlanesAsTorchDoes) {
     EXPECT_STREQ(Info(kind).plane_names[0], "exp_avg");
     EXPECT_STREQ(Info(kind).plane_names[1], "exp_avg_sq");
   }
+  EXPECT_STREQ(Info(OptimizerKind::kAdagrad).plane_names[0], "sum");
   for (OptimizerKind kind : kKinds) {
     EXPECT_EQ(FindOptimizer(Info(kind).name), &Info(kind));
     EXPECT_EQ(FindOptimizer(static_cast<uint8_t>(kind)), &Info(kind));
   }
-  EXPECT_EQ(FindOptimizer("adagrad"), nullptr);
+  EXPECT_EQ(FindOptimizer("adadelta"), nullptr);
   EXPECT_EQ(FindOptimizer(uint8_t{0}), nullptr);
   EXPECT_EQ(FindOptimizer(uint8_t{200}), nullptr);
 }
@@ -174,6 +182,12 @@ TEST(Optimizer, CheckHyperNamesFieldAndValue) {
   EXPECT_NE(problem(sgd, [](Hyper& h) { h.nesterov = true, h.momentum = 0.9, h.dampening = 0.1; }), "");
   EXPECT_NE(problem(sgd, [](Hyper& h) { h.momentum = -0.1; }), "");
   EXPECT_NE(problem(sgd, [](Hyper& h) { h.dampening = NAN; }), "");
+  EXPECT_EQ(problem(OptimizerKind::kAdagrad, [](Hyper& h) { h.eps = 0; }),
+            "eps is 0: it must be above 0 in fp32, for example 1e-8");
+  EXPECT_NE(problem(OptimizerKind::kAdagrad, [](Hyper& h) { h.lr_decay = -1; }), "");
+  EXPECT_NE(problem(OptimizerKind::kAdagrad, [](Hyper& h) { h.initial_accumulator_value = NAN; }), "");
+  EXPECT_EQ(problem(OptimizerKind::kLion, [](Hyper& h) { h.eps = 0; }), "") << "Lion has none";
+  EXPECT_NE(problem(OptimizerKind::kLion, [](Hyper& h) { h.beta1 = 1; }), "");
 }
 
 TEST(Optimizer, StopsAtBrokenContracts) {

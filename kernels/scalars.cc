@@ -28,5 +28,13 @@ std::string CheckRange(const char* field, double value, double low, double high)
   return text;
 }
 
+std::string CheckEps(double eps) {
+  const std::string problem = CheckRange("eps", eps, 0, HUGE_VAL);
+  if (!problem.empty() || static_cast<float>(eps) > 0) return problem;
+  char text[160];
+  std::snprintf(text, sizeof(text), "eps is %g: it must be above 0 in fp32, for example 1e-8", eps);
+  return text;
+}
+
 }  // namespace kernels
 }  // namespace sherd

@@ -5,26 +5,24 @@
 #include <cstdint>
 #include <string>
 
+#include "kernels/optimizer_kinds.h"
+
 namespace sherd {
 namespace kernels {
-
-// Values are stable: they are written to layouts and checkpoints.
-enum class OptimizerKind : uint8_t { kSgd = 1, kAdam = 2, kAdamW = 3 };
-
-// Planes beside the parameter that an optimizer may have.
-constexpr int kMaxPlanes = 3;
 
 // Hyper-parameters, with the names, meanings and defaults of torch.optim. An optimizer ignores those that are
 // not its own.
 struct Hyper {
   double lr = 1e-3;
-  double beta1 = 0.9;       // Adam, AdamW: betas[0]
-  double beta2 = 0.999;     // Adam, AdamW: betas[1]
-  double eps = 1e-8;        // Adam, AdamW
-  double weight_decay = 0;  // SGD, Adam: added to the gradient; AdamW: decoupled
-  double momentum = 0;      // SGD
-  double dampening = 0;     // SGD
-  bool nesterov = false;    // SGD
+  double beta1 = 0.9;                    // Adam, AdamW, Lion: betas[0]
+  double beta2 = 0.999;                  // Adam, AdamW, Lion: betas[1]
+  double eps = 1e-8;                     // Adam, AdamW, Adagrad
+  double weight_decay = 0;               // SGD, Adam, Adagrad: added to the gradient; AdamW, Lion: decoupled
+  double momentum = 0;                   // SGD
+  double dampening = 0;                  // SGD
+  bool nesterov = false;                 // SGD
+  double lr_decay = 0;                   // Adagrad
+  double initial_accumulator_value = 0;  // Adagrad
 };
 
 // Factors of the expressions, already rounded to fp32. Filled by an optimizer's Prepare; one may use a part.
@@ -34,7 +32,8 @@ struct Scalars {
   float shrink;        // param *= shrink (decoupled weight decay: 1 - lr * weight_decay)
   float keep1, take1;  // first moment or momentum: m = keep1 * m + take1 * g
   float keep2, take2;  // second moment: v = keep2 * v + take2 * g * g
-  float use_moment;    // SGD: direction = use_moment * m + use_grad * g
+  float add;           // Adagrad: the sum of squares begins with it
+  float use_moment;    // SGD, Lion: direction = use_moment * m + use_grad * g
   float use_grad;
   float denom_scale;  // 1 / sqrt(bias correction 2): denominator = sqrt(v) * denom_scale + eps
   float eps;
@@ -49,6 +48,10 @@ double BiasCorrection(double beta, uint64_t step);
 // Empty if value is finite and low <= value < high (high itself allowed when infinite), else a sentence
 // naming `field`.
 std::string CheckRange(const char* field, double value, double low, double high);
+
+// Empty if `eps` is finite and above zero in fp32: with 0 an element that never saw a gradient would become
+// 0/0.
+std::string CheckEps(double eps);
 
 }  // namespace kernels
 }  // namespace sherd

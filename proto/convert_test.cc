@@ -1,7 +1,10 @@
 #include "proto/convert.h"
 
 #include <functional>
+#include <iterator>
 
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
 
 namespace sherd {
@@ -50,6 +53,16 @@ TEST(Convert, JobSpecThereAndBack) {
   ASSERT_TRUE(decoded.ok()) << decoded.status();
   EXPECT_TRUE(CheckSame(named, *decoded).ok());
   EXPECT_EQ(decoded->uuid, "1234");
+}
+
+// The wire's enum is the list of kernels/optimizer_kinds.h.
+TEST(Convert, EveryOptimizerHasItsNameOnTheWire) {
+  EXPECT_EQ(v1::Optimizer::Kind_descriptor()->value_count(),
+            1 + static_cast<int>(std::size(kernels::kOptimizers)));
+  for (const kernels::OptimizerInfo& info : kernels::kOptimizers) {
+    EXPECT_EQ(v1::Optimizer::Kind_Name(static_cast<v1::Optimizer::Kind>(info.kind)),
+              absl::StrCat("KIND_", absl::AsciiStrToUpper(info.name)));
+  }
 }
 
 TEST(Convert, DamagedJobRecordIsAnError) {

@@ -74,6 +74,9 @@ class JobMemory {
   std::atomic<uint64_t>* apply_stamps() const;
   // Updates so far of each tensor after `step`: two arrays by parity. All owners write the same values.
   std::atomic<uint64_t>* tensor_steps(Step step) const;
+  // Updates that the whole job has made after `step`, by the same parity: what schedules go by. A step that
+  // was skipped made none. Written by owners before they are DONE; trainers read it between steps.
+  std::atomic<uint64_t>& updates(Step step) const { return tensor_steps(step)[layout().tensors().size()]; }
 
   RankRecords& rank(Rank rank) const { return ranks_[rank.value()]; }
   // Maps (owners: creates if absent) the page of a slot. REQUIRES: slot < kMaxSlots.

@@ -12,7 +12,6 @@ namespace sherd::server {
 namespace {
 
 static_assert(kernels::kBlockElements == kBlockElements);
-static_assert(static_cast<int>(kernels::OptimizerKind::kAdamW) == static_cast<int>(OptimizerKind::kAdamW));
 
 constexpr int64_t kBlockBytes = kBlockElements * 4;
 // Blocks a worker takes at a time: 256 KiB of each plane.
@@ -34,6 +33,7 @@ kernels::Hyper ToHyper(const GroupScalars& v) {
   kernels::Hyper h;
   h.lr = v[kLr], h.beta1 = v[kBeta1], h.beta2 = v[kBeta2], h.eps = v[kEps], h.weight_decay = v[kWeightDecay];
   h.momentum = v[kMomentum], h.dampening = v[kDampening], h.nesterov = v[kNesterov] != 0;
+  h.lr_decay = v[kLrDecay], h.initial_accumulator_value = v[kInitialAccumulatorValue];
   return h;
 }
 
@@ -45,7 +45,7 @@ BlockWork::BlockWork(runtime::JobMemory* memory, runtime::OwnerRecords* records,
       records_(records),
       pool_(pool),
       counters_(counters),
-      kind_(static_cast<kernels::OptimizerKind>(memory->spec().optimizer)),
+      kind_(memory->spec().optimizer),
       update_(kernels::Resolve(kind_)),
       save_(kernels::ResolveSave(kind_)) {}
 
@@ -207,18 +207,29 @@ void BlockWork::CountUpdates(const Verdict& verdict, const std::vector<ImportSeg
     const bool updated = verdict.kind == VerdictKind::kCommit && TestBit(verdict.has_grad, t);
     after[t].store(before[t].load(std::memory_order_relaxed) + (updated ? 1 : 0), std::memory_order_relaxed);
   }
+  memory_->updates(verdict.id.step)
+      .store(memory_->updates(Step(verdict.id.step.value() - 1)).load(std::memory_order_relaxed) +
+                 (verdict.kind == VerdictKind::kCommit ? 1 : 0),
+             std::memory_order_relaxed);
   SetUpdateCounts(imports, verdict.id.step);
 }
 
 void BlockWork::SetUpdateCounts(const std::vector<ImportSegment>& imports, Step step) {
   std::atomic<uint64_t>* steps = memory_->tensor_steps(step);
-  const int tensors = static_cast<int>(memory_->layout().tensors().size());
+  const std::vector<TensorInfo>& tensors = memory_->layout().tensors();
   for (const ImportSegment& import : imports) {
-    for (int t = 0; t < tensors; ++t) {
-      if (std::optional<uint64_t> count = import.UpdateCount(t); count.has_value()) {
-        steps[t].store(*count, std::memory_order_relaxed);
-      }
+    bool all = true;
+    uint64_t most = 0;
+    for (const TensorInfo& t : tensors) {
+      const std::optional<uint64_t> count = import.UpdateCount(t.index);
+      all &= count.has_value() || !t.spec.trainable;
+      if (!count.has_value()) continue;
+      steps[t.index].store(*count, std::memory_order_relaxed);
+      most = std::max(most, *count);
     }
+    // Whoever brings the counts of the whole model brings a training with it: schedules go on where that
+    // stood.
+    if (all && most > 0) memory_->updates(step).store(most, std::memory_order_relaxed);
   }
 }
 

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/partition.h"
+#include "kernels/optimizer_kinds.h"
 #include "proto/convert.h"
 #include "proto/epoch_record.h"
 #include "proto/sherd/v1/shard.grpc.pb.h"
@@ -160,8 +161,9 @@ class ShardServiceImpl final : public v1::ShardService::Service {
                          v1::Capabilities* response) override {
     if (absl::Status s = context_->Admit(*call, request->job(), /*any_job=*/true); !s.ok()) return ToGrpc(s);
     response->set_version("0.1.0");
-    for (const auto kind : {v1::Optimizer::KIND_SGD, v1::Optimizer::KIND_ADAM, v1::Optimizer::KIND_ADAMW})
-      response->add_optimizers(kind);
+    for (const kernels::OptimizerInfo& info : kernels::kOptimizers) {
+      response->add_optimizers(static_cast<v1::Optimizer::Kind>(info.kind));
+    }
     for (const int stage : {0, 1, 2}) response->add_stages(stage);
     response->add_dtypes(v1::DTYPE_FLOAT32);
     for (const auto dtype : {v1::DTYPE_FLOAT32, v1::DTYPE_BFLOAT16, v1::DTYPE_FLOAT16})

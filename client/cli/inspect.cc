@@ -9,6 +9,7 @@
 #include "absl/strings/str_join.h"
 #include "client/cli/tensor_list.h"
 #include "client/cli/text.h"
+#include "kernels/optimizer_kinds.h"
 #include "nlohmann/json.hpp"
 
 namespace sherd::cli {
@@ -41,16 +42,8 @@ std::string StateText(v1::Member::State state) {
 }
 
 std::string OptimizerText(v1::Optimizer::Kind kind) {
-  switch (kind) {
-    case v1::Optimizer::KIND_SGD:
-      return "sgd";
-    case v1::Optimizer::KIND_ADAM:
-      return "adam";
-    case v1::Optimizer::KIND_ADAMW:
-      return "adamw";
-    default:
-      return "";
-  }
+  const kernels::OptimizerInfo* info = kernels::FindOptimizer(static_cast<kernels::OptimizerKind>(kind));
+  return info == nullptr ? "" : info->name;
 }
 
 double SecondsOf(const google::protobuf::Duration& d) { return d.seconds() + d.nanos() * 1e-9; }

@@ -24,6 +24,7 @@ StepRecord Record(uint64_t step) {
   record.tokens = 512 * step;
   record.epoch = 2;
   record.world_size = 3;
+  record.lr = 0.002;
   record.step_ms = 100;
   return record;
 }
@@ -52,7 +53,8 @@ TEST(StepLog, OneObjectAStep) {
   WriteSteps(path, 1, 2);
   const std::string text = ReadFile(path);
   EXPECT_EQ(text.substr(0, text.find('\n')),
-            R"({"step":1,"loss":1.0,"grad_norm":0.5,"tokens":512,"epoch":2,"world_size":3,"step_ms":100.0})");
+            R"({"step":1,"loss":1.0,"grad_norm":0.5,"tokens":512,"epoch":2,"world_size":3,"lr":0.002,)"
+            R"("step_ms":100.0})");
   EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 2);
 }
 

@@ -2,33 +2,29 @@
 
 #include <ATen/ATen.h>
 #include <torch/nn/utils/clip_grad.h>
-#include <torch/optim/adamw.h>
 
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "client/examples/gpt_config.h"
+#include "client/examples/optimizer_choice.h"
+#include "client/examples/reference_optimizer.h"
 #include "client/examples/torch_errors.h"
 #include "client/examples/weights.h"
 
 namespace sherd::examples {
 namespace {
 
-std::vector<torch::optim::OptimizerParamGroup> Groups(const Gpt& model, const TrainOptions& options) {
-  std::vector<at::Tensor> decayed, others;
-  for (const auto& item : model.named_parameters())
-    (IsDecayed(item.key()) ? decayed : others).push_back(item.value());
-  const auto group = [&](std::vector<at::Tensor> parameters, double weight_decay) {
-    auto adamw = std::make_unique<torch::optim::AdamWOptions>(options.lr);
-    adamw->betas({kBeta1, kBeta2}).eps(kEpsilon).weight_decay(weight_decay);
-    return torch::optim::OptimizerParamGroup(std::move(parameters), std::move(adamw));
-  };
-  std::vector<torch::optim::OptimizerParamGroup> groups;
-  groups.push_back(group(std::move(decayed), options.weight_decay));
-  groups.push_back(group(std::move(others), 0));
+std::vector<ReferenceGroup> Groups(const Gpt& model, const TrainOptions& options) {
+  std::vector<ReferenceGroup> groups = {{{}, ChooseOptimizer(options, options.weight_decay)},
+                                        {{}, ChooseOptimizer(options, 0)}};
+  for (const auto& item : model.named_parameters()) {
+    groups[IsDecayed(item.key()) ? 0 : 1].parameters.push_back(item.value());
+  }
   return groups;
 }
 
@@ -38,14 +34,15 @@ class ReferenceTrainer : public Trainer {
       : options_(options),
         model_(std::move(model)),
         parameters_(model_->parameters()),
-        optimizer_(Groups(*model_, options), torch::optim::AdamWOptions(options.lr)) {}
+        optimizer_(MakeReferenceOptimizer(Groups(*model_, options))),
+        schedule_(ChooseSchedule(options, options.steps).value()) {}
 
   int rank() const override { return 0; }
 
   absl::StatusOr<std::optional<Batch>> Begin() override {
-    if (updates_ == options_.steps) return std::optional<Batch>();
+    if (steps_ == options_.steps) return std::optional<Batch>();
     batch_.more = true;
-    batch_.step = updates_ + 1;
+    batch_.step = steps_ + 1;
     batch_.micro = static_cast<int>(micro_);
     batch_.micros = static_cast<int>(options_.accumulation);
     batch_.samples = ShareOf(options_.global_batch, 1, 0, options_.accumulation, micro_);
@@ -66,9 +63,12 @@ class ReferenceTrainer : public Trainer {
     const double limit = options_.clip > 0 ? options_.clip : std::numeric_limits<double>::infinity();
     info.grad_norm = torch::nn::utils::clip_grad_norm_(parameters_, limit);
     info.skipped = !std::isfinite(info.grad_norm);
-    if (!info.skipped) optimizer_.step();
+    info.lr = schedule_.has_value() ? schedule_->Rate(updates_, options_.lr) : options_.lr;
+    for (int group : {0, 1}) optimizer_->SetRate(group, info.lr);
+    if (!info.skipped) optimizer_->Step();
+    updates_ += info.skipped ? 0 : 1;
     for (at::Tensor& parameter : parameters_) parameter.mutable_grad().reset();
-    info.step = ++updates_;
+    info.step = ++steps_;
     info.loss = std::exchange(loss_, 0);
     info.epoch = 1;
     micro_ = 0;
@@ -78,17 +78,17 @@ class ReferenceTrainer : public Trainer {
   }
 
   absl::Status Save(const std::string& path) override try {
-    std::vector<std::pair<std::string, at::Tensor>> moments;
+    std::vector<std::pair<std::string, at::Tensor>> planes;
+    const kernels::OptimizerInfo& info = *kernels::FindOptimizer(options_.optimizer);
     if (options_.save_optimizer) {
       for (const auto& item : model_->named_parameters()) {
-        const auto found = optimizer_.state().find(c10::guts::to_string(item.value().unsafeGetTensorImpl()));
-        if (found == optimizer_.state().end()) continue;  // no step was made
-        const auto& state = static_cast<const torch::optim::AdamWParamState&>(*found->second);
-        moments.emplace_back(absl::StrCat("exp_avg/", item.key()), state.exp_avg());
-        moments.emplace_back(absl::StrCat("exp_avg_sq/", item.key()), state.exp_avg_sq());
+        const std::vector<at::Tensor> state = optimizer_->State(item.value());
+        for (size_t i = 0; i < state.size(); ++i) {
+          planes.emplace_back(absl::StrCat(info.plane_names[i], "/", item.key()), state[i]);
+        }
       }
     }
-    return SaveWeights(*model_, path, moments);
+    return SaveWeights(*model_, path, planes);
   } catch (...) {
     return StatusOfException();
   }
@@ -97,9 +97,10 @@ class ReferenceTrainer : public Trainer {
   const TrainOptions options_;
   const std::shared_ptr<Gpt> model_;
   std::vector<at::Tensor> parameters_;
-  torch::optim::AdamW optimizer_;
+  const std::unique_ptr<ReferenceOptimizer> optimizer_;
+  const std::optional<Schedule> schedule_;
   Batch batch_;
-  uint64_t updates_ = 0;
+  uint64_t steps_ = 0, updates_ = 0;  // a skipped step makes no update
   int64_t micro_ = 0;
   double loss_ = 0;  // of the micro-batches so far
 };

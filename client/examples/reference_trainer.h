@@ -1,5 +1,5 @@
-// The run that Sherd's are measured against: one process, the whole global batch, libtorch's own AdamW and
-// clipping.
+// The run that Sherd's are measured against: one process, the whole global batch, libtorch's own optimizers
+// (or the papers', reference_optimizer.h) and clipping.
 #ifndef SHERD_CLIENT_EXAMPLES_REFERENCE_TRAINER_H_
 #define SHERD_CLIENT_EXAMPLES_REFERENCE_TRAINER_H_
 

@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "client/examples/optimizer_choice.h"
 #include "client/examples/torch_errors.h"
 #include "client/examples/weights.h"
 #include "client/session.h"
@@ -20,11 +21,9 @@ namespace {
 
 // As in the reference: decay for the blocks' matrices alone.
 std::vector<sherd::torch::ParamGroup> Groups(const Gpt& model, const TrainOptions& options) {
-  AdamWOptions adamw;
-  adamw.lr(options.lr).betas(kBeta1, kBeta2).eps(kEpsilon);
   std::vector<sherd::torch::ParamGroup> groups = {
-      {"decayed", {}, AdamWOptions(adamw).weight_decay(options.weight_decay)},
-      {"others", {}, AdamWOptions(adamw).weight_decay(0)}};
+      {"decayed", {}, ChooseOptimizer(options, options.weight_decay)},
+      {"others", {}, ChooseOptimizer(options, 0)}};
   for (const std::string& name : model.named_parameters().keys()) {
     groups[IsDecayed(name) ? 0 : 1].parameters.push_back(name);
   }
@@ -92,6 +91,9 @@ absl::StatusOr<std::unique_ptr<Trainer>> MakeSherdTrainer(const std::string& end
   absl::StatusOr<std::unique_ptr<sherd::torch::ZeroOptimizer>> zero =
       sherd::torch::ZeroOptimizer::Create(**session, model->named_parameters(), Groups(*model, options), how);
   if (!zero.ok()) return zero.status();
+  absl::StatusOr<std::optional<Schedule>> schedule = ChooseSchedule(options, options.steps);
+  if (!schedule.ok()) return schedule.status();
+  if (schedule->has_value()) (*zero)->SetSchedule(**std::move(schedule));
   if (!(*zero)->blob().empty()) {
     const absl::StatusOr<SamplerState> saved = SamplerState::Parse((*zero)->blob());
     if (!saved.ok()) return saved.status();

@@ -67,10 +67,10 @@ absl::StatusOr<StepLog> StepLog::Open(const std::string& path, uint64_t first_st
 }
 
 absl::Status StepLog::Write(const StepRecord& record) {
-  nlohmann::ordered_json line = {{"step", record.step},           {"loss", record.loss},
-                                 {"grad_norm", record.grad_norm}, {"tokens", record.tokens},
-                                 {"epoch", record.epoch},         {"world_size", record.world_size},
-                                 {"step_ms", record.step_ms}};
+  nlohmann::ordered_json line = {
+      {"step", record.step},     {"loss", record.loss},      {"grad_norm", record.grad_norm},
+      {"tokens", record.tokens}, {"epoch", record.epoch},    {"world_size", record.world_size},
+      {"lr", record.lr},         {"step_ms", record.step_ms}};
   if (record.skipped) line["skipped"] = true;
   const std::string text = line.dump() + "\n";
   if (fwrite(text.data(), 1, text.size(), file_.get()) != text.size() || fflush(file_.get()) != 0) {

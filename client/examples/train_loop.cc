@@ -37,6 +37,7 @@ class Reporter {
     record.tokens = info.step * static_cast<uint64_t>(options_.global_batch * options_.context);
     record.epoch = info.epoch;
     record.world_size = info.world_size;
+    record.lr = info.lr;
     record.step_ms = step_ms;
     record.skipped = info.skipped;
     if (!options_.json.empty()) {

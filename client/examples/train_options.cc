@@ -5,6 +5,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "client/examples/flag_checks.h"
 #include "client/examples/gpt_config.h"
 
@@ -37,8 +38,21 @@ absl::StatusOr<std::optional<TrainOptions>> ParseTrainOptions(int argc, const ch
   app.add_option("--accumulation,--micro-batches", options.accumulation, "micro-batches a step")
       ->check(in(1, 1 << 16))
       ->capture_default_str();
-  app.add_option("--lr", options.lr, "learning rate (default, by size: 2e-3, 6e-4, 6e-4, 2e-4)")
+  app.add_option("--optimizer", options.optimizer, absl::StrJoin(OptimizerNames(), ", "))
+      ->check(CLI::IsMember(OptimizerNames()))
+      ->capture_default_str();
+  app.add_option(
+         "--lr", options.lr,
+         "learning rate (default: of adam and adamw by size 2e-3, 6e-4, 6e-4, 2e-4; else the optimizer's)")
       ->check(NotNegative);
+  app.add_option("--schedule", options.schedule,
+                 "of the learning rate: " + absl::StrJoin(ScheduleNames(), ", ") +
+                     "; those that end do so at --steps")
+      ->check(CLI::IsMember(ScheduleNames()));
+  app.add_option("--warmup", options.warmup, "updates in which the learning rate rises (default: a tenth)")
+      ->check(NotNegative);
+  app.add_option("--warmup-type", options.warmup_type,
+                 "how it rises in the schedules of DeepSpeed: log, linear");
   app.add_option("--weight-decay", options.weight_decay, "of the blocks' matrices; nothing else decays")
       ->check(NotNegative)
       ->capture_default_str();
@@ -53,7 +67,7 @@ absl::StatusOr<std::optional<TrainOptions>> ParseTrainOptions(int argc, const ch
   app.add_option("--save", options.save, "write the weights to this safetensors file at the end");
   CLI::Option* save_optimizer = app.add_flag(
       "--save-optimizer", options.save_optimizer,
-      "with --reference: AdamW's moments too, named as `sherd pull --with-optimizer` names them");
+      "with --reference: the optimizer's planes too, named as `sherd pull --with-optimizer` names them");
   app.add_option("--eval-every", options.eval_every, "steps between held-out losses; 0: only at the end")
       ->check(NotNegative)
       ->capture_default_str();
@@ -61,7 +75,7 @@ absl::StatusOr<std::optional<TrainOptions>> ParseTrainOptions(int argc, const ch
       ->check(in(0, 1 << 20))
       ->capture_default_str();
   save_optimizer->needs(
-      app.add_flag("--reference", options.reference, "one process, libtorch's own AdamW, no Sherd"));
+      app.add_flag("--reference", options.reference, "one process, libtorch's own optimizer, no Sherd"));
   try {
     app.parse(argc, const_cast<char**>(argv));
   } catch (const CLI::Success& asked) {
@@ -70,7 +84,12 @@ absl::StatusOr<std::optional<TrainOptions>> ParseTrainOptions(int argc, const ch
   } catch (const CLI::ParseError& error) {
     return absl::InvalidArgumentError(absl::StrCat(error.what(), " (see train_gpt --help)"));
   }
-  if (app.count("--lr") == 0) options.lr = DefaultLearningRate(options.size);
+  if (app.count("--lr") == 0) options.lr = DefaultRate(options.optimizer, options.size);
+  if (app.count("--schedule") == 0 && app.count("--warmup") + app.count("--warmup-type") > 0) {
+    return absl::InvalidArgumentError("--warmup and --warmup-type belong to a --schedule; none was given");
+  }
+  if (absl::StatusOr<std::optional<Schedule>> s = ChooseSchedule(options, options.steps); !s.ok())
+    return s.status();
   return std::optional<TrainOptions>(options);
 }
 

@@ -7,17 +7,17 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "client/examples/optimizer_choice.h"
 
 namespace sherd::examples {
 
-struct TrainOptions {
+struct TrainOptions : OptimizerChoice {
   std::string size = "tiny";  // one of kGptSizes
   std::string text;           // file; empty is the default text
   uint64_t steps = 400;       // updates in all, those before a restart included
   int64_t global_batch = 8;   // samples of a step, over all ranks and micro-batches
   int64_t context = 128;      // bytes of a sample
   int64_t accumulation = 1;   // micro-batches of a step
-  double lr = 0;              // filled in by size when not given
   double weight_decay = 0.1;  // of the blocks' matrices (IsDecayed)
   double clip = 1.0;          // limit of the gradient's norm; 0 does not clip
   uint64_t seed = 1;          // of initial values, samples and generated text
@@ -27,13 +27,8 @@ struct TrainOptions {
   int64_t generate = 0;         // bytes to print at the end
   std::string json;             // step log; empty: none
   std::string save;             // safetensors file; empty: none
-  bool save_optimizer = false;  // with `reference`: AdamW's moments too
+  bool save_optimizer = false;  // with `reference`: the optimizer's planes too
 };
-
-// AdamW's other constants, equal in both trainers.
-inline constexpr double kBeta1 = 0.9;
-inline constexpr double kBeta2 = 0.95;
-inline constexpr double kEpsilon = 1e-8;
 
 // Nothing when --help was asked for (and printed to stdout). kInvalidArgument: one line for a person, to be
 // followed by exit status 2.

@@ -39,6 +39,7 @@ class ZeroOptimizer::Impl {
   Session& session_;
   ZeroOptions options_;
   std::vector<GroupScalars> scalars_;
+  std::optional<Schedule> schedule_;
   std::string next_blob_, committed_blob_;
   std::string committed_packed_;  // with what PackBlob adds
   std::unique_ptr<client::StepWriter> writer_;
@@ -317,6 +318,9 @@ absl::StatusOr<StepInfo> ZeroOptimizer::Impl::Step(const at::Tensor& loss) {
   record.loss = loss_samples_ > 0 ? loss_sum_ / static_cast<double>(loss_samples_) : 0;
   record.max_grad_norm = options_.max_grad_norm();
   record.groups = scalars_;
+  // As committed by the step before, not as counted by this process.
+  const sherd::Step before(writer_->current().step.value() - 1);
+  if (schedule_.has_value()) schedule_->SetRates(session_.memory().updates(before), &record.groups);
   record.has_grad = outbox_->has_grad();
   record.imports = imports_;
   CopyBuffers(writer_->current().step);
@@ -344,6 +348,7 @@ absl::StatusOr<StepInfo> ZeroOptimizer::Impl::Step(const at::Tensor& loss) {
   info.world_size = session_.world_size();
   info.rank = session_.rank();
   info.loss = verdict->loss;
+  info.lr = record.groups[0][kLr];
   info.grad_norm = verdict->grad_norm;
   info.samples = verdict->samples;
   return info;
@@ -427,6 +432,7 @@ GroupScalars& ZeroOptimizer::scalars(int group) { return impl_->scalars_.at(grou
 void ZeroOptimizer::set_lr(double lr) {
   for (GroupScalars& s : impl_->scalars_) s[kLr] = lr;
 }
+void ZeroOptimizer::SetSchedule(std::optional<Schedule> schedule) { impl_->schedule_ = std::move(schedule); }
 void ZeroOptimizer::set_max_grad_norm(double norm) { impl_->options_.max_grad_norm(norm); }
 void ZeroOptimizer::SetBlob(std::string blob) { impl_->next_blob_ = std::move(blob); }
 const std::string& ZeroOptimizer::blob() const { return impl_->committed_blob_; }

@@ -25,6 +25,7 @@
 #include <torch/ordered_dict.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -32,6 +33,7 @@
 #include "client/batch.h"
 #include "client/options.h"
 #include "client/session.h"
+#include "core/schedule.h"
 
 namespace sherd::torch {
 
@@ -78,6 +80,10 @@ class ZeroOptimizer {
   // Scalars of a group, from the next Step on. Every rank must set the same.
   GroupScalars& scalars(int group = 0);
   void set_lr(double lr);
+  // From the next Step on the groups' learning rates are the schedule's, made from those set here; it goes by
+  // the updates that the servers have made, so a trainer that comes back goes on where the job stands. Every
+  // rank must set the same. nullopt: as they are set here.
+  void SetSchedule(std::optional<Schedule> schedule);
   void set_max_grad_norm(double norm);
 
   // Opaque state committed with the next step and handed back after a restart: at most 1 MiB, less 8 bytes

@@ -145,8 +145,9 @@ TEST_F(Launch, UpdateGivesTheBitsOfThePlainLoop) {
   hyper.weight_decay = 0.1;
   hyper.momentum = 0.9;
   hyper.nesterov = true;
-  for (OptimizerKind kind : {OptimizerKind::kSgd, OptimizerKind::kAdam, OptimizerKind::kAdamW}) {
-    SCOPED_TRACE(Info(kind).name);
+  for (const OptimizerInfo& info : kOptimizers) {
+    const OptimizerKind kind = info.kind;
+    SCOPED_TRACE(info.name);
     Floats param = RandomFloats(kElements, random, false), a = RandomFloats(kElements, random, false),
            b = RandomFloats(kElements, random, false), grad = RandomFloats(kElements, random, false);
     for (int64_t i = 0; i < kElements; ++i) b[i] = std::fabs(b[i]);

@@ -33,7 +33,7 @@ __global__ void __launch_bounds__(kThreads)
   float4* const to[] = {reinterpret_cast<float4*>(args.param), reinterpret_cast<float4*>(args.planes[0]),
                         reinterpret_cast<float4*>(args.planes[1]), reinterpret_cast<float4*>(args.planes[2])};
 #pragma unroll
-  for (int k = 0; k <= Optimizer::kPlanes; ++k) {
+  for (int k = 0; k <= kPlanesOf<Optimizer>; ++k) {
     const float4 x = to[k][group];
     rows[k][0] = x.x, rows[k][1] = x.y, rows[k][2] = x.z, rows[k][3] = x.w;
   }
@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(kThreads)
     Optimizer::template Update<FloatOps>(s, grad[j], rows[0][j], rows[1][j], rows[2][j], rows[3][j]);
   }
 #pragma unroll
-  for (int k = 0; k <= Optimizer::kPlanes; ++k) {
+  for (int k = 0; k <= kPlanesOf<Optimizer>; ++k) {
     to[k][group] = make_float4(rows[k][0], rows[k][1], rows[k][2], rows[k][3]);
   }
   if constexpr (kHalf) {

@@ -1,0 +1,56 @@
+#include "client/examples/optimizer_choice.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "client/examples/gpt_config.h"
+
+namespace sherd::examples {
+
+std::vector<std::string> OptimizerNames() {
+  std::vector<std::string> names;
+  for (const kernels::OptimizerInfo& info : kernels::kOptimizers) names.push_back(info.name);
+  return names;
+}
+
+double DefaultRate(const std::string& optimizer, const std::string& size) {
+  const OptimizerKind kind = kernels::FindOptimizer(optimizer)->kind;
+  if (kind == OptimizerKind::kAdam || kind == OptimizerKind::kAdamW) return DefaultLearningRate(size);
+  return DefaultScalars(kind)[kLr];
+}
+
+OptimizerOptions ChooseOptimizer(const OptimizerChoice& choice, double weight_decay) {
+  OptimizerOptions chosen(kernels::FindOptimizer(choice.optimizer)->kind);
+  chosen.Set(kLr, choice.lr);
+  chosen.Set(kWeightDecay, weight_decay);
+  if (chosen.kind() == OptimizerKind::kAdam || chosen.kind() == OptimizerKind::kAdamW) {
+    chosen.Set(kBeta2, 0.95);
+  }
+  if (chosen.kind() == OptimizerKind::kSgd) chosen.Set(kMomentum, 0.9);
+  return chosen;
+}
+
+absl::StatusOr<std::optional<Schedule>> ChooseSchedule(const OptimizerChoice& choice, uint64_t steps) {
+  if (choice.schedule.empty()) return std::optional<Schedule>();
+  ScheduleSpec spec;
+  spec.name = choice.schedule;
+  spec.warmup_type = choice.warmup_type;
+  const bool deepspeed = absl::StartsWith(choice.schedule, "Warmup");
+  const double most = static_cast<double>(std::max<uint64_t>(steps, 1));
+  const double warmup = choice.warmup < 0 ? std::floor(most / 10) : static_cast<double>(choice.warmup);
+  spec.numbers["warmup_num_steps"] = std::max(warmup, deepspeed ? 1.0 : 0.0);
+  if (choice.schedule != "constant" && choice.schedule != "WarmupLR") {
+    spec.numbers["total_num_steps"] = most;
+  }
+  // DeepSpeed's two rise to a rate of their own.
+  if (choice.schedule == "WarmupLR" || choice.schedule == "WarmupDecayLR") {
+    spec.numbers["warmup_max_lr"] = choice.lr;
+  }
+  absl::StatusOr<Schedule> schedule = Schedule::Create(spec);
+  if (!schedule.ok()) return schedule.status();
+  return std::optional<Schedule>(*std::move(schedule));
+}
+
+}  // namespace sherd::examples

@@ -1,0 +1,162 @@
+#include "client/examples/reference_optimizer.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+#include <torch/optim/adagrad.h>
+#include <torch/optim/adam.h>
+#include <torch/optim/adamw.h>
+#include <torch/optim/sgd.h>
+
+#include <map>
+#include <utility>
+
+namespace sherd::examples {
+namespace {
+
+namespace optim = ::torch::optim;
+
+// ---------------------------------------------------------------- libtorch's own
+
+std::unique_ptr<optim::OptimizerOptions> TorchOptions(const OptimizerOptions& options) {
+  const GroupScalars& s = options.scalars();
+  switch (options.kind()) {
+    case OptimizerKind::kSgd:
+      return std::make_unique<optim::SGDOptions>(optim::SGDOptions(s[kLr])
+                                                     .momentum(s[kMomentum])
+                                                     .dampening(s[kDampening])
+                                                     .weight_decay(s[kWeightDecay])
+                                                     .nesterov(s[kNesterov] != 0));
+    case OptimizerKind::kAdam:
+      return std::make_unique<optim::AdamOptions>(optim::AdamOptions(s[kLr])
+                                                      .betas({s[kBeta1], s[kBeta2]})
+                                                      .eps(s[kEps])
+                                                      .weight_decay(s[kWeightDecay]));
+    case OptimizerKind::kAdamW:
+      return std::make_unique<optim::AdamWOptions>(optim::AdamWOptions(s[kLr])
+                                                       .betas({s[kBeta1], s[kBeta2]})
+                                                       .eps(s[kEps])
+                                                       .weight_decay(s[kWeightDecay]));
+    case OptimizerKind::kAdagrad:
+      return std::make_unique<optim::AdagradOptions>(
+          optim::AdagradOptions(s[kLr])
+              .lr_decay(s[kLrDecay])
+              .eps(s[kEps])
+              .weight_decay(s[kWeightDecay])
+              .initial_accumulator_value(s[kInitialAccumulatorValue]));
+    default:
+      return nullptr;
+  }
+}
+
+std::unique_ptr<optim::Optimizer> TorchOptimizer(OptimizerKind kind,
+                                                 std::vector<optim::OptimizerParamGroup> groups) {
+  switch (kind) {
+    case OptimizerKind::kSgd:
+      return std::make_unique<optim::SGD>(std::move(groups), optim::SGDOptions(0));
+    case OptimizerKind::kAdam:
+      return std::make_unique<optim::Adam>(std::move(groups), optim::AdamOptions());
+    case OptimizerKind::kAdamW:
+      return std::make_unique<optim::AdamW>(std::move(groups), optim::AdamWOptions());
+    default:
+      return std::make_unique<optim::Adagrad>(std::move(groups), optim::AdagradOptions());
+  }
+}
+
+class LibtorchOptimizer : public ReferenceOptimizer {
+ public:
+  explicit LibtorchOptimizer(std::vector<ReferenceGroup> groups) : kind_(groups[0].options.kind()) {
+    std::vector<optim::OptimizerParamGroup> theirs;
+    for (ReferenceGroup& g : groups) theirs.emplace_back(std::move(g.parameters), TorchOptions(g.options));
+    optimizer_ = TorchOptimizer(kind_, std::move(theirs));
+  }
+
+  void Step() override { optimizer_->step(); }
+  void SetRate(int group, double lr) override { optimizer_->param_groups()[group].options().set_lr(lr); }
+
+  std::vector<at::Tensor> State(const at::Tensor& parameter) const override {
+    const auto found = optimizer_->state().find(c10::guts::to_string(parameter.unsafeGetTensorImpl()));
+    if (found == optimizer_->state().end()) return {};
+    const optim::OptimizerParamState& state = *found->second;
+    switch (kind_) {
+      case OptimizerKind::kSgd:
+        return {static_cast<const optim::SGDParamState&>(state).momentum_buffer()};
+      case OptimizerKind::kAdam:
+        return {static_cast<const optim::AdamParamState&>(state).exp_avg(),
+                static_cast<const optim::AdamParamState&>(state).exp_avg_sq()};
+      case OptimizerKind::kAdamW:
+        return {static_cast<const optim::AdamWParamState&>(state).exp_avg(),
+                static_cast<const optim::AdamWParamState&>(state).exp_avg_sq()};
+      default:
+        return {static_cast<const optim::AdagradParamState&>(state).sum()};
+    }
+  }
+
+ private:
+  const OptimizerKind kind_;
+  std::unique_ptr<optim::Optimizer> optimizer_;
+};
+
+// ---------------------------------------------------------------- from the papers
+
+// What these share: a count of updates and tensors of state for each parameter, zeros at first.
+class PaperOptimizer : public ReferenceOptimizer {
+ public:
+  explicit PaperOptimizer(std::vector<ReferenceGroup> groups) : groups_(std::move(groups)) {}
+
+  void Step() override {
+    c10::NoGradGuard no_grad;
+    for (const ReferenceGroup& g : groups_) {
+      for (at::Tensor parameter : g.parameters) {
+        if (!parameter.grad().defined()) continue;
+        Held& held = state_[parameter.unsafeGetTensorImpl()];
+        const size_t planes = kernels::FindOptimizer(g.options.kind())->planes;
+        while (held.state.size() < planes) held.state.push_back(at::zeros_like(parameter));
+        ++held.updates;
+        Update(g.options.scalars(), held.updates, parameter, parameter.grad(), held.state);
+      }
+    }
+  }
+
+  void SetRate(int group, double lr) override { groups_[group].options.Set(kLr, lr); }
+
+  std::vector<at::Tensor> State(const at::Tensor& parameter) const override {
+    const auto found = state_.find(parameter.unsafeGetTensorImpl());
+    return found == state_.end() ? std::vector<at::Tensor>() : found->second.state;
+  }
+
+ private:
+  struct Held {
+    int64_t updates = 0;
+    std::vector<at::Tensor> state;
+  };
+  virtual void Update(const GroupScalars& s, int64_t updates, at::Tensor& parameter, const at::Tensor& grad,
+                      std::vector<at::Tensor>& state) = 0;
+
+  std::vector<ReferenceGroup> groups_;
+  std::map<at::TensorImpl*, Held> state_;
+};
+
+// Chen et al., arXiv 2302.06675, algorithm 2.
+class Lion : public PaperOptimizer {
+  using PaperOptimizer::PaperOptimizer;
+  void Update(const GroupScalars& s, int64_t, at::Tensor& parameter, const at::Tensor& grad,
+              std::vector<at::Tensor>& state) override {
+    at::Tensor& m = state[0];
+    const at::Tensor mixed = m * s[kBeta1] + grad * (1 - s[kBeta1]);
+    parameter.mul_(1 - s[kLr] * s[kWeightDecay]).sub_(mixed.sign() * s[kLr]);
+    m.mul_(s[kBeta2]).add_(grad, 1 - s[kBeta2]);
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<ReferenceOptimizer> MakeReferenceOptimizer(std::vector<ReferenceGroup> groups) {
+  switch (groups[0].options.kind()) {
+    case OptimizerKind::kLion:
+      return std::make_unique<Lion>(std::move(groups));
+    default:
+      return std::make_unique<LibtorchOptimizer>(std::move(groups));
+  }
+}
+
+}  // namespace sherd::examples
