@@ -49,12 +49,12 @@ std::vector<pid_t> SherdServers::pids() const {
   return pids;
 }
 
-std::string SherdServers::DefaultProgram() {
+std::string SherdServers::InBuildTree(const std::string& path_there) {
   char self[PATH_MAX] = {};
-  if (readlink("/proc/self/exe", self, sizeof self - 1) < 0) return "sherdd";
+  if (readlink("/proc/self/exe", self, sizeof self - 1) < 0) return path_there;
   const std::string path(self);
   const std::string bench = path.substr(0, path.rfind('/'));
-  return absl::StrCat(bench.substr(0, bench.rfind('/')), "/server/sherdd");
+  return absl::StrCat(bench.substr(0, bench.rfind('/')), "/", path_there);
 }
 
 }  // namespace sherd::bench

@@ -31,8 +31,9 @@ class SherdServers {
   const std::string& endpoint() const { return endpoint_; }
   std::vector<pid_t> pids() const;
 
-  // sherdd in the build tree that this program is in.
-  static std::string DefaultProgram();
+  // A program in the build tree that this one is in: "server/sherdd".
+  static std::string InBuildTree(const std::string& path);
+  static std::string DefaultProgram() { return InBuildTree("server/sherdd"); }
 
  private:
   const std::string job_;

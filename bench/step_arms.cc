@@ -70,7 +70,7 @@ std::vector<StepArm*> StepArms::AddDataParallel(const std::string& label, const 
   }
   std::vector<StepArm*> arms;
   for (int command = kLocal; command <= kFusedOverlapped; ++command) {
-    arms_.push_back({absl::StrCat(label, kDataParallelNames[command]), command, members, {}});
+    arms_.push_back({absl::StrCat(label, kDataParallelNames[command]), command, members, {}, {}, {}});
     arms.push_back(&arms_.back());
   }
   return arms;
@@ -79,7 +79,8 @@ std::vector<StepArm*> StepArms::AddDataParallel(const std::string& label, const 
 StepArm* StepArms::AddSherd(const std::string& label, const StepModel& model, int stage) {
   const SherdServers& servers =
       servers_.emplace_back(absl::StrCat("bench-", getpid(), "-", servers_.size()), world_size_, sherdd_);
-  StepArm arm{absl::StrCat(label, "Sherd, stage ", stage), 0, {}, servers.pids()};
+  StepArm arm{
+      absl::StrCat(label, "Sherd, stage ", stage), 0, {}, servers.pids(), servers.job(), servers.endpoint()};
   for (int r = 0; r < world_size_; ++r) {
     arm.members.push_back(crew_->Add(absl::StrCat(arm.name, " rank ", r), [=, &servers](CrewMember& self) {
       RunSherd(self, model, stage, r, servers);

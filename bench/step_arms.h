@@ -28,6 +28,7 @@ struct StepArm {
   int command = 0;
   std::vector<int> members;    // its ranks in the crew
   std::vector<pid_t> servers;  // its other processes
+  std::string job, endpoint;   // Sherd's
 
   // Filled by Take.
   std::vector<double> ms;        // of every step, by the clock, in every rank
