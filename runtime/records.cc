@@ -223,6 +223,8 @@ struct OwnerRecords::Page {
   ProposalWords done_decided[2];  // by parity of the step
   Word rejected;
   Word entered;  // ranges epoch
+  Word changed;  // ranges epoch, after the two times
+  Word closed_ns, opened_ns;
   alignas(64) Word prepared;
   uint64_t prepared_ranges;
   ProposalWords prepared_proposals;
@@ -300,6 +302,20 @@ void OwnerRecords::EnterFrom(const OwnerRecords& other, uint64_t ranges_epoch) {
   const StepId done = other.Done();
   PublishDone(done, other.page()->done_decided[done.step.value() & 1].Get());
   page()->entered.store(ranges_epoch, std::memory_order_seq_cst);
+}
+
+void OwnerRecords::SetRangesChange(const RangesChange& change) {
+  page()->closed_ns.store(change.closed_ns, std::memory_order_relaxed);
+  page()->opened_ns.store(change.opened_ns, std::memory_order_relaxed);
+  page()->changed.store(change.ranges_epoch, std::memory_order_release);
+}
+
+OwnerRecords::RangesChange OwnerRecords::ReadRangesChange() const {
+  RangesChange change;
+  change.ranges_epoch = page()->changed.load(std::memory_order_acquire);
+  change.closed_ns = static_cast<int64_t>(page()->closed_ns.load(std::memory_order_relaxed));
+  change.opened_ns = static_cast<int64_t>(page()->opened_ns.load(std::memory_order_relaxed));
+  return change;
 }
 
 uint64_t OwnerRecords::Entered() const { return page()->entered.load(std::memory_order_seq_cst); }

@@ -122,6 +122,16 @@ class OwnerRecords {
   void EnterFrom(const OwnerRecords& other, uint64_t ranges_epoch);
   uint64_t Entered() const;
 
+  // How this owner changed over to an assignment: when it had done its last step under the one before (0: it
+  // was not there, or its process is a successor's) and when it was ready for the next, in CLOCK_MONOTONIC
+  // nanoseconds. For reports only.
+  struct RangesChange {
+    uint64_t ranges_epoch = 0;
+    int64_t closed_ns = 0, opened_ns = 0;
+  };
+  void SetRangesChange(const RangesChange& change);
+  RangesChange ReadRangesChange() const;
+
   void PublishPrepared(const OwnerPrepared& prepared);
   std::optional<OwnerPrepared> ReadPrepared(StepId id) const;
   void PublishBoundary(const BoundaryOffer& offer);

@@ -353,15 +353,10 @@ void Coordinator::LookAtProposals(runtime::JobMemory& memory) {
       control.boundary.import.store(std::max(now.import, boundary.import), std::memory_order_release);
     }
     if (proposed && newest->epoch == want) {
-      if (ranges_seen_ != want) {
-        ranges_seen_ = want;
-        ranges_decided_ = absl::Now();
-      }
       // Slots that go have still the last step before to finish: whoever loses one is told to exit.
       const absl::StatusOr<StepId> done = memory.DoneByAll();
       const bool left = done.ok() && newest->from_step <= done->step.Next();
       if (left && decided.ranges >= want && applied_posted_ != want) {
-        last_pause_ = absl::Now() - ranges_decided_;
         applied_posted_ = want;
         events_.push_back(RangesApplied{Epoch(want)});
         changed_.SignalAll();

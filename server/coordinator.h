@@ -177,11 +177,7 @@ class Coordinator {
   uint64_t version_ ABSL_GUARDED_BY(mu_) = 1;
   std::string described_ ABSL_GUARDED_BY(mu_);  // as last reported
   std::vector<StallWatch::Stalled> stalled_ ABSL_GUARDED_BY(mu_);
-  uint64_t ranges_seen_ ABSL_GUARDED_BY(mu_) =
-      0;  // proposed assignment that was seen in force, and since when
-  absl::Time ranges_decided_ ABSL_GUARDED_BY(mu_);
   uint64_t applied_posted_ ABSL_GUARDED_BY(mu_) = 0;  // assignment last told to membership
-  absl::Duration last_pause_ ABSL_GUARDED_BY(mu_) = absl::ZeroDuration();
   absl::Status status_ ABSL_GUARDED_BY(mu_);
   bool stop_ ABSL_GUARDED_BY(mu_) = false;
 

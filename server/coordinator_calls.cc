@@ -10,12 +10,34 @@
 namespace sherd::server {
 namespace {
 
+using internal::AnyTrainerAttached;
 using internal::DecidedByAll;
 using internal::kLookAgain;
 using internal::RingSlots;
 using internal::Stopping;
 using runtime::MemberEntry;
 using runtime::MutexLock;
+
+// From when the last owner had done its last step under the old ranges to when the last was ready under the
+// new ones. Owners that are still on their way there are waited for, a second at most.
+absl::Duration PauseOfChange(runtime::JobMemory& memory, const EpochDoc& doc, absl::Time deadline) {
+  deadline = std::min(deadline, absl::Now() + absl::Seconds(1));
+  runtime::DoorbellWord& bell = memory.control().bell;
+  for (;;) {
+    const uint32_t ticket = bell.Listen();
+    int64_t closed = 0, opened = 0;
+    bool all = true;
+    for (int m = 0; m < doc.owning_servers; ++m) {
+      const absl::StatusOr<runtime::OwnerRecords*> owner = memory.owner(Slot(m));
+      const auto change = owner.ok() ? (*owner)->ReadRangesChange() : runtime::OwnerRecords::RangesChange();
+      all &= change.ranges_epoch >= doc.ranges_epoch.value();
+      closed = std::max(closed, change.closed_ns), opened = std::max(opened, change.opened_ns);
+    }
+    if (all || absl::Now() >= deadline)
+      return absl::Nanoseconds(closed == 0 ? 0 : std::max<int64_t>(0, opened - closed));
+    bell.Wait(ticket, absl::Milliseconds(5), runtime::SpinPolicy::None());
+  }
+}
 
 }  // namespace
 
@@ -205,7 +227,6 @@ absl::StatusOr<Coordinator::Resized> Coordinator::Operate(Event event, Epoch epo
   {
     MutexLock lock(mu_);
     before = committed_;
-    last_pause_ = absl::ZeroDuration();
   }
   if (epoch.value() != 0 && epoch != before.epoch) {
     return absl::FailedPreconditionError(
@@ -220,11 +241,12 @@ absl::StatusOr<Coordinator::Resized> Coordinator::Operate(Event event, Epoch epo
   {
     MutexLock lock(mu_);
     after = committed_;
-    out.pause = last_pause_;
     m = memory_;
   }
   out.epoch = after.epoch;
   if (m == nullptr) return out;
+  if (after.ranges_epoch != before.ranges_epoch && AnyTrainerAttached(*m))
+    out.pause = PauseOfChange(*m, after, deadline);
   if (const std::optional<runtime::Assignment> a = m->control().Newest();
       a.has_value() && a->from_step.value() > 0) {
     out.step = Step(a->from_step.value() - 1);

@@ -6,6 +6,7 @@
 #include "absl/memory/memory.h"
 #include "absl/strings/str_cat.h"
 #include "core/partition.h"
+#include "server/snapshot_reader.h"
 
 namespace sherd::server {
 namespace {
@@ -176,6 +177,8 @@ bool Engine::EnsurePipeline() {
   pipeline_.emplace(std::move(config), done, records_->Decided(), attempts);
   marks_.assign(memory_->spec().world_size, std::vector<uint64_t>(memory_->layout().units().size(), 0));
   effects_.clear();
+  if (records_->ReadRangesChange().ranges_epoch != a->epoch)
+    records_->SetRangesChange({a->epoch, done_ns_, MonotonicNanos()});
   StartWarming();
   owned_elements_.store(elements, std::memory_order_relaxed);
   ranges_epoch_.store(a->epoch, std::memory_order_relaxed);
@@ -325,6 +328,7 @@ void Engine::PublishDone(const Effect& e) {
   } else {
     records_->PublishDone(e.id, pipeline_->decided());
   }
+  done_ns_ = MonotonicNanos();
   const bool last = std::all_of(owners_.begin(), owners_.end(), [&](const runtime::OwnerRecords* o) {
     return rejected ? !(o->Rejected() < e.id) : !(o->Done() < e.id);
   });

@@ -104,6 +104,7 @@ class Engine {
   std::vector<std::vector<uint64_t>> marks_;    // per rank and unit, as last shown
   std::vector<Effect> effects_;
   Proposals decided_before_;  // before the verdict in hand
+  int64_t done_ns_ = 0;       // when the last DONE was published; 0: by a predecessor
   std::string last_error_;
 
   std::atomic<bool> stop_{false};
