@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "client/config/deepspeed_config.h"
 #include "runtime/unique_fd.h"
 
 namespace sherd::cli {
@@ -70,6 +71,7 @@ std::vector<std::pair<std::string, std::string>> TrainerEnvironment(const Traine
       {"SHERD_ENDPOINT", absl::StrJoin(place.endpoints, ",")},
       {"SHERD_JOB", place.job},
   };
+  if (!place.config.empty()) environment.emplace_back(DeepSpeedConfig::kVariable, place.config);
   const std::string threads = absl::StrCat(std::max(1, place.cores / place.world_size));
   const std::pair<const char*, std::string> defaults[] = {
       {"OMP_NUM_THREADS", threads},

@@ -32,7 +32,8 @@ struct TrainerPlace {
   int master_port = 0;
   std::vector<std::string> endpoints;
   std::string job;
-  int cores = 1;  // of this host, for all trainers
+  int cores = 1;       // of this host, for all trainers
+  std::string config;  // absolute path of the configuration file; empty: none
 };
 
 // What is added to a trainer's environment. Threads of BLAS and OpenMP are counted out, because the results

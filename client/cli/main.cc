@@ -79,6 +79,8 @@ void DeclareRun(CLI::App& app, RunOptions& run) {
       ->capture_default_str();
   sub->add_option("--job", run.job, "Name of the job. Default: the program's, with a number");
   sub->add_option("--dir", run.dir, "Folder that keeps the servers' logs (in logs/)");
+  sub->add_option("--config", run.config,
+                  "DeepSpeed's JSON file, checked first; trainers get it as SHERD_CONFIG");
   sub->add_option("--threads", run.threads, "Threads of each server. Default: cores divided by servers")
       ->check(CLI::Range(1, runtime::kMaxWorkers));
   sub->add_flag("--tag-output", run.tag_output, "Mark rank 0's output with [0], as others' always is");

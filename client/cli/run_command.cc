@@ -25,6 +25,7 @@
 #include "client/cli/output_pump.h"
 #include "client/cli/server_log.h"
 #include "client/cli/supervisor.h"
+#include "client/config/deepspeed_config.h"
 #include "client/rpc/endpoints.h"
 #include "runtime/child_process.h"
 #include "runtime/doorbell.h"
@@ -69,6 +70,7 @@ class Run {
   std::string SocketPath(int server) const {
     return absl::StrCat(dir_->path(), "/s", server, rpc::kSocketSuffix);
   }
+  absl::Status ReadConfig();
   absl::Status PrepareLogs();
   absl::Status CheckSpace();
   absl::Status MaskSignals();
@@ -94,7 +96,22 @@ class Run {
   std::optional<Supervisor> supervisor_;
 };
 
+// Before anything is started or made. Says what is done otherwise than the file asks.
+absl::Status Run::ReadConfig() {
+  if (options_.config.empty()) return absl::OkStatus();
+  absl::StatusOr<DeepSpeedConfig> config = DeepSpeedConfig::Load(options_.config);
+  if (!config.ok()) return config.status();
+  if (absl::Status ok = config->CheckWorld(options_.trainers); !ok.ok()) return ok;
+  const std::unique_ptr<char, decltype(&::free)> absolute(::realpath(options_.config.c_str(), nullptr),
+                                                          &::free);
+  if (absolute == nullptr) return formats::FileError(errno, "find", options_.config);
+  place_.config = absolute.get();
+  for (const std::string& line : config->warnings()) Say(line);
+  return absl::OkStatus();
+}
+
 absl::Status Run::Prepare() {
+  if (absl::Status status = ReadConfig(); !status.ok()) return status;
   const char* path = ::getenv("PATH");
   const std::string search = path == nullptr ? "/usr/local/bin:/usr/bin:/bin" : path;
   if (absl::StatusOr<std::string> found = FindProgram(options_.command[0], search); !found.ok()) {

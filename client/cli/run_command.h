@@ -19,6 +19,8 @@ struct RunOptions {
   int restarts = 3;
   std::string job;  // empty: the program's name and this process's id
   std::string dir;  // for logs; empty: none are kept
+  // DeepSpeed's configuration, which is checked first and told to trainers (SHERD_CONFIG); empty: none.
+  std::string config;
   int threads = 0;  // of each server; 0: the server's own choice
   bool tag_output = false;
   std::vector<std::string> command;
