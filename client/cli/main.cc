@@ -21,6 +21,7 @@
 #include "client/cli/context.h"
 #include "client/cli/inspect.h"
 #include "client/cli/interrupts.h"
+#include "client/cli/plan.h"
 #include "client/cli/progress.h"
 #include "client/cli/read.h"
 #include "client/cli/resize.h"
@@ -55,6 +56,7 @@ struct Flags {
   std::string dtype = "fp32", rate, max_shard_bytes;
   std::string push_path;
   int servers = 0;
+  PlanOptions plan;
 };
 
 // A command that talks to a job: its default time limit, and what it does.
@@ -85,6 +87,26 @@ void DeclareRun(CLI::App& app, RunOptions& run) {
       ->check(CLI::Range(1, runtime::kMaxWorkers));
   sub->add_flag("--tag-output", run.tag_output, "Mark rank 0's output with [0], as others' always is");
   sub->add_option("command", run.command, "-- CMD ARGS...: the trainer's program")->required();
+}
+
+void DeclarePlan(CLI::App& app, PlanOptions& plan) {
+  CLI::App* sub = app.add_subcommand(
+      "plan",
+      "Memory and traffic of a job, by ZeRO's textbook and in Sherd; without --params or --model of the "
+      "running one");
+  sub->add_option("--params", plan.params, "Parameters of the model, like 350M or 7.5B");
+  sub->add_option("--model", plan.model, "safetensors file, index or folder; only headers are read");
+  sub->add_option("--config", plan.config, "DeepSpeed's JSON file: stage, optimizer, dtype, offloading");
+  sub->add_option("--world", plan.world, "Trainers in all. Default: 1")->check(CLI::Range(1, kMostTrainers));
+  sub->add_option("--local-world", plan.local_world, "Trainers on a host. Default: at most 8")
+      ->check(CLI::Range(1, kMostTrainers));
+  sub->add_option("--servers", plan.servers, "Shard servers on a host. Default: one for each trainer")
+      ->check(CLI::Range(1, runtime::kMaxSlots));
+  sub->add_option("--stage", plan.stage, "Only this stage, 0 to 3")->check(CLI::Range(0, 3));
+  sub->add_option("--optimizer", plan.optimizer, "Default: adamw");
+  sub->add_option("--dtype", plan.dtype, "Of the computation. Default: bf16, and fp32")
+      ->check(CLI::IsMember({"fp32", "bf16", "fp16"}));
+  sub->add_option("--largest-layer", plan.largest_layer, "Parameters of it, for stage 3 with offloading");
 }
 
 // `commands` gets what each subcommand does.
@@ -145,6 +167,9 @@ void Declare(CLI::App& app, Flags& f, std::map<std::string, Command>& commands) 
   app.add_subcommand("top", "Live view of the job");
   commands["top"] = {absl::InfiniteDuration(),
                      [](Context& c) { return Top(c, ::isatty(STDOUT_FILENO) != 0); }};
+
+  DeclarePlan(app, f.plan);
+  commands["plan"] = {absl::Seconds(30), [&f](Context& c) { return PlanOfJob(f.plan, c); }};
 
   app.add_subcommand("gc", "Remove the shared memory that dead jobs left");
 }
@@ -218,6 +243,15 @@ int Main(int argc, char** argv) {
       return Error("gc takes no --endpoint or --timeout: it talks to nobody", kUsage);
     }
     const absl::Status status = GcCommand(runtime::kDefaultShmRoot, flags.globals.json, std::cout);
+    return status.ok() ? 0 : Error(status.message(), kFailed);
+  }
+  if (name == "plan" && !flags.plan.of_running_job()) {
+    if (!flags.globals.endpoint.empty() || !flags.globals.timeout.empty()) {
+      return Error("plan with --params or --model takes no --endpoint or --timeout: it talks to nobody",
+                   kUsage);
+    }
+    const absl::Status status = PlanWithoutJob(flags.plan, flags.globals.json, std::cout);
+    if (absl::IsInvalidArgument(status)) return Error(status.message(), kUsage);
     return status.ok() ? 0 : Error(status.message(), kFailed);
   }
   const Command& command = commands.at(name);

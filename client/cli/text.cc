@@ -47,6 +47,37 @@ absl::StatusOr<uint64_t> ParseBytes(absl::string_view text) {
   return static_cast<uint64_t>(value * scale);
 }
 
+absl::StatusOr<int64_t> ParseCount(absl::string_view text) {
+  const std::string upper = absl::AsciiStrToUpper(text);
+  absl::string_view rest = upper;
+  double scale = 1;
+  for (const char unit : {'K', 'M', 'B', 'T'}) {
+    scale *= 1000;
+    if (absl::ConsumeSuffix(&rest, std::string(1, unit))) break;
+    if (unit == 'T') scale = 1;
+  }
+  double value = 0;
+  const bool number = !rest.empty() && (absl::ascii_isdigit(rest[0]) || rest[0] == '.') &&
+                      !absl::ascii_isspace(rest.back()) && absl::SimpleAtod(rest, &value) &&
+                      value * scale < 0x1p53;
+  // 7.3B is whole, though 7.3 is not exact.
+  const double count = std::round(value * scale);
+  if (!number || count < 1 || std::abs(value * scale - count) > 1e-6 * count) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("\"", text, "\" is no count; write it like 350M, 7.5B or 123456"));
+  }
+  return static_cast<int64_t>(count);
+}
+
+std::string DecimalBytes(double bytes) {
+  static constexpr const char* kUnits[] = {"B", "KB", "MB", "GB", "TB", "PB", "EB"};
+  int unit = 0;
+  for (; bytes >= 999.95 && unit < 6; ++unit) bytes /= 1000;
+  std::string number = absl::StrFormat("%.1f", bytes);
+  if (absl::EndsWith(number, ".0")) number.resize(number.size() - 2);
+  return absl::StrCat(number, " ", kUnits[unit]);
+}
+
 absl::StatusOr<absl::Duration> ParseTimeout(absl::string_view text) {
   double seconds = 0;
   absl::Duration duration;

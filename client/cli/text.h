@@ -18,6 +18,13 @@ std::string HumanBytes(uint64_t bytes);
 // "1048576", "64K", "1.5M", "2GiB" in bytes; K, M, G, T are powers of 1024. INVALID_ARGUMENT names the text.
 absl::StatusOr<uint64_t> ParseBytes(absl::string_view text);
 
+// "7.5B", "350M", "1e9", "123456": a whole number above 0; K, M, B and T are powers of 1000. INVALID_ARGUMENT
+// names the text.
+absl::StatusOr<int64_t> ParseCount(absl::string_view text);
+
+// "120 GB", "16.6 GB", "3.6 MB": powers of 1000, one digit after the point unless it is 0.
+std::string DecimalBytes(double bytes);
+
 // "90", "1.5", "500ms", "2m", "inf": without a unit, seconds; more than zero. INVALID_ARGUMENT names the
 // text.
 absl::StatusOr<absl::Duration> ParseTimeout(absl::string_view text);

@@ -37,6 +37,28 @@ TEST(Text, ParseTimeout) {
     EXPECT_FALSE(ParseTimeout(bad).ok()) << bad;
 }
 
+TEST(Text, Counts) {
+  EXPECT_EQ(*ParseCount("123456"), 123456);
+  EXPECT_EQ(*ParseCount("7.5B"), 7500000000);
+  EXPECT_EQ(*ParseCount("7.3b"), 7300000000);
+  EXPECT_EQ(*ParseCount("350M"), 350000000);
+  EXPECT_EQ(*ParseCount("1.3T"), 1300000000000);
+  EXPECT_EQ(*ParseCount("64k"), 64000);
+  EXPECT_EQ(*ParseCount("1e9"), 1000000000);
+  for (const char* bad : {"", "B", "-1", "0", "1.5", "x", "1G", "inf", "nan", "1e300", "1 B", "7B5"}) {
+    EXPECT_FALSE(ParseCount(bad).ok()) << bad;
+  }
+}
+
+TEST(Text, DecimalBytes) {
+  EXPECT_EQ(DecimalBytes(0), "0 B");
+  EXPECT_EQ(DecimalBytes(999), "999 B");
+  EXPECT_EQ(DecimalBytes(1500), "1.5 KB");
+  EXPECT_EQ(DecimalBytes(120e9), "120 GB");
+  EXPECT_EQ(DecimalBytes(16640625000), "16.6 GB");
+  EXPECT_EQ(DecimalBytes(999960000), "1 GB");
+}
+
 TEST(Text, Tables) {
   Table table({"NAME", "SHAPE"});
   table.Add({"a", ShapeText({2, 3})});

@@ -1,0 +1,118 @@
+#include "core/memory_plan.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "core/job_sizes.h"
+
+namespace sherd {
+namespace {
+
+int64_t TrainableElements(const Layout& layout) {
+  int64_t elements = 0;
+  for (const TensorInfo& t : layout.tensors()) elements += t.spec.trainable ? t.numel : 0;
+  return elements;
+}
+
+// The parameters that trainers compute with, where they are not the masters themselves.
+int64_t ComputeBytes(const JobSpec& job) {
+  if (job.compute == DType::kFloat32) return 0;
+  return job.layout.total_blocks() * kBlockElements * SizeOf(job.compute);
+}
+
+int64_t StagingBytes(const JobSpec& job, const JobSizes& sizes) {
+  return sizes.staging_bytes() / 4 * SizeOf(job.staging);
+}
+
+// Rounded up to what a host gets of `bytes` that all hosts share.
+int64_t Share(int64_t bytes, int hosts) { return (bytes + hosts - 1) / hosts; }
+
+}  // namespace
+
+TextbookPlan PlanTextbook(const PlanRequest& request, int stage) {
+  const JobSpec& job = request.job;
+  const double all = static_cast<double>(job.layout.total_elements());
+  const double trained = static_cast<double>(TrainableElements(job.layout));
+  const double ranks = job.world_size, hosts = request.hosts();
+  const double b = static_cast<double>(SizeOf(job.compute));
+  const double layer = static_cast<double>(request.largest_layer_elements);
+  const double masters = job.compute == DType::kFloat32 ? 0 : 4;
+  const double state = masters + 4.0 * static_cast<double>(OptimizerPlanes(job.optimizer).size());
+  TextbookPlan plan;
+  plan.traffic_bytes = (stage == 3 ? 3 : 2) * b * trained;
+  if (stage == 3 && request.offload_param) {
+    plan.rank_bytes = 2 * b * layer;
+    plan.host_bytes = (state + 2 * b + 2) * trained / hosts * 1.5;
+  } else if (request.offload_optimizer) {
+    plan.rank_bytes = stage == 3 ? 2 * b * layer + b * all / ranks : b * all;
+    plan.host_bytes = (state + b + 2) * trained / hosts * 1.5;
+  } else {
+    plan.rank_bytes = b * all / (stage == 3 ? ranks : 1) + b * trained / (stage >= 2 ? ranks : 1) +
+                      state * trained / (stage >= 1 ? ranks : 1);
+  }
+  return plan;
+}
+
+SherdPlan PlanSherd(const PlanRequest& request, int stage) {
+  JobSpec job = request.job;
+  job.stage = std::min(stage, 2);
+  if (job.stage < 2) job.parts = 1;
+  const JobSizes sizes(job);
+  const int hosts = request.hosts(), ranks = request.ranks_per_host;
+  SherdPlan plan;
+  plan.stage = job.stage;
+  const auto add = [&plan](std::string name, int64_t bytes) {
+    plan.host_bytes += bytes;
+    plan.items.push_back({std::move(name), bytes});
+  };
+  const std::vector<std::string> planes = job.PlaneNames();
+  for (size_t p = 0; p < planes.size(); ++p) {
+    const bool whole = p == 0 && job.compute == DType::kFloat32;  // trainers of every host compute with it
+    const int64_t bytes = sizes.plane_bytes(static_cast<int>(p));
+    add(absl::StrCat("plane.", planes[p]), whole ? bytes : Share(bytes, hosts));
+  }
+  if (ComputeBytes(job) > 0) add("param." + Name(job.compute), ComputeBytes(job));
+  add("grad", Share(sizes.grad_bytes(), hosts));
+  add("stamps", Share(sizes.stamps_bytes(), hosts));
+  add("staging", ranks * StagingBytes(job, sizes));
+  add("records",
+      ranks * request.rank_page_bytes + request.servers * request.owner_page_bytes + request.control_bytes);
+  plan.rank_bytes = StagingBytes(job, sizes) + request.rank_page_bytes;
+  if (job.stage < 2 && request.accumulation > 1) {
+    plan.private_bytes = TrainableElements(job.layout) * SizeOf(job.compute);
+  }
+  plan.snapshot_bytes = Share(sizes.plane_bytes(0) + job.layout.total_blocks() * 4, hosts);
+
+  // Reduce: every rank's gradient read, the sum written. Update: the sum, the parameter and the state read,
+  // all but the sum written, and the parameters of the computation.
+  const double elements = static_cast<double>(TrainableElements(job.layout));
+  const double staged = static_cast<double>(SizeOf(job.staging));
+  const double compute = job.compute == DType::kFloat32 ? 0.0 : static_cast<double>(SizeOf(job.compute));
+  const double state = 4.0 * static_cast<double>(planes.size());
+  const double reduce = elements * (ranks * staged + 4);
+  plan.memory_traffic_bytes = (reduce + elements * (4 + 2 * state + compute)) / hosts;
+  // Sums of gradients go to the host that owns them, parameters come back to all.
+  if (hosts > 1) {
+    const double others = static_cast<double>(hosts - 1) / hosts;
+    plan.memory_traffic_bytes = reduce + elements * (4 + 2 * state + compute) / hosts;
+    plan.network_traffic_bytes = elements * others * (staged + (compute > 0 ? compute : 4.0));
+  }
+  return plan;
+}
+
+Layout LayoutOfElements(int64_t elements, DType dtype) {
+  const int64_t each =
+      std::max(int64_t{4} << 20, (elements / 100000 + kBlockElements) / kBlockElements * kBlockElements);
+  std::vector<std::vector<TensorSpec>> units;
+  for (int64_t at = 0; at < elements; at += each) {
+    TensorSpec spec;
+    spec.name = absl::StrCat("part.", units.size());
+    spec.shape = {std::min(each, elements - at)};
+    spec.dtype = dtype;
+    units.push_back({spec});
+  }
+  return *Layout::Create(std::move(units));
+}
+
+}  // namespace sherd
