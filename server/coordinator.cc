@@ -68,9 +68,8 @@ Coordinator::Coordinator(Options options, JobHome* home, runtime::ExitWatch* wat
   }
 }
 
-Coordinator::~Coordinator() {
+void Coordinator::Stop() {
   runtime::JobMemory* memory;
-  std::map<std::pair<int64_t, uint64_t>, runtime::ExitWatch::Id> watched;
   {
     MutexLock lock(mu_);
     stop_ = true;
@@ -78,8 +77,13 @@ Coordinator::~Coordinator() {
     changed_.SignalAll();
   }
   if (memory != nullptr) memory->control().bell.Ring();
+}
+
+Coordinator::~Coordinator() {
+  Stop();
   run_.join();
   monitor_.join();
+  std::map<std::pair<int64_t, uint64_t>, runtime::ExitWatch::Id> watched;
   {
     MutexLock lock(mu_);
     watched.swap(watched_);

@@ -69,8 +69,9 @@ class Coordinator {
   // Restores the job from the newest document, or begins one. `home` and `watch` are borrowed.
   static absl::StatusOr<std::unique_ptr<Coordinator>> Start(Options options, JobHome* home,
                                                             runtime::ExitWatch* watch);
-  // Answers all callers with UNAVAILABLE.
   ~Coordinator();
+  // Answers all callers, now and from now on, with UNAVAILABLE: streams end at once. Thread-safe.
+  void Stop();
 
   absl::Status Join(const std::string& id, const std::string& address, const ProcessIdentity& process,
                     absl::Time deadline);

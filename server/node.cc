@@ -246,7 +246,11 @@ absl::Status Node::Leave(absl::Time deadline) {
   request.mutable_process()->set_start_ticks(self_.start_ticks);
   request.set_token(absl::StrCat("leave ", self_.ToString()).substr(0, 64));
   v1::LeaveResponse response;
-  return FromGrpc(v1::ClusterService::NewStub(peers_->To(*address))->Leave(&context, request, &response));
+  const absl::Status left =
+      FromGrpc(v1::ClusterService::NewStub(peers_->To(*address))->Leave(&context, request, &response));
+  // Whoever watches the cluster here must look elsewhere, and is not waited for.
+  if (const std::shared_ptr<Coordinator> c = coordinator(); c != nullptr) c->Stop();
+  return left;
 }
 
 }  // namespace sherd::server
