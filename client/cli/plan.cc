@@ -7,7 +7,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
+#include "absl/strings/str_join.h"
 #include "client/cli/tensor_list.h"
 #include "client/cli/text.h"
 #include "client/config/deepspeed_config.h"
@@ -23,15 +23,11 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr OptimizerKind kOptimizers[] = {OptimizerKind::kSgd, OptimizerKind::kAdam, OptimizerKind::kAdamW};
-
 absl::StatusOr<OptimizerKind> OptimizerNamed(const std::string& name) {
-  std::string names;
-  for (OptimizerKind kind : kOptimizers) {
-    if (Name(kind) == name) return kind;
-    absl::StrAppend(&names, names.empty() ? "" : ", ", Name(kind));
-  }
-  return absl::InvalidArgumentError(absl::StrCat("--optimizer ", name, ": it must be one of ", names));
+  if (const kernels::OptimizerInfo* info = kernels::FindOptimizer(name); info != nullptr) return info->kind;
+  const auto append = [](std::string* out, const kernels::OptimizerInfo& o) { absl::StrAppend(out, o.name); };
+  return absl::InvalidArgumentError(absl::StrCat("--optimizer ", name, ": it must be one of ",
+                                                 absl::StrJoin(kernels::kOptimizers, ", ", append)));
 }
 
 DType DTypeNamed(const std::string& name) {
@@ -43,8 +39,8 @@ bool IsOptimizerState(absl::string_view name) {
   const absl::string_view head = name.substr(0, name.find('/'));
   if (head.size() == name.size()) return false;
   if (head == "step") return true;
-  for (OptimizerKind kind : kOptimizers) {
-    const std::vector<std::string> planes = OptimizerPlanes(kind);
+  for (const kernels::OptimizerInfo& optimizer : kernels::kOptimizers) {
+    const std::vector<std::string> planes = OptimizerPlanes(optimizer.kind);
     if (std::find(planes.begin(), planes.end(), head) != planes.end()) return true;
   }
   return false;

@@ -1,6 +1,7 @@
 #include "client/config/deepspeed_config.h"
 
 #include <fstream>
+#include <map>
 #include <string>
 
 #include "absl/strings/match.h"
@@ -97,33 +98,37 @@ TEST(DeepSpeedConfig, Schedulers) {
   const auto file = DeepSpeedConfig::Load(TestData("stage1_scheduler"));
   const auto asked = file->Resolve(Program());
   ASSERT_TRUE(asked.ok()) << asked.status();
-  EXPECT_EQ(asked->scheduler.type, SchedulerConfig::Type::kWarmupDecay);
-  EXPECT_EQ(asked->scheduler.min_lr, 0);
-  EXPECT_EQ(asked->scheduler.max_lr, 2e-3);
-  EXPECT_EQ(asked->scheduler.warmup_steps, 40);
-  EXPECT_EQ(asked->scheduler.total_steps, 400);
-  EXPECT_FALSE(asked->scheduler.linear);
+  ASSERT_TRUE(asked->schedule.has_value());
+  EXPECT_EQ(asked->schedule->name, "WarmupDecayLR");
+  EXPECT_EQ(asked->schedule->warmup_type, "log");
+  const std::map<std::string, double> filled = {
+      {"warmup_min_lr", 0}, {"warmup_max_lr", 2e-3}, {"warmup_num_steps", 40}, {"total_num_steps", 400}};
+  EXPECT_EQ(asked->schedule->numbers, filled);
   ProgramValues no_steps = Program();
   no_steps.total_steps = {};
   EXPECT_NE(std::string(file->Resolve(no_steps).status().message()).find("total_num_steps"),
             std::string::npos);
 
   const TrainingConfig cosine = Resolved(
-      R"({"scheduler": {"type": "WarmupCosineLR", "params": {"total_num_steps": 100, "cos_min_ratio": 0.1,
+      R"({"scheduler": {"type": "warmupcosinelr", "params": {"total_num_steps": 100, "cos_min_ratio": 0.1,
           "warmup_type": "linear"}}})");
-  EXPECT_EQ(cosine.scheduler.type, SchedulerConfig::Type::kWarmupCosine);
-  EXPECT_EQ(cosine.scheduler.cos_min_ratio, 0.1);
-  EXPECT_EQ(cosine.scheduler.warmup_steps, 1000);
-  EXPECT_TRUE(cosine.scheduler.linear);
-  EXPECT_EQ(Resolved(R"({"scheduler": {"type": "WarmupLR"}})").scheduler.max_lr, 2e-3);
+  EXPECT_EQ(cosine.schedule->name, "WarmupCosineLR");
+  EXPECT_EQ(cosine.schedule->numbers.at("cos_min_ratio"), 0.1);
+  EXPECT_EQ(cosine.schedule->numbers.count("warmup_num_steps"), 0u);  // the schedule's own default: 1000
+  EXPECT_EQ(cosine.schedule->warmup_type, "linear");
+  EXPECT_FALSE(Resolved("{}").schedule.has_value());
   EXPECT_NE(ErrorOf(R"({"scheduler": {"type": "WarmupLR", "params": {"total_num_steps": 5}}})")
                 .find("WarmupLR has no such parameter"),
             std::string::npos);
   EXPECT_NE(
-      ErrorOf(R"({"scheduler": {"type": "WarmupDecayLR", "params": {}}})").find("total_num_steps is missing"),
+      ErrorOf(R"({"scheduler": {"type": "WarmupDecayLR", "params": {}}})").find("needs total_num_steps"),
       std::string::npos);
   EXPECT_NE(
       ErrorOf(R"({"scheduler": {"type": "OneCycle", "params": {"cycle_min_lr": 0.1}}})").find("OneCycle"),
+      std::string::npos);
+  EXPECT_NE(
+      ErrorOf(R"({"scheduler": {"type": "WarmupLR", "params": {"warmup_min_lr": 1, "warmup_max_lr": 0.1}}})")
+          .find("raise it"),
       std::string::npos);
 }
 
@@ -137,6 +142,13 @@ TEST(DeepSpeedConfig, Optimizers) {
   EXPECT_EQ(kind(R"({"type": "AdamW", "params": {"adam_w_mode": false}})"), OptimizerKind::kAdamW);
   EXPECT_EQ(kind(R"({"type": "adamw"})"), OptimizerKind::kAdamW);
   EXPECT_EQ(kind(R"({"type": "SGD"})"), OptimizerKind::kSgd);
+  EXPECT_EQ(kind(R"({"type": "Adagrad"})"), OptimizerKind::kAdagrad);
+  EXPECT_EQ(kind(R"({"type": "Lion"})"), OptimizerKind::kLion);
+  const GroupScalars adagrad =
+      Resolved(R"({"optimizer": {"type": "Adagrad", "params": {"lr_decay": 0.5}}})").optimizer.scalars();
+  EXPECT_EQ(adagrad[kLr], 1e-2);
+  EXPECT_EQ(adagrad[kEps], 1e-10);
+  EXPECT_EQ(adagrad[kLrDecay], 0.5);
   const GroupScalars s =
       Resolved(R"({"optimizer": {"type": "Adam", "params": {"lr": 3e-5, "betas": [0.8, 0.99],
       "eps": 1e-6, "weight_decay": 3e-7}}})")

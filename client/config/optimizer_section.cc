@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/ascii.h"
@@ -10,6 +11,8 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "client/config/key_table.h"
+#include "client/optimizer_options.h"
+#include "core/schedule.h"
 
 namespace sherd::config {
 namespace {
@@ -28,6 +31,8 @@ constexpr Kind kOptimizers[] = {
     {"Adam", kAdamParams},
     {"AdamW", kAdamParams},
     {"SGD", "lr weight_decay momentum dampening nesterov"},
+    {"Adagrad", "lr eps weight_decay lr_decay initial_accumulator_value amsgrad fp32_optimizer_states"},
+    {"Lion", "lr betas weight_decay fp32_optimizer_states set_grad_none"},
 };
 
 constexpr Kind kSchedulers[] = {
@@ -72,23 +77,39 @@ const Kind* FindKind(ValueSource& from, const std::string& section, const Kind (
 
 std::string Param(absl::string_view name) { return absl::StrCat("optimizer.params.", name); }
 
-template <typename Options>
-OptimizerOptions AdamLike(ValueSource& from, const ProgramValues& program) {
-  Options options;
-  options.lr(from.Number(Param("lr"), program.lr).value_or(1e-3));
-  options.weight_decay(from.Number(Param("weight_decay"), program.weight_decay).value_or(0));
-  options.eps(from.Number(Param("eps"), program.eps).value_or(1e-8));
-  const std::pair<double, double> betas =
-      from.Pair(Param("betas"), program.betas).value_or(std::make_pair(0.9, 0.999));
-  options.betas(betas.first, betas.second);
-  return options;
+// DeepSpeed's defaults, which are not Sherd's own in all cases; those of the table but for Adagrad.
+GroupScalars FileDefaults(OptimizerKind kind) {
+  GroupScalars s = DefaultScalars(kind);
+  s[kWeightDecay] = 0;
+  if (kind == OptimizerKind::kLion) s[kLr] = 1e-3, s[kBeta2] = 0.999;
+  return s;
 }
 
-OptimizerOptions Sgd(ValueSource& from, const ProgramValues& program) {
-  SgdOptions options(from.Number(Param("lr"), program.lr).value_or(1e-3));
-  options.weight_decay(from.Number(Param("weight_decay"), program.weight_decay).value_or(0));
-  options.momentum(*from.Number(Param("momentum"))).dampening(*from.Number(Param("dampening")));
-  options.nesterov(*from.Bool(Param("nesterov")));
+// What the file has for this kind, over what the program says, over DeepSpeed's defaults.
+OptimizerOptions FromFile(ValueSource& from, const ProgramValues& program, OptimizerKind kind,
+                          absl::string_view params) {
+  OptimizerOptions options(kind, FileDefaults(kind));
+  const auto number = [&](absl::string_view name, ScalarField field, const ProgramValue<double>& mine) {
+    const std::string path = Param(name);
+    const bool said = from.At(path) != nullptr || !mine.flag.empty();
+    if (!said || !from.status().ok()) return;
+    if (!from.IsSet(path) && !mine.value.has_value()) return;  // "auto", and nobody fills it
+    if (const absl::optional<double> v = from.Number(path, mine); v.has_value()) options.Set(field, *v);
+  };
+  for (absl::string_view name : absl::StrSplit(params, ' ')) {
+    if (name == "lr") number(name, kLr, program.lr);
+    if (name == "weight_decay") number(name, kWeightDecay, program.weight_decay);
+    if (name == "eps") number(name, kEps, program.eps);
+    if (name == "momentum") number(name, kMomentum, {});
+    if (name == "dampening") number(name, kDampening, {});
+    if (name == "lr_decay") number(name, kLrDecay, {});
+    if (name == "initial_accumulator_value") number(name, kInitialAccumulatorValue, {});
+    if (name == "nesterov") options.Set(kNesterov, *from.Bool(Param(name)) ? 1 : 0);
+    if (name == "betas") {
+      const auto betas = from.Pair(Param(name), program.betas);
+      if (betas.has_value()) options.Set(kBeta1, betas->first), options.Set(kBeta2, betas->second);
+    }
+  }
   return options;
 }
 
@@ -102,58 +123,62 @@ OptimizerOptions OwnOptimizer(const ProgramValues& program) {
   return options;
 }
 
+OptimizerKind KindOf(ValueSource& from, absl::string_view name) {
+  if (name == "Adam") return *from.Bool(Param("adam_w_mode")) ? OptimizerKind::kAdamW : OptimizerKind::kAdam;
+  return kernels::FindOptimizer(std::string(absl::AsciiStrToLower(name)))->kind;
+}
+
 }  // namespace
 
 void ResolveOptimizer(ValueSource& from, const ProgramValues& program, TrainingConfig* out) {
   const Kind* kind = FindKind(from, "optimizer", kOptimizers);
   out->has_optimizer = kind != nullptr;
-  if (kind == nullptr) {
-    out->optimizer = OwnOptimizer(program);
-  } else if (kind->name == "SGD") {
-    out->optimizer = Sgd(from, program);
-  } else if (kind->name == "Adam" && !*from.Bool(Param("adam_w_mode"))) {
-    out->optimizer = AdamLike<AdamOptions>(from, program);
-  } else {
-    out->optimizer = AdamLike<AdamWOptions>(from, program);
-  }
+  out->optimizer = kind == nullptr ? OwnOptimizer(program)
+                                   : FromFile(from, program, KindOf(from, kind->name), kind->params);
 }
 
 void ResolveScheduler(ValueSource& from, const ProgramValues& program, bool complete, TrainingConfig* out) {
   const Kind* kind = FindKind(from, "scheduler", kSchedulers);
   if (kind == nullptr) return;
-  const auto key = [](absl::string_view name) { return absl::StrCat("scheduler.params.", name); };
-  SchedulerConfig& s = out->scheduler;
-  s.type = kind->name == "WarmupLR"        ? SchedulerConfig::Type::kWarmup
-           : kind->name == "WarmupDecayLR" ? SchedulerConfig::Type::kWarmupDecay
-                                           : SchedulerConfig::Type::kWarmupCosine;
-  s.warmup_steps = *from.Integer(key("warmup_num_steps"), program.warmup_steps);
-  s.linear = absl::EqualsIgnoreCase(*from.Text(key("warmup_type")), "linear");
-  const double lr = out->optimizer.scalars()[kLr];
-  if (s.type == SchedulerConfig::Type::kWarmupCosine) {
-    s.min_ratio = *from.Number(key("warmup_min_ratio"));
-    s.cos_min_ratio = *from.Number(key("cos_min_ratio"));
-  } else {
-    s.min_lr = *from.Number(key("warmup_min_lr"));
-    ProgramValue<double> top;
-    top.value = lr;
-    s.max_lr = *from.Number(key("warmup_max_lr"), top);
-    // WarmupLR without it: the optimizer's.
-    if (s.type == SchedulerConfig::Type::kWarmup && from.At(key("warmup_max_lr")) == nullptr) s.max_lr = lr;
-    if (s.max_lr < s.min_lr && (complete || from.IsSet(key("warmup_max_lr")))) {
-      from.Fail(absl::StrCat(key("warmup_max_lr"), " is ", s.max_lr, ", below warmup_min_lr ", s.min_lr,
-                             ": raise it"));
+  ScheduleSpec spec;
+  spec.name = std::string(kind->name);
+  ProgramValue<double> lr;
+  lr.value = out->optimizer.scalars()[kLr];
+  const auto as_number = [](const ProgramValue<int64_t>& mine) {
+    ProgramValue<double> number;
+    if (mine.value.has_value()) number.value = static_cast<double>(*mine.value);
+    number.flag = mine.flag;
+    return number;
+  };
+  for (absl::string_view name : absl::StrSplit(kind->params, ' ')) {
+    const std::string path = absl::StrCat("scheduler.params.", name);
+    if (name == "warmup_type") {
+      spec.warmup_type = absl::AsciiStrToLower(*from.Text(path));
+      continue;
+    }
+    ProgramValue<double> mine;
+    if (name == "warmup_max_lr") mine = lr;
+    if (name == "warmup_num_steps") mine = as_number(program.warmup_steps);
+    if (name == "total_num_steps") mine = as_number(program.total_steps);
+    // What nobody says has the schedule's own default, which is DeepSpeed's.
+    if (from.At(path) == nullptr && mine.flag.empty()) continue;
+    if (const absl::optional<double> v = from.Number(path, mine); v.has_value()) {
+      spec.numbers[std::string(name)] = *v;
     }
   }
-  if (s.type == SchedulerConfig::Type::kWarmup) return;
-  const absl::optional<int64_t> total = from.Integer(key("total_num_steps"), program.total_steps);
-  const bool asks = from.At(key("total_num_steps")) != nullptr;
-  if ((complete || !asks) && !total.has_value()) {
-    from.Fail(
-        absl::StrCat(key("total_num_steps"), asks ? " is \"auto\", and the program does not say how many "
-                                                    "steps it makes: write the number"
-                                                  : " is missing: " + std::string(kind->name) + " needs it"));
+  spec.numbers.erase("last_batch_iteration");
+  const bool waits = !complete && from.At("scheduler.params.total_num_steps") != nullptr;
+  if (!from.status().ok() || (waits && spec.numbers.count("total_num_steps") == 0)) return;
+  if (const absl::Status valid = Schedule::Create(spec).status(); !valid.ok()) {
+    return from.Fail(absl::StrCat("scheduler.params: ", valid.message()));
   }
-  s.total_steps = total.value_or(0);
+  const auto top = spec.numbers.find("warmup_max_lr"), low = spec.numbers.find("warmup_min_lr");
+  if (top != spec.numbers.end() && low != spec.numbers.end() && top->second < low->second &&
+      (complete || from.IsSet("scheduler.params.warmup_max_lr"))) {
+    return from.Fail(absl::StrCat("scheduler.params.warmup_max_lr is ", top->second, ", below warmup_min_lr ",
+                                  low->second, ": raise it"));
+  }
+  out->schedule = std::move(spec);
 }
 
 }  // namespace sherd::config

@@ -12,7 +12,7 @@ namespace sherd::config {
 // parameter that the kind does not have.
 void ResolveOptimizer(ValueSource& from, const ProgramValues& program, TrainingConfig* out);
 
-// Fills out->scheduler; after ResolveOptimizer. `complete`: the program's values are all there, so that a
+// Fills out->schedule; after ResolveOptimizer. `complete`: the program's values are all there, so that a
 // value that nobody gave is an error.
 void ResolveScheduler(ValueSource& from, const ProgramValues& program, bool complete, TrainingConfig* out);
 

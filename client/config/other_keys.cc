@@ -4,11 +4,11 @@ namespace sherd::config {
 namespace {
 
 constexpr absl::string_view kWatch =
-    "nothing: `sherd top` and `sherd status` show a running job, and the program writes its own step log";
+    "no effect: `sherd top` and `sherd status` show a running job, and the program writes its own step log";
 constexpr absl::string_view kModule =
-    "nothing: what forward and backward keep or recompute is the program's own";
+    "no effect: what forward and backward keep or recompute is the program's own";
 constexpr absl::string_view kPages =
-    "nothing: no monitor is written to; servers offer Prometheus metrics (`sherdd --metrics`)";
+    "no effect: no monitor is written to; servers offer Prometheus metrics (`sherdd --metrics`)";
 
 constexpr KeySpec kKeys[] = {
     Free("_comment").Honoured("a remark: passed over"),
@@ -16,13 +16,13 @@ constexpr KeySpec kKeys[] = {
     Bool("wall_clock_breakdown").Default("false").Unless("false").Warned(kWatch),
     Bool("memory_breakdown").Default("false").Unless("false").Warned(kWatch),
     Bool("dump_state").Default("false").Unless("false").Warned(kWatch),
-    Text("log_level").Default("null").Warned("nothing: `sherdd --log-level` sets that of a server"),
+    Text("log_level").Default("null").Warned("no effect: `sherdd --log-level` sets that of a server"),
     Object("timers").Warned(kWatch),
     Object("timers.throughput").Warned(kWatch),
     Bool("timers.throughput.enabled").Default("true"),
     Bool("timers.throughput.synchronized").Default("true"),
     Object("flops_profiler").Honoured("see its keys"),
-    Bool("flops_profiler.enabled").Default("false").Unless("false").Warned("nothing: there is no profiler"),
+    Bool("flops_profiler.enabled").Default("false").Unless("false").Warned("no effect: there is no profiler"),
     Number("flops_profiler.recompute_fwd_factor", 0).Default("0"),
     Integer("flops_profiler.profile_step", 0).Default("1"),
     Integer("flops_profiler.module_depth", -1).Default("-1"),
@@ -74,22 +74,22 @@ constexpr KeySpec kKeys[] = {
     Bool("checkpoint.use_node_local_storage")
         .Default("false")
         .Unless("false")
-        .Warned("nothing: one host writes one checkpoint"),
+        .Warned("no effect: one host writes one checkpoint"),
     Object("checkpoint.parallel_write").Honoured("see its keys"),
     Bool("checkpoint.parallel_write.pipeline_stage")
         .Default("false")
         .Unless("false")
-        .Warned("nothing: servers write their own parts side by side, always"),
-    Free("checkpoint.writer").Warned("nothing: servers write their own parts side by side, always"),
+        .Warned("no effect: servers write their own parts side by side, always"),
+    Free("checkpoint.writer").Warned("no effect: servers write their own parts side by side, always"),
     Free("checkpoint.checkpoint_serialization")
-        .Warned("nothing: formats are named when a checkpoint is written"),
-    Free("nebula").Warned("nothing: no service of that kind is used; `sherd pull` writes to a folder"),
+        .Warned("no effect: formats are named when a checkpoint is written"),
+    Free("nebula").Warned("no effect: no service of that kind is used; `sherd pull` writes to a folder"),
     Free("datastates_ckpt")
-        .Warned("nothing: no service of that kind is used; `sherd pull` writes to a folder"),
+        .Warned("no effect: no service of that kind is used; `sherd pull` writes to a folder"),
     Bool("dataloader_drop_last")
         .Default("false")
         .Unless("false")
-        .Warned("nothing: the program picks the samples that Begin() names"),
+        .Warned("no effect: the program picks the samples that Begin() names"),
 
     Object("elasticity").Honoured("see its keys"),
     Bool("elasticity.enabled")
@@ -125,18 +125,18 @@ constexpr KeySpec kKeys[] = {
     Bool("graph_harvesting").Default("false").Unless("false").Warned(kModule),
     Free("compile").Warned(kModule),
     Integer("vocabulary_size", 1).Default("null").Warned(kModule),
-    Bool("disable_allgather").Default("false").Unless("false").Warned("nothing: there is no all-gather"),
-    Integer("allgather_size", 0).Warned("nothing: there is no all-gather"),
+    Bool("disable_allgather").Default("false").Unless("false").Warned("no effect: there is no all-gather"),
+    Integer("allgather_size", 0).Warned("no effect: there is no all-gather"),
     Bool("use_data_before_expert_parallelism")
         .Default("false")
         .Unless("false")
-        .Warned("nothing: there is no expert parallelism"),
+        .Warned("no effect: there is no expert parallelism"),
     Integer("sequence_parallel_size", 1)
         .Default("1")
         .Unless("1")
         .Refused("sequence parallelism is not there; set it to 1"),
-    Integer("data_parallel_size", 1).Default("null").Warned("nothing: it is the number of trainers (`-n`)"),
-    Free("autotuning").Warned("nothing: there is no autotuner; `sherd plan` shows what a setting costs"),
+    Integer("data_parallel_size", 1).Default("null").Warned("no effect: it is the number of trainers (`-n`)"),
+    Free("autotuning").Warned("no effect: there is no autotuner; `sherd plan` shows what a setting costs"),
 
     Free("tensor_parallel").Refused("tensor parallelism is not there; remove the object"),
     Free("expert_parallel").Refused("expert parallelism is not there; remove the object"),

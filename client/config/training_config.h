@@ -11,29 +11,19 @@
 #include "absl/types/optional.h"
 #include "client/options.h"
 #include "core/loss_scale.h"
+#include "core/schedule.h"
 #include "core/types.h"
 
 namespace sherd {
-
-// Learning rate over steps, with DeepSpeed's names.
-struct SchedulerConfig {
-  enum class Type { kNone, kWarmup, kWarmupDecay, kWarmupCosine };
-  Type type = Type::kNone;
-  double min_lr = 0, max_lr = 0.001;             // kWarmup, kWarmupDecay
-  double min_ratio = 0, cos_min_ratio = 0.0001;  // kWarmupCosine: times the optimizer's lr
-  int64_t warmup_steps = 1000;
-  bool linear = false;      // else logarithmic
-  int64_t total_steps = 0;  // kWarmupDecay, kWarmupCosine
-};
 
 struct TrainingConfig {
   int stage = 0;        // as Sherd runs it, 0..2
   int asked_stage = 0;  // 0..3
   // The optimizer of the file, or the program's.
   OptimizerOptions optimizer = AdamWOptions();
-  bool has_optimizer = false;  // the file names one
-  SchedulerConfig scheduler;
-  double max_grad_norm = 0;  // 0: no clipping
+  bool has_optimizer = false;             // the file names one
+  absl::optional<ScheduleSpec> schedule;  // of the file
+  double max_grad_norm = 0;               // 0: no clipping
 
   // train_batch = micro_batch x accumulation x trainers; all 0 where neither the file nor the program says.
   // Where the program alone says, train_batch may be split unevenly, and micro_batch is the largest share.

@@ -7,8 +7,10 @@ constexpr absl::string_view kBatch =
     "with the other two: train_batch_size = train_micro_batch_size_per_gpu x gradient_accumulation_steps x "
     "trainers. Two of them give the third, exactly; one of the first two alone means accumulation 1";
 constexpr absl::string_view kExact =
-    "nothing: gradients are summed in fp32 in the order of ranks and divided once, by the samples";
+    "no effect: gradients are summed in fp32 in the order of ranks and divided once, by the samples";
 constexpr absl::string_view kScale = "dynamic loss scale of fp16";
+constexpr absl::string_view kLamb = "Lamb is not there; use AdamW";
+constexpr absl::string_view kMuon = "Muon is not there; use AdamW";
 constexpr absl::string_view kCycle =
     "OneCycle is not there; use WarmupCosineLR, or set the learning rate from the program";
 constexpr absl::string_view kRange =
@@ -36,25 +38,26 @@ constexpr KeySpec kKeys[] = {
     Bool("sparse_gradients")
         .Default("false")
         .Unless("false")
-        .Warned("nothing: gradients of embeddings are dense; a row without gradient is a row of zeros"),
+        .Warned("no effect: gradients of embeddings are dense; a row without gradient is a row of zeros"),
 
     Object("optimizer").Honoured("see its keys; without it, the program's own optimizer"),
     Choice("optimizer.type",
-           "Adam|AdamW|SGD|Adagrad|Lamb|Lion|Muon|OneBitAdam|ZeroOneAdam|OneBitLamb|MuAdam|"
-           "MuAdamW|MuSGD")
+           "Adam|AdamW|SGD|Adagrad|Lamb|Lion|Muon|OneBitAdam|ZeroOneAdam|OneBitLamb|MuAdam|MuAdamW|MuSGD")
         .Honoured(
-            "\"Adam\" is AdamW unless adam_w_mode is false. Compressed (OneBit, ZeroOne) and muP variants "
-            "are refused"),
+            "Adam, AdamW, SGD, Adagrad and Lion; \"Adam\" is AdamW unless adam_w_mode is false. The others "
+            "are refused: not there"),
     Object("optimizer.params").Honoured("see its keys; one that the optimizer does not have is an error"),
-    Number("optimizer.params.lr", 0).Default("1e-3").Honoured("learning rate"),
+    Number("optimizer.params.lr", 0).Default("1e-3").Honoured("learning rate; of Adagrad 1e-2 by default"),
     Numbers("optimizer.params.betas", 0, 1)
         .Default("[0.9, 0.999]")
         .Honoured("decay of the moments, two numbers"),
-    Number("optimizer.params.eps", 0).Default("1e-8").Honoured("added to the denominator"),
+    Number("optimizer.params.eps", 0)
+        .Default("1e-8")
+        .Honoured("added to the denominator; of Adagrad 1e-10 by default"),
     Number("optimizer.params.weight_decay", 0)
         .Default("0")
-        .Honoured("decoupled in AdamW, added to the gradient in Adam and SGD"),
-    Number("optimizer.params.momentum", 0, 1).Default("0").Honoured("of SGD and Muon"),
+        .Honoured("decoupled in AdamW and Lion, added to the gradient in Adam, SGD and Adagrad"),
+    Number("optimizer.params.momentum", 0, 1).Default("0").Honoured("of SGD"),
     Number("optimizer.params.dampening", 0, 1).Default("0").Honoured("of SGD"),
     Bool("optimizer.params.nesterov").Default("false").Honoured("of SGD"),
     Bool("optimizer.params.adam_w_mode").Default("true").Honoured("false makes \"Adam\" plain Adam"),
@@ -76,32 +79,29 @@ constexpr KeySpec kKeys[] = {
         .Warned("the state is fp32, always"),
     Bool("optimizer.params.set_grad_none")
         .Default("true")
-        .Warned("nothing: gradients are gone once delivered"),
+        .Warned("no effect: gradients are gone once delivered"),
     Number("optimizer.params.max_grad_norm", 0)
         .Unless("0|0.0")
         .Refused("write gradient_clipping at the top level instead"),
     Number("optimizer.params.lr_decay", 0).Default("0").Honoured("of Adagrad"),
     Number("optimizer.params.initial_accumulator_value", 0).Default("0").Honoured("of Adagrad"),
-    Number("optimizer.params.max_coeff", 0).Default("10.0").Honoured("of Lamb: the largest trust ratio"),
-    Number("optimizer.params.min_coeff", 0).Default("0.01").Honoured("of Lamb: the smallest trust ratio"),
+    Number("optimizer.params.max_coeff", 0).Default("10.0").Unless("10|10.0").Refused(kLamb),
+    Number("optimizer.params.min_coeff", 0).Default("0.01").Unless("0.01").Refused(kLamb),
     Bool("optimizer.params.eps_inside_sqrt")
         .Default("false")
         .Unless("false")
         .Refused("eps is added outside of the square root; set it to false"),
-    Number("optimizer.params.muon_lr", 0).Honoured("of Muon: learning rate of its matrices, instead of lr"),
-    Number("optimizer.params.adam_lr", 0)
-        .Honoured("of Muon: learning rate of what is no matrix, instead of lr"),
-    Integer("optimizer.params.ns_steps", 1, 100).Default("5").Honoured("of Muon"),
-    Choice("optimizer.params.ns_method", "gram|standard")
-        .Default("gram")
-        .Warned("Muon's iteration is the standard one, which gives the same up to rounding"),
+    Number("optimizer.params.muon_lr", 0).Refused(kMuon),
+    Number("optimizer.params.adam_lr", 0).Refused(kMuon),
+    Integer("optimizer.params.ns_steps", 1, 100).Default("5").Unless("5").Refused(kMuon),
+    Choice("optimizer.params.ns_method", "gram|standard").Default("gram").Unless("gram").Refused(kMuon),
     Integer("optimizer.params.freeze_step", 0),
     Bool("optimizer.params.cuda_aware"),
     Text("optimizer.params.comm_backend_name"),
     Bool("optimizer.legacy_fusion")
         .Default("false")
         .Unless("false")
-        .Warned("nothing: there is no GPU fusion here"),
+        .Warned("no effect: there is no GPU fusion here"),
     Bool("zero_allow_untested_optimizer")
         .Default("false")
         .Unless("true|false")
@@ -119,7 +119,7 @@ constexpr KeySpec kKeys[] = {
     Number("scheduler.params.warmup_max_lr", 0)
         .Default("0.001")
         .Honoured("learning rate after warm-up; \"auto\": that of the optimizer"),
-    Integer("scheduler.params.warmup_num_steps", 0)
+    Integer("scheduler.params.warmup_num_steps", 1)
         .Default("1000")
         .Honoured("steps of warm-up; at least 2 are made of it, as in DeepSpeed"),
     Choice("scheduler.params.warmup_type", "log|linear").Default("log").Honoured("how the rate rises"),
@@ -155,7 +155,7 @@ constexpr KeySpec kKeys[] = {
     Bool("fp16.auto_cast")
         .Default("false")
         .Unless("false")
-        .Warned("nothing: inputs that are not fp16 are the program's to convert"),
+        .Warned("no effect: inputs that are not fp16 are the program's to convert"),
     Number("fp16.loss_scale", 0).Default("0").Honoured("the loss scale; 0: dynamic"),
     Integer("fp16.initial_scale_power", 0, 126).Default("16").Honoured(kScale),
     Integer("fp16.loss_scale_window", 1, 2147483647).Default("1000").Honoured(kScale),
@@ -211,7 +211,7 @@ constexpr KeySpec kKeys[] = {
         .Honoured("dtype in which gradients travel to the servers; null: that of the computation"),
     Choice("seq_parallel_communication_data_type", "fp32|fp16|bf16")
         .Default("fp32")
-        .Warned("nothing: there is no sequence parallelism"),
+        .Warned("no effect: there is no sequence parallelism"),
     Object("data_types").Honoured("see its keys"),
     Choice("data_types.grad_accum_dtype", "fp32|fp16|bf16")
         .Default("null")
@@ -219,10 +219,10 @@ constexpr KeySpec kKeys[] = {
         .Warned("gradients are accumulated in fp32 over micro-batches and ranks, always"),
     Choice("data_types.param_dtype", "fp32|fp16|bf16")
         .Default("null")
-        .Warned("nothing: fp16.enabled and bf16.enabled say what is computed with"),
+        .Warned("no effect: fp16.enabled and bf16.enabled say what is computed with"),
     Choice("data_types.buffer_dtype", "fp32|fp16|bf16")
         .Default("null")
-        .Warned("nothing: buffers stay in the program's own dtype"),
+        .Warned("no effect: buffers stay in the program's own dtype"),
 };
 
 }  // namespace

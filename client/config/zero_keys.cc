@@ -4,24 +4,25 @@ namespace sherd::config {
 namespace {
 
 constexpr absl::string_view kShared =
-    "nothing: parameters are one copy per host in shared memory, which every trainer reads in place, so "
+    "no effect: parameters are one copy per host in shared memory, which every trainer reads in place, so "
     "nothing "
     "is gathered, prefetched or released";
 constexpr absl::string_view kNoCollective =
-    "nothing: gradients go to the servers through shared memory and are reduced there block by block; there "
+    "no effect: gradients go to the servers through shared memory and are reduced there block by block; "
+    "there "
     "are "
     "no collectives to choose, order or merge";
 constexpr absl::string_view kHostMemory =
-    "nothing: what is offloaded already lies in the servers' shared memory on the host; there are no "
+    "no effect: what is offloaded already lies in the servers' shared memory on the host; there are no "
     "transfers "
     "to pin, tile or buffer";
 constexpr absl::string_view kNoNvme =
     "kept in host memory: this version has no NVMe offload, so the state must fit in /dev/shm (see `sherd "
     "plan`)";
 constexpr absl::string_view kQuantised =
-    "nothing: parameters and gradients are never quantised; they stay exact, and cross no network";
+    "no effect: parameters and gradients are never quantised; they stay exact, and cross no network";
 constexpr absl::string_view kOneHost =
-    "nothing: one host, one copy of the parameters; there are no groups of hosts to shard within";
+    "no effect: one host, one copy of the parameters; there are no groups of hosts to shard within";
 
 constexpr KeySpec kKeys[] = {
     Object("zero_optimization").Honoured("see its keys"),
@@ -33,7 +34,7 @@ constexpr KeySpec kKeys[] = {
     Bool("zero_optimization.contiguous_gradients")
         .Default("true")
         .Unless("true")
-        .Warned("nothing: gradients are always contiguous in staging"),
+        .Warned("no effect: gradients are always contiguous in staging"),
     Bool("zero_optimization.reduce_scatter").Default("true").Unless("true").Warned(kNoCollective),
     Integer("zero_optimization.reduce_bucket_size", 0)
         .Default("5e8")
@@ -48,15 +49,15 @@ constexpr KeySpec kKeys[] = {
     Integer("zero_optimization.allgather_bucket_size", 0).Default("5e8").Warned(kShared),
     Bool("zero_optimization.overlap_comm")
         .Default("null")
-        .Warned("nothing: stage 2 reduces during backward whenever the host has cores for it"),
+        .Warned("no effect: stage 2 reduces during backward whenever the host has cores for it"),
     Bool("zero_optimization.load_from_fp32_weights")
         .Default("true")
         .Unless("true")
-        .Warned("nothing: masters are always stored and restored in fp32"),
+        .Warned("no effect: masters are always stored and restored in fp32"),
     Bool("zero_optimization.elastic_checkpoint")
         .Default("false")
         .Unless("false")
-        .Warned("nothing: what is pulled or saved is whole, for any number of trainers and servers"),
+        .Warned("no effect: what is pulled or saved is whole, for any number of trainers and servers"),
     Object("zero_optimization.offload_param").Honoured("see its keys"),
     Choice("zero_optimization.offload_param.device", "none|cpu|nvme")
         .Default("none")
@@ -104,7 +105,7 @@ constexpr KeySpec kKeys[] = {
         .Warned(kHostMemory),
     Number("zero_optimization.offload_optimizer.cpuadam_cores_perc", 0, 1)
         .Default("0.8")
-        .Warned("nothing: `sherd run --threads` says how many threads each server has"),
+        .Warned("no effect: `sherd run --threads` says how many threads each server has"),
     Free("zero_optimization.zenflow")
         .Refused("selective asynchronous updates change the result of training and are not there; remove the "
                  "object"),
@@ -156,7 +157,7 @@ constexpr KeySpec kKeys[] = {
     Bool("zero_optimization.legacy_stage1")
         .Default("false")
         .Unless("false")
-        .Warned("nothing: there is one implementation of stage 1"),
+        .Warned("no effect: there is one implementation of stage 1"),
     Bool("zero_optimization.round_robin_gradients").Default("false").Unless("false").Warned(kNoCollective),
     Integer("zero_optimization.zero_hpz_partition_size", 0).Default("1").Unless("0|1").Warned(kOneHost),
     Bool("zero_optimization.zero_quantized_weights").Default("false").Unless("false").Warned(kQuantised),
@@ -174,7 +175,7 @@ constexpr KeySpec kKeys[] = {
     Bool("zero_optimization.memory_efficient_linear")
         .Default("true")
         .Unless("true")
-        .Warned("nothing: layers are the program's own"),
+        .Warned("no effect: layers are the program's own"),
     Bool("zero_optimization.pipeline_loading_checkpoint").Default("false").Unless("false").Warned(kShared),
     Bool("zero_optimization.override_module_apply").Default("true").Unless("true").Warned(kShared),
     Bool("zero_optimization.log_trace_cache_warnings").Default("false").Unless("false").Warned(kShared),
@@ -192,7 +193,7 @@ constexpr KeySpec kKeys[] = {
     Texts("zero_optimization.leaf_module.classes").Warned(kShared),
     Texts("zero_optimization.leaf_module.names").Warned(kShared),
     Texts("zero_optimization.leaf_module.name_suffixes").Warned(kShared),
-    Object("aio").Warned("nothing: this version has no NVMe offload"),
+    Object("aio").Warned("no effect: this version has no NVMe offload"),
     Integer("aio.block_size", 1).Default("1048576"),
     Integer("aio.queue_depth", 1).Default("8"),
     Integer("aio.thread_count", 1).Default("1"),

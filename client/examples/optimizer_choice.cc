@@ -22,6 +22,11 @@ double DefaultRate(const std::string& optimizer, const std::string& size) {
 }
 
 OptimizerOptions ChooseOptimizer(const OptimizerChoice& choice, double weight_decay) {
+  if (choice.own_optimizer.has_value()) {
+    OptimizerOptions own = *choice.own_optimizer;
+    own.Set(kWeightDecay, weight_decay);
+    return own;
+  }
   OptimizerOptions chosen(kernels::FindOptimizer(choice.optimizer)->kind);
   chosen.Set(kLr, choice.lr);
   chosen.Set(kWeightDecay, weight_decay);
@@ -33,6 +38,11 @@ OptimizerOptions ChooseOptimizer(const OptimizerChoice& choice, double weight_de
 }
 
 absl::StatusOr<std::optional<Schedule>> ChooseSchedule(const OptimizerChoice& choice, uint64_t steps) {
+  if (choice.own_schedule.has_value()) {
+    absl::StatusOr<Schedule> own = Schedule::Create(*choice.own_schedule);
+    if (!own.ok()) return own.status();
+    return std::optional<Schedule>(*std::move(own));
+  }
   if (choice.schedule.empty()) return std::optional<Schedule>();
   ScheduleSpec spec;
   spec.name = choice.schedule;

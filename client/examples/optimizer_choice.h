@@ -20,6 +20,9 @@ struct OptimizerChoice {
   std::string schedule;             // of the learning rate, one of ScheduleNames; empty: constant
   int64_t warmup = -1;              // updates; -1: a tenth of all
   std::string warmup_type;          // of DeepSpeed's schedules; empty: log
+  // From a configuration, instead of the above.
+  std::optional<OptimizerOptions> own_optimizer;
+  std::optional<ScheduleSpec> own_schedule;
 };
 
 // Values of --optimizer.

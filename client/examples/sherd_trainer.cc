@@ -85,6 +85,7 @@ absl::StatusOr<std::unique_ptr<Trainer>> MakeSherdTrainer(const std::string& end
   ZeroOptions how;
   how.stage(options.stage).max_grad_norm(options.clip).global_batch(options.global_batch);
   how.accumulation(static_cast<int>(options.accumulation)).steps(options.steps).seed(options.seed);
+  if (options.bucket_elements > 0) how.bucket_elements(options.bucket_elements);
   how.on_wait([rank = (*session)->rank()](double seconds, const std::string& whom) {
     absl::FPrintF(stderr, "train_gpt: rank %d has waited %.0f s for %s\n", rank, seconds, whom);
   });

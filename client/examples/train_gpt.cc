@@ -1,18 +1,21 @@
 // Trains a byte-level GPT, with its state on Sherd's shard servers or (--reference) in this process alone.
 //
 //   sherd run -n 2 -- train_gpt --size small --steps 400 --save model.safetensors
+//   sherd run -n 2 --config ds.json -- train_gpt          (DeepSpeed's configuration, by SHERD_CONFIG)
 //   train_gpt --reference --steps 100 --json reference.json
 //
 // Exit status: 0 done, 1 failed, 2 usage; errors are one line on stderr.
 #include <stdlib.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <string>
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "client/config/deepspeed_config.h"
 #include "client/examples/gpt.h"
 #include "client/examples/gpt_config.h"
 #include "client/examples/process_setup.h"
@@ -21,8 +24,10 @@
 #include "client/examples/sherd_trainer.h"
 #include "client/examples/text.h"
 #include "client/examples/torch_errors.h"
+#include "client/examples/train_config.h"
 #include "client/examples/train_loop.h"
 #include "client/examples/train_options.h"
+#include "client/session.h"
 
 namespace sherd::examples {
 namespace {
@@ -55,14 +60,28 @@ absl::Status Run(const TrainOptions& options, const std::string& endpoint) try {
   return StatusOfException();
 }
 
+// The file that `sherd run --config` named.
+absl::Status ReadConfig(const std::string& path, TrainOptions* options) {
+  const absl::StatusOr<DeepSpeedConfig> file = DeepSpeedConfig::Load(path);
+  if (!file.ok()) return file.status();
+  const int world_size = options->reference ? 1 : SessionOptions::FromEnvironment().world_size;
+  return ApplyConfig(*file, std::max(world_size, 1), options);
+}
+
 int Main(int argc, char** argv) {
   SetUpProcess();
-  const absl::StatusOr<std::optional<TrainOptions>> options = ParseTrainOptions(argc, argv);
+  absl::StatusOr<std::optional<TrainOptions>> options = ParseTrainOptions(argc, argv);
   if (!options.ok()) {
     absl::FPrintF(stderr, "train_gpt: %s\n", options.status().message());
     return 2;
   }
   if (!options->has_value()) return 0;
+  if (const char* config = getenv(DeepSpeedConfig::kVariable); config != nullptr && config[0] != '\0') {
+    if (absl::Status read = ReadConfig(config, &**options); !read.ok()) {
+      absl::FPrintF(stderr, "train_gpt: %s\n", read.message());
+      return 1;
+    }
+  }
   const char* endpoint = getenv("SHERD_ENDPOINT");
   const absl::Status status = Run(**options, endpoint == nullptr ? "" : endpoint);
   if (status.ok()) return 0;

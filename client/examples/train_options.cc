@@ -84,6 +84,9 @@ absl::StatusOr<std::optional<TrainOptions>> ParseTrainOptions(int argc, const ch
   } catch (const CLI::ParseError& error) {
     return absl::InvalidArgumentError(absl::StrCat(error.what(), " (see train_gpt --help)"));
   }
+  for (const CLI::Option* flag : app.get_options()) {
+    if (flag->count() > 0) options.given.insert("--" + flag->get_lnames().front());
+  }
   if (app.count("--lr") == 0) options.lr = DefaultRate(options.optimizer, options.size);
   if (app.count("--schedule") == 0 && app.count("--warmup") + app.count("--warmup-type") > 0) {
     return absl::InvalidArgumentError("--warmup and --warmup-type belong to a --schedule; none was given");

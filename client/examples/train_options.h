@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <set>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -12,22 +13,24 @@
 namespace sherd::examples {
 
 struct TrainOptions : OptimizerChoice {
-  std::string size = "tiny";  // one of kGptSizes
-  std::string text;           // file; empty is the default text
-  uint64_t steps = 400;       // updates in all, those before a restart included
-  int64_t global_batch = 8;   // samples of a step, over all ranks and micro-batches
-  int64_t context = 128;      // bytes of a sample
-  int64_t accumulation = 1;   // micro-batches of a step
-  double weight_decay = 0.1;  // of the blocks' matrices (IsDecayed)
-  double clip = 1.0;          // limit of the gradient's norm; 0 does not clip
-  uint64_t seed = 1;          // of initial values, samples and generated text
-  int stage = 2;              // ZeRO stage; no meaning with `reference`
+  std::string size = "tiny";    // one of kGptSizes
+  std::string text;             // file; empty is the default text
+  uint64_t steps = 400;         // updates in all, those before a restart included
+  int64_t global_batch = 8;     // samples of a step, over all ranks and micro-batches
+  int64_t context = 128;        // bytes of a sample
+  int64_t accumulation = 1;     // micro-batches of a step
+  double weight_decay = 0.1;    // of the blocks' matrices (IsDecayed)
+  double clip = 1.0;            // limit of the gradient's norm; 0 does not clip
+  uint64_t seed = 1;            // of initial values, samples and generated text
+  int stage = 2;                // ZeRO stage; no meaning with `reference`
+  int64_t bucket_elements = 0;  // that are reduced together; 0: ZeroOptions' own
   bool reference = false;
   uint64_t eval_every = 0;      // steps between held-out losses; 0: only at the end
   int64_t generate = 0;         // bytes to print at the end
   std::string json;             // step log; empty: none
   std::string save;             // safetensors file; empty: none
   bool save_optimizer = false;  // with `reference`: the optimizer's planes too
+  std::set<std::string> given;  // flags that stood on the command line, by their first name
 };
 
 // Nothing when --help was asked for (and printed to stdout). kInvalidArgument: one line for a person, to be

@@ -1,0 +1,101 @@
+#include "client/examples/train_config.h"
+
+#include <string>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace sherd::examples {
+namespace {
+
+using ::testing::HasSubstr;
+
+TrainOptions Flags(std::vector<const char*> arguments) {
+  arguments.insert(arguments.begin(), "train_gpt");
+  const auto options = ParseTrainOptions(static_cast<int>(arguments.size()), arguments.data());
+  EXPECT_TRUE(options.ok()) << options.status();
+  return **options;
+}
+
+absl::Status Apply(const std::string& text, TrainOptions* options, int world_size = 2) {
+  const auto file = DeepSpeedConfig::Parse(text, "ds.json");
+  EXPECT_TRUE(file.ok()) << file.status();
+  return ApplyConfig(*file, world_size, options);
+}
+
+std::string ErrorOf(const std::string& text, const std::vector<const char*>& arguments) {
+  TrainOptions options = Flags(arguments);
+  return std::string(Apply(text, &options).message());
+}
+
+TEST(TrainConfig, TheFileReplacesDefaults) {
+  TrainOptions options = Flags({});
+  ASSERT_TRUE(Apply(R"({"train_micro_batch_size_per_gpu": 3, "gradient_accumulation_steps": 2,
+      "gradient_clipping": 0.5, "zero_optimization": {"stage": 1, "reduce_bucket_size": 1000},
+      "optimizer": {"type": "Adam", "params": {"lr": 0.01, "weight_decay": 0.2, "betas": [0.8, 0.9]}},
+      "scheduler": {"type": "WarmupLR", "params": {"warmup_num_steps": 7}}})",
+                    &options)
+                  .ok());
+  EXPECT_EQ(options.global_batch, 12);
+  EXPECT_EQ(options.accumulation, 2);
+  EXPECT_EQ(options.clip, 0.5);
+  EXPECT_EQ(options.stage, 1);
+  EXPECT_EQ(options.bucket_elements, 1000);
+  EXPECT_EQ(options.optimizer, "adamw");
+  const OptimizerOptions decayed = ChooseOptimizer(options, options.weight_decay);
+  EXPECT_EQ(decayed.scalars()[kLr], 0.01);
+  EXPECT_EQ(decayed.scalars()[kBeta1], 0.8);
+  EXPECT_EQ(decayed.scalars()[kWeightDecay], 0.2);
+  EXPECT_EQ(ChooseOptimizer(options, 0).scalars()[kWeightDecay], 0);  // what does not decay still does not
+  const auto schedule = ChooseSchedule(options, options.steps);
+  ASSERT_TRUE(schedule.ok() && schedule->has_value());
+  EXPECT_EQ((*schedule)->name(), "WarmupLR");
+}
+
+TEST(TrainConfig, AutoIsWhatTheFlagsHave) {
+  const std::string text = R"({"train_batch_size": "auto", "train_micro_batch_size_per_gpu": "auto",
+      "gradient_accumulation_steps": "auto", "gradient_clipping": "auto",
+      "optimizer": {"type": "SGD", "params": {"lr": "auto", "weight_decay": "auto"}},
+      "zero_optimization": {"stage": 2, "reduce_bucket_size": "auto"}})";
+  TrainOptions options = Flags({"--size", "small", "--global-batch", "6", "--accumulation", "3"});
+  ASSERT_TRUE(Apply(text, &options).ok());
+  EXPECT_EQ(options.global_batch, 6);
+  EXPECT_EQ(options.accumulation, 3);
+  EXPECT_EQ(options.clip, 1.0);
+  EXPECT_EQ(options.bucket_elements, 384 * 384);
+  EXPECT_EQ(ChooseOptimizer(options, 0).scalars()[kLr], 1e-3);  // that of SGD, not AdamW's for this size
+  EXPECT_EQ(options.weight_decay, 0.1);
+  TrainOptions own = Flags({"--lr", "0.5"});
+  ASSERT_TRUE(Apply(text, &own).ok());
+  EXPECT_EQ(ChooseOptimizer(own, 0).scalars()[kLr], 0.5);
+}
+
+TEST(TrainConfig, WithoutASectionTheProgramsOwnCounts) {
+  TrainOptions options = Flags({"--schedule", "cosine", "--optimizer", "lion"});
+  ASSERT_TRUE(Apply("{}", &options).ok());
+  EXPECT_EQ(ChooseOptimizer(options, 0).kind(), OptimizerKind::kLion);
+  EXPECT_EQ((*ChooseSchedule(options, 10))->name(), "cosine");
+  EXPECT_EQ(options.stage, 0);  // DeepSpeed's default: the file has no ZeRO
+}
+
+TEST(TrainConfig, ContradictionsNameBoth) {
+  EXPECT_THAT(ErrorOf(R"({"gradient_clipping": 2})", {"--clip", "1"}),
+              HasSubstr("gradient_clipping is 2, but --clip"));
+  EXPECT_THAT(ErrorOf(R"({"zero_optimization": {"stage": 3}})", {"--stage", "1"}),
+              HasSubstr("--stage says 1"));
+  EXPECT_THAT(ErrorOf(R"({"train_batch_size": 8})", {"--global-batch", "6"}),
+              HasSubstr("--global-batch says 6"));
+  EXPECT_THAT(ErrorOf(R"({"gradient_accumulation_steps": 8})", {"--micro-batches", "2"}),
+              HasSubstr("--accumulation says 2"));
+  EXPECT_THAT(ErrorOf(R"({"optimizer": {"type": "SGD"}})", {"--optimizer", "lion"}),
+              HasSubstr("optimizer.type comes to sgd, but --optimizer says lion"));
+  EXPECT_THAT(ErrorOf(R"({"optimizer": {"type": "AdamW", "params": {"lr": 0.1}}})", {"--lr", "0.2"}),
+              HasSubstr("--lr says 0.2"));
+  EXPECT_THAT(ErrorOf(R"({"scheduler": {"type": "WarmupLR"}})", {"--schedule", "cosine"}),
+              HasSubstr("scheduler.type comes to WarmupLR, but --schedule says cosine"));
+  EXPECT_THAT(ErrorOf(R"({"train_batch_size": 7})", {}), HasSubstr("2 trainers"));
+}
+
+}  // namespace
+}  // namespace sherd::examples
