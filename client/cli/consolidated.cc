@@ -3,7 +3,10 @@
 #include <map>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/types/span.h"
 #include "client/cli/text.h"
 #include "runtime/formats/stored_type.h"
 
@@ -11,6 +14,7 @@ namespace sherd::cli {
 namespace {
 
 using formats::StoredType;
+using formats::TensorEntry;
 using Tensor = v1::ListTensorsResponse::Tensor;
 
 constexpr char kParam[] = "param";
@@ -35,17 +39,6 @@ std::vector<int64_t> ShapeIn(const Tensor& tensor, const std::string& plane) {
   return plane == kStep ? std::vector<int64_t>{} : ShapeOf(tensor.spec().shape());
 }
 
-std::string StoredName(const std::string& plane, const std::string& name) {
-  return plane == kParam || plane == kBuffer ? name : absl::StrCat(plane, "/", name);
-}
-
-v1::TensorRef Ref(const std::string& plane, const std::string& name) {
-  v1::TensorRef ref;
-  ref.set_plane(plane);
-  ref.set_name(name);
-  return ref;
-}
-
 StoredType ToStored(v1::DType dtype) {
   return dtype == v1::DTYPE_BFLOAT16  ? StoredType::kBF16
          : dtype == v1::DTYPE_FLOAT16 ? StoredType::kF16
@@ -59,8 +52,16 @@ v1::DType FromStored(StoredType type) {
                                      : v1::DTYPE_UNSPECIFIED;
 }
 
-absl::Status CheckStored(const formats::TensorEntry& entry, const std::vector<int64_t>& shape) {
-  if (entry.shape != shape) {
+int64_t Product(const std::vector<int64_t>& shape) {
+  int64_t product = 1;
+  for (const int64_t d : shape) product *= d;
+  return product;
+}
+
+absl::Status CheckStored(const TensorEntry& entry, const std::vector<int64_t>& shape) {
+  const bool same =
+      entry.flat ? entry.shape.size() == 1 && entry.shape[0] == Product(shape) : entry.shape == shape;
+  if (!same) {
     return absl::InvalidArgumentError(absl::StrCat("tensor ", entry.name, " has shape ",
                                                    ShapeText(entry.shape), " in the file and ",
                                                    ShapeText(shape), " in the job"));
@@ -72,87 +73,150 @@ absl::Status CheckStored(const formats::TensorEntry& entry, const std::vector<in
   return absl::OkStatus();
 }
 
+// "tensor a", "tensors a, b, c and 7 more".
+std::string Some(const std::vector<std::string>& names) {
+  constexpr size_t kShown = 3;
+  const absl::Span<const std::string> first = absl::MakeSpan(names).subspan(0, kShown);
+  std::string text = absl::StrCat(names.size() == 1 ? "tensor " : "tensors ", absl::StrJoin(first, ", "));
+  if (names.size() > kShown) absl::StrAppend(&text, " and ", names.size() - kShown, " more");
+  return text;
+}
+
+// Takes from the file, one tensor after another, what the job has.
+class Matcher {
+ public:
+  Matcher(const std::vector<TensorEntry>& stored, const PushChoice& choice) : choice_(choice) {
+    for (const TensorEntry& entry : stored) left_.emplace(entry.name, &entry);
+  }
+
+  absl::Status Take(const Tensor& t);
+  absl::Status TakeState(const Tensor& t);
+  absl::StatusOr<PushPlan> Finish(const TensorList& job) &&;
+
+ private:
+  absl::Status TakeValue(const Tensor& t, const std::string& plane, bool* found);
+
+  const PushChoice& choice_;
+  std::map<std::string, const TensorEntry*> left_;
+  PushPlan plan_;
+  std::vector<std::string> missing_state_;
+  int with_state_ = 0;
+};
+
+absl::Status Matcher::TakeValue(const Tensor& t, const std::string& plane, bool* found) {
+  const JobValue value = {plane, t.spec().name()};
+  const auto it = left_.find(value.stored_name());
+  *found = it != left_.end();
+  if (!*found) return absl::OkStatus();
+  const TensorEntry& entry = *it->second;
+  const std::vector<int64_t> shape = ShapeIn(t, plane);
+  if (absl::Status status = CheckStored(entry, shape); !status.ok()) return status;
+  v1::ImportManifest::Tensor* item = plan_.manifest.add_tensors();
+  *item->mutable_tensor() = value.ref();
+  item->mutable_shape()->Assign(shape.begin(), shape.end());
+  item->set_dtype(FromStored(entry.dtype));
+  plan_.items.push_back({entry.name, entry.bytes()});
+  plan_.bytes += entry.bytes();
+  left_.erase(it);
+  return absl::OkStatus();
+}
+
+absl::Status Matcher::Take(const Tensor& t) {
+  bool found = false;
+  if (absl::Status status = TakeValue(t, kParam, &found); !status.ok()) return status;
+  if (!found) plan_.missing.push_back(t.spec().name());
+  return absl::OkStatus();
+}
+
+absl::Status Matcher::TakeState(const Tensor& t) {
+  if (choice_.optimizer == PushChoice::Optimizer::kLeaveOut) {
+    const std::string name = absl::StrCat("/", t.spec().name());
+    for (auto it = left_.begin(); it != left_.end();) {
+      it = absl::EndsWith(it->first, name) ? left_.erase(it) : std::next(it);
+    }
+    return absl::OkStatus();
+  }
+  for (const std::string& plane : OptimizerPlanesOf(t)) {
+    bool found = false;
+    if (absl::Status status = TakeValue(t, plane, &found); !status.ok()) return status;
+    if (found) ++with_state_;
+    if (!found) missing_state_.push_back(JobValue{plane, t.spec().name()}.stored_name());
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<PushPlan> Matcher::Finish(const TensorList& job) && {
+  for (const v1::Buffer& b : job.buffers) plan_.skipped_buffers += left_.erase(b.name());
+  for (const auto& [name, entry] : left_) {
+    if (!entry->optional) plan_.left_over.push_back(name);
+  }
+  if (!choice_.partial && !(plan_.missing.empty() && plan_.left_over.empty())) {
+    std::vector<std::string> wrong;
+    if (!plan_.missing.empty()) {
+      wrong.push_back(absl::StrCat("the file lacks ", Some(plan_.missing), " of the job"));
+    }
+    if (!plan_.left_over.empty()) {
+      wrong.push_back(absl::StrCat("the job has no ", Some(plan_.left_over), ", which the file holds"));
+    }
+    return absl::InvalidArgumentError(absl::StrCat(
+        absl::StrJoin(wrong, "; "), ": a push is whole or nothing (--partial takes what both have)"));
+  }
+  const bool required = choice_.optimizer == PushChoice::Optimizer::kRequired;
+  if (required && with_state_ == 0) {
+    return absl::InvalidArgumentError("the file holds no optimizer state, and --with-optimizer asks for it");
+  }
+  if (with_state_ > 0 && !missing_state_.empty() && (required || !choice_.partial)) {
+    return absl::InvalidArgumentError(absl::StrCat("the file holds some optimizer state but lacks ",
+                                                   Some(missing_state_),
+                                                   "; a push takes all of it or none "
+                                                   "(--weights-only)"));
+  }
+  if (plan_.items.empty()) return absl::InvalidArgumentError("the file holds no tensor of the job");
+  return std::move(plan_);
+}
+
 }  // namespace
 
-absl::StatusOr<PullPlan> PlanPull(const TensorList& job, v1::DType dtype, bool with_optimizer,
-                                  uint64_t max_file_bytes, const std::string& stem,
-                                  const formats::Metadata& metadata) {
-  std::vector<formats::TensorSpec> specs;
-  std::map<std::string, v1::TensorRef> by_name;
-  const auto add = [&](const std::string& plane, const std::string& name, StoredType type,
-                       std::vector<int64_t> shape) {
-    const std::string stored = StoredName(plane, name);
-    specs.push_back({stored, type, std::move(shape)});
-    by_name.emplace(stored, Ref(plane, name));
-  };
+std::string JobValue::stored_name() const {
+  return plane == kParam || plane == kBuffer ? name : absl::StrCat(plane, "/", name);
+}
+
+v1::TensorRef JobValue::ref() const {
+  v1::TensorRef ref;
+  ref.set_plane(plane);
+  ref.set_name(name);
+  return ref;
+}
+
+absl::StatusOr<std::vector<JobValue>> ValuesOf(const TensorList& job, v1::DType dtype, bool with_optimizer) {
+  std::vector<JobValue> values;
   for (const Tensor& t : job.tensors) {
     const std::string& name = t.spec().name();
-    add(kParam, name, ToStored(dtype), ShapeOf(t.spec().shape()));
+    values.push_back({kParam, name, ToStored(dtype), ShapeOf(t.spec().shape()), t.spec().frozen()});
     if (!with_optimizer) continue;
-    for (const std::string& plane : OptimizerPlanesOf(t))
-      add(plane, name, StoredType::kF32, ShapeIn(t, plane));
+    for (const std::string& plane : OptimizerPlanesOf(t)) {
+      values.push_back({plane, name, StoredType::kF32, ShapeIn(t, plane), t.spec().frozen()});
+    }
   }
   for (const v1::Buffer& b : job.buffers) {
     absl::StatusOr<StoredType> type = formats::StoredTypeFromName(b.dtype());
     if (!type.ok()) return type.status();
-    add(kBuffer, b.name(), *type, ShapeOf(b.shape()));
+    values.push_back({kBuffer, b.name(), *type, ShapeOf(b.shape()), false});
   }
-  PullPlan plan;
-  absl::StatusOr<formats::CheckpointPlan> split = formats::SplitPlan(specs, max_file_bytes, stem, metadata);
-  if (!split.ok()) return split.status();
-  plan.checkpoint = *std::move(split);
-  for (const formats::PlannedFile& file : plan.checkpoint.files) {
-    std::vector<v1::TensorRef>& refs = plan.refs.emplace_back();
-    for (const formats::TensorEntry& entry : file.plan.header.tensors) refs.push_back(by_name.at(entry.name));
-  }
-  return plan;
+  return values;
 }
 
-absl::StatusOr<PushPlan> PlanPush(const TensorList& job, const std::vector<formats::TensorEntry>& stored) {
-  std::map<std::string, const formats::TensorEntry*> left;
-  for (const formats::TensorEntry& entry : stored) left.emplace(entry.name, &entry);
-  PushPlan plan;
-  const auto take = [&](const Tensor& t, const std::string& plane, bool* found) -> absl::Status {
-    const auto it = left.find(StoredName(plane, t.spec().name()));
-    *found = it != left.end();
-    if (!*found) return absl::OkStatus();
-    const formats::TensorEntry& entry = *it->second;
-    if (absl::Status status = CheckStored(entry, ShapeIn(t, plane)); !status.ok()) return status;
-    v1::ImportManifest::Tensor* item = plan.manifest.add_tensors();
-    *item->mutable_tensor() = Ref(plane, t.spec().name());
-    item->mutable_shape()->Assign(entry.shape.begin(), entry.shape.end());
-    item->set_dtype(FromStored(entry.dtype));
-    plan.items.push_back({entry.name, entry.bytes()});
-    plan.bytes += entry.bytes();
-    left.erase(it);
-    return absl::OkStatus();
-  };
-  std::string missing_state;
-  int with_state = 0;
+absl::StatusOr<PushPlan> PlanPush(const TensorList& job, const std::vector<TensorEntry>& stored,
+                                  const PushChoice& choice) {
+  Matcher matcher(stored, choice);
+  // Parameters before the others' state: a parameter may be called like a plane of another.
   for (const Tensor& t : job.tensors) {
-    bool found = false;
-    if (absl::Status status = take(t, kParam, &found); !status.ok()) return status;
-    if (!found) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("the file lacks tensor ", t.spec().name(), " of the job; a push is whole or nothing"));
-    }
-    for (const std::string& plane : OptimizerPlanesOf(t)) {
-      if (absl::Status status = take(t, plane, &found); !status.ok()) return status;
-      if (found) ++with_state;
-      if (!found && missing_state.empty()) missing_state = StoredName(plane, t.spec().name());
-    }
+    if (absl::Status status = matcher.Take(t); !status.ok()) return status;
   }
-  if (with_state > 0 && !missing_state.empty()) {
-    return absl::InvalidArgumentError(absl::StrCat("the file holds some optimizer state but lacks ",
-                                                   missing_state, "; a push takes all of it or none"));
+  for (const Tensor& t : job.tensors) {
+    if (absl::Status status = matcher.TakeState(t); !status.ok()) return status;
   }
-  for (const v1::Buffer& b : job.buffers) plan.skipped_buffers += left.erase(b.name());
-  if (!left.empty()) {
-    return absl::InvalidArgumentError(absl::StrCat("the job has no tensor ", left.begin()->first,
-                                                   " (the file holds ", left.size(),
-                                                   " that it does not know)"));
-  }
-  return plan;
+  return std::move(matcher).Finish(job);
 }
 
 }  // namespace sherd::cli

@@ -74,6 +74,7 @@ class FakeJob {
   int snapshots = 0;
   std::vector<uint64_t> released;
   std::vector<std::string> planes;  // of the last snapshot
+  int most_chunks = 1 << 30;        // of one pull, which breaks after them
   // Called before each pull: an error is its answer.
   std::function<absl::Status(const v1::PullRequest&)> before_pull;
   rpc::FakeServer server;  // its hooks use what stands above
@@ -94,7 +95,9 @@ class FakeJob {
     std::string all;
     for (const v1::TensorRef& ref : request.tensors()) all += values.at({ref.plane(), ref.name()});
     constexpr uint64_t kSize = 100;
+    int chunks = 0;
     for (uint64_t at = request.offset(); at < all.size(); at += kSize) {
+      if (chunks++ == most_chunks) return absl::UnavailableError("the server has gone");
       v1::Chunk chunk;
       chunk.set_offset(at);
       chunk.set_data(all.substr(at, kSize));

@@ -53,8 +53,10 @@ struct Flags {
   std::string glob, plane;
   ReadOptions read;
   PullOptions pull;
-  std::string dtype = "fp32", rate, max_shard_bytes;
+  std::string dtype = "fp32", format = "safetensors", rate, max_shard_bytes;
   std::string push_path;
+  PushChoice push;
+  bool push_optimizer = false, push_weights = false;
   int servers = 0;
   PlanOptions plan;
 };
@@ -143,8 +145,13 @@ void Declare(CLI::App& app, Flags& f, std::map<std::string, Command>& commands) 
   read->add_option("-o", f.read.file, "File to write")->required();
   commands["read"] = {absl::Seconds(30), [&f](Context& c) { return ReadToFile(c, f.read); }};
 
-  CLI::App* pull = app.add_subcommand("pull", "The state at one step as safetensors; training goes on");
-  pull->add_option("path", f.pull.path, "File; or folder, which gets model.safetensors")->required();
+  CLI::App* pull = app.add_subcommand("pull", "The state at one step as files; training goes on");
+  pull->add_option("path", f.pull.path, "File; or folder, which gets model.safetensors or model.pt")
+      ->required();
+  pull->add_option("--format", f.format,
+                   "pt: torch.save's; deepspeed: a universal folder, with the optimizer")
+      ->check(CLI::IsMember({"safetensors", "pt", "deepspeed"}))
+      ->capture_default_str();
   pull->add_option("--dtype", f.dtype, "Of parameters")
       ->check(CLI::IsMember({"fp32", "bf16", "fp16"}))
       ->capture_default_str();
@@ -155,8 +162,15 @@ void Declare(CLI::App& app, Flags& f, std::map<std::string, Command>& commands) 
   commands["pull"] = {absl::InfiniteDuration(), [&f](Context& c) { return PullCommand(c, f.pull); }};
 
   CLI::App* push = app.add_subcommand("push", "Weights, or everything, into a running job between two steps");
-  push->add_option("path", f.push_path, "safetensors file, index, or folder")->required();
-  commands["push"] = {absl::InfiniteDuration(), [&f](Context& c) { return PushCommand(c, f.push_path); }};
+  push->add_option("path", f.push_path,
+                   "safetensors or torch.save file, index, folder of them, or DeepSpeed's universal folder")
+      ->required();
+  CLI::Option* with =
+      push->add_flag("--with-optimizer", f.push_optimizer, "Fail unless it holds optimizer state");
+  push->add_flag("--weights-only", f.push_weights, "Leave out optimizer state that it holds")->excludes(with);
+  push->add_flag("--partial", f.push.partial, "Take the tensors that both have, instead of all or nothing");
+  commands["push"] = {absl::InfiniteDuration(),
+                      [&f](Context& c) { return PushCommand(c, f.push_path, f.push); }};
 
   CLI::App* resize = app.add_subcommand("resize", "Another number of shard servers, while training goes on");
   resize->add_option("--servers", f.servers, "Servers afterwards")
@@ -179,6 +193,20 @@ absl::Status Finish(Flags& f) {
   f.pull.dtype = f.dtype == "bf16"   ? v1::DTYPE_BFLOAT16
                  : f.dtype == "fp16" ? v1::DTYPE_FLOAT16
                                      : v1::DTYPE_FLOAT32;
+  f.pull.format = f.format == "pt"          ? PullFormat::kTorch
+                  : f.format == "deepspeed" ? PullFormat::kDeepSpeed
+                                            : PullFormat::kSafetensors;
+  if (f.pull.format == PullFormat::kDeepSpeed && f.pull.dtype != v1::DTYPE_FLOAT32) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--dtype ", f.dtype, ": --format deepspeed holds fp32 parameters; leave --dtype out"));
+  }
+  if (f.pull.format != PullFormat::kSafetensors && !f.max_shard_bytes.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--max-shard-bytes: only safetensors are split, not --format ", f.format));
+  }
+  f.push.optimizer = f.push_optimizer ? PushChoice::Optimizer::kRequired
+                     : f.push_weights ? PushChoice::Optimizer::kLeaveOut
+                                      : PushChoice::Optimizer::kIfThere;
   const auto bytes = [](absl::string_view flag, const std::string& text, uint64_t least, uint64_t* out) {
     if (text.empty()) return absl::OkStatus();
     absl::StatusOr<uint64_t> value = ParseBytes(text);

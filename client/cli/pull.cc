@@ -13,37 +13,40 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
-#include "client/cli/consolidated.h"
+#include "client/cli/pull_plan.h"
 #include "client/cli/pull_stream.h"
+#include "client/cli/pull_target.h"
 #include "client/cli/tensor_list.h"
 #include "client/cli/text.h"
-#include "runtime/formats/checkpoint.h"
-#include "runtime/formats/safetensors_file.h"
+#include "runtime/formats/atomic_file.h"
 
 namespace sherd::cli {
 namespace {
 
 constexpr int kMostRestarts = 2;
+// Of several files in one call; a file with more has a call of its own.
+constexpr int kMostTensors = 1000;
 
 struct Target {
   std::string folder;
-  std::string file;  // of a single one
-  std::string stem;  // of several
+  std::string file;  // of a single one; empty: the folder's files have names of their own
+  std::string stem;  // of those names
   bool made_folder = false;
 };
 
-absl::StatusOr<Target> FindTarget(const std::string& path) {
+absl::StatusOr<Target> FindTarget(const std::string& path, PullFormat format) {
   if (path.empty()) return absl::InvalidArgumentError("PATH is empty; name a file or a folder");
   Target target;
   struct stat info;
   const bool exists = ::stat(path.c_str(), &info) == 0;
-  if (absl::EndsWith(path, "/") || (exists && S_ISDIR(info.st_mode))) {
+  if (absl::EndsWith(path, "/") || (exists && S_ISDIR(info.st_mode)) || format == PullFormat::kDeepSpeed) {
     target.folder = path;
     target.stem = "model";
-    target.file = "model.safetensors";
     if (!exists) {
       if (::mkdir(path.c_str(), 0777) != 0) return formats::FileError(errno, "create the folder", path);
       target.made_folder = true;
+    } else if (!S_ISDIR(info.st_mode)) {
+      return absl::InvalidArgumentError(absl::StrCat(path, " is no folder; --format deepspeed writes one"));
     }
     return target;
   }
@@ -51,13 +54,7 @@ absl::StatusOr<Target> FindTarget(const std::string& path) {
   target.folder = slash == std::string::npos ? "." : path.substr(0, slash + 1);
   target.file = path.substr(slash + 1);
   target.stem = std::string(absl::StripSuffix(target.file, ".safetensors"));
-  if (target.stem.empty()) return absl::InvalidArgumentError(absl::StrCat("\"", path, "\" names no file"));
   return target;
-}
-
-std::string Join(const std::string& folder, const std::string& name) {
-  if (folder == ".") return name;
-  return absl::EndsWith(folder, "/") ? absl::StrCat(folder, name) : absl::StrCat(folder, "/", name);
 }
 
 class Pull {
@@ -71,19 +68,14 @@ class Pull {
  private:
   // One snapshot's worth. `lost`: another may do.
   absl::Status Once(const TensorList& job, bool* lost);
-  absl::Status Fill(const PullPlan& plan, uint64_t snapshot, bool* lost);
-  absl::Status Commit(const PullPlan& plan);
-  std::string PathOf(const PullPlan& plan, size_t file) const {
-    return Join(target_.folder,
-                plan.checkpoint.is_sharded() ? plan.checkpoint.files[file].name : target_.file);
-  }
+  absl::Status Fill(uint64_t snapshot, PullTarget& target, bool* lost);
+  void Show(uint64_t done, uint64_t total, absl::Time start);
 
   rpc::JobClient& client_;
   const PullOptions& options_;
   const Target& target_;
   const absl::Time deadline_;
   Progress& progress_;
-  std::vector<std::unique_ptr<formats::SafetensorsWriter>> writers_;
   PullResult result_;
 };
 
@@ -109,7 +101,8 @@ absl::Status Pull::Once(const TensorList& job, bool* lost) {
   request.set_token(rpc::NewToken());
   request.add_planes("param");
   request.add_planes("buffer");
-  if (options_.with_optimizer && !job.tensors.empty()) {
+  const bool with_optimizer = options_.with_optimizer || options_.format == PullFormat::kDeepSpeed;
+  if (with_optimizer && !job.tensors.empty()) {
     std::vector<std::string> planes;
     for (const auto& t : job.tensors) {
       if (t.planes_size() > static_cast<int>(planes.size())) planes = {t.planes().begin(), t.planes().end()};
@@ -128,45 +121,60 @@ absl::Status Pull::Once(const TensorList& job, bool* lost) {
   });
   result_.step = snapshot->step();
   result_.epoch = snapshot->epoch();
-  absl::StatusOr<PullPlan> plan =
-      PlanPull(job, options_.dtype, options_.with_optimizer, options_.max_shard_bytes, target_.stem,
-               {{"format", "pt"},
-                {"sherd_step", absl::StrCat(snapshot->step())},
-                {"sherd_epoch", absl::StrCat(snapshot->epoch())},
-                {"sherd_layout_hash", absl::StrFormat("%016x", snapshot->layout_hash())}});
+  PullWish wish;
+  wish.format = options_.format;
+  wish.dtype = options_.dtype;
+  wish.with_optimizer = with_optimizer;
+  wish.max_file_bytes = options_.max_shard_bytes;
+  wish.stem = target_.stem;
+  wish.step = snapshot->step();
+  wish.epoch = snapshot->epoch();
+  wish.layout_hash = snapshot->layout_hash();
+  absl::StatusOr<PullPlan> plan = PlanPull(job, wish);
   if (!plan.ok()) return plan.status();
-  // Partial files go when their writers do: before the next ones take their places, and after every error.
-  const auto close = absl::MakeCleanup([&] { writers_.clear(); });
-  if (absl::Status status = Fill(*plan, snapshot->id(), lost); !status.ok()) return status;
-  return Commit(*plan);
+  if (plan->files.size() == 1 && !target_.file.empty()) plan->files[0].name = target_.file;
+  // Partial files go with it: before the next ones take their places, and after every error.
+  absl::StatusOr<std::unique_ptr<PullTarget>> target = PullTarget::Create(target_.folder, *std::move(plan));
+  if (!target.ok()) return target.status();
+  if (absl::Status status = Fill(snapshot->id(), **target, lost); !status.ok()) return status;
+  absl::StatusOr<std::vector<std::string>> files = (*target)->Commit();
+  if (!files.ok()) return files.status();
+  result_.files = *std::move(files);
+  result_.tensors = (*target)->plan().tensors();
+  result_.bytes = (*target)->plan().total_bytes();
+  return absl::OkStatus();
 }
 
-absl::Status Pull::Fill(const PullPlan& plan, uint64_t snapshot, bool* lost) {
-  for (size_t i = 0; i < plan.checkpoint.files.size(); ++i) {
-    absl::StatusOr<std::unique_ptr<formats::SafetensorsWriter>> writer =
-        formats::SafetensorsWriter::Create(PathOf(plan, i), plan.checkpoint.files[i].plan, {});
-    if (!writer.ok()) return writer.status();
-    writers_.push_back(*std::move(writer));
-  }
+void Pull::Show(uint64_t done, uint64_t total, absl::Time start) {
+  if (!progress_.Due()) return;
+  const double seconds = absl::ToDoubleSeconds(absl::Now() - start);
+  progress_.Show(absl::StrFormat("pull step %d: %3.0f%%  %s of %s  %s/s", result_.step, 100.0 * done / total,
+                                 HumanBytes(done), HumanBytes(total),
+                                 HumanBytes(seconds > 0 ? done / seconds : 0)));
+}
+
+// One call for each file, or for many small ones.
+absl::Status Pull::Fill(uint64_t snapshot, PullTarget& target, bool* lost) {
   const absl::Time start = absl::Now();
-  const uint64_t total = plan.checkpoint.total_bytes;
+  const std::vector<PullFile>& files = target.plan().files;
+  const uint64_t total = target.plan().total_bytes();
   uint64_t before = 0;
-  for (size_t i = 0; i < writers_.size(); ++i) {
+  for (size_t i = 0; i < files.size();) {
     v1::PullRequest request;
     request.set_snapshot_id(snapshot);
     request.set_dtype(options_.dtype);
     request.set_rate_bytes_per_second(options_.rate);
-    for (const v1::TensorRef& ref : plan.refs[i]) *request.add_tensors() = ref;
-    const uint64_t bytes = plan.checkpoint.files[i].plan.header.data_bytes;
+    uint64_t bytes = 0;
+    do {
+      for (const v1::TensorRef& ref : files[i].refs) *request.add_tensors() = ref;
+      bytes += files[i].data_bytes;
+      ++i;
+    } while (i < files.size() &&
+             request.tensors_size() + static_cast<int>(files[i].refs.size()) <= kMostTensors);
+    if (request.tensors().empty()) continue;
     const auto sink = [&](uint64_t offset, absl::string_view data) {
-      if (progress_.Due()) {
-        const uint64_t done = before + offset;
-        const double seconds = absl::ToDoubleSeconds(absl::Now() - start);
-        progress_.Show(absl::StrFormat("pull step %d: %3.0f%%  %s of %s  %s/s", result_.step,
-                                       100.0 * done / total, HumanBytes(done), HumanBytes(total),
-                                       HumanBytes(seconds > 0 ? done / seconds : 0)));
-      }
-      return writers_[i]->WriteData(offset, data);
+      Show(before + offset, total, start);
+      return target.Write(data);
     };
     PullOutcome outcome = PullBytes(client_, std::move(request), bytes, sink, deadline_);
     result_.resumed += outcome.resumed;
@@ -178,25 +186,11 @@ absl::Status Pull::Fill(const PullPlan& plan, uint64_t snapshot, bool* lost) {
   return absl::OkStatus();
 }
 
-absl::Status Pull::Commit(const PullPlan& plan) {
-  result_.files.clear();
-  result_.tensors = 0;
-  result_.bytes = plan.checkpoint.total_bytes;
-  for (size_t i = 0; i < writers_.size(); ++i) {
-    if (absl::Status status = writers_[i]->Commit(); !status.ok()) return status;
-    result_.files.push_back(PathOf(plan, i));
-    result_.tensors += plan.refs[i].size();
-  }
-  if (!plan.checkpoint.is_sharded()) return absl::OkStatus();
-  result_.files.push_back(Join(target_.folder, plan.checkpoint.index_name()));
-  return formats::WriteIndex(target_.folder, plan.checkpoint);
-}
-
 }  // namespace
 
 absl::StatusOr<PullResult> PullJob(rpc::JobClient& client, const PullOptions& options, absl::Time deadline,
                                    Progress& progress) {
-  absl::StatusOr<Target> target = FindTarget(options.path);
+  absl::StatusOr<Target> target = FindTarget(options.path, options.format);
   if (!target.ok()) return target.status();
   absl::StatusOr<PullResult> result = Pull(client, options, *target, deadline, progress).Run();
   if (!result.ok() && target->made_folder) ::rmdir(target->folder.c_str());

@@ -1,4 +1,5 @@
-// `sherd pull`: the consolidated state of a running job, at one step, as safetensors.
+// `sherd pull`: the consolidated state of a running job, at one step, as files that other tools read
+// (pull_plan.h).
 #ifndef SHERD_CLIENT_CLI_PULL_H_
 #define SHERD_CLIENT_CLI_PULL_H_
 
@@ -9,23 +10,26 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "client/cli/progress.h"
+#include "client/cli/pull_files.h"
 #include "client/rpc/job_client.h"
 #include "proto/sherd/v1/common.pb.h"
 
 namespace sherd::cli {
 
 struct PullOptions {
-  // A file; or, ending in '/' or being one, a folder (made if need be), which gets model.safetensors.
+  // A file; or, ending in '/' or being one, a folder (made if need be), which gets model.safetensors or
+  // model.pt. With kDeepSpeed always a folder.
   std::string path;
-  v1::DType dtype = v1::DTYPE_FLOAT32;  // of parameters
-  bool with_optimizer = false;
-  uint64_t rate = 0;  // bytes in a second; 0: no limit
-  // More than this goes to several files with an index beside them.
+  PullFormat format = PullFormat::kSafetensors;
+  v1::DType dtype = v1::DTYPE_FLOAT32;  // of parameters; kDeepSpeed: fp32
+  bool with_optimizer = false;          // kDeepSpeed: always
+  uint64_t rate = 0;                    // bytes in a second; 0: no limit
+  // More than this goes to several files with an index beside them. kSafetensors only.
   uint64_t max_shard_bytes = uint64_t{5} << 30;
 };
 
 struct PullResult {
-  std::vector<std::string> files;  // the index last, if there is one
+  std::vector<std::string> files;  // or the folder of them; the index or the like last, if there is one
   uint64_t step = 0;
   uint64_t epoch = 0;
   uint64_t tensors = 0;

@@ -22,14 +22,15 @@ constexpr uint64_t kChunkBytes = 1 << 20;
 // The messages of one Push call, in order.
 class Sender {
  public:
-  Sender(const formats::Checkpoint& checkpoint, const PushPlan& plan, const std::string& token,
+  Sender(const formats::Checkpoint& checkpoint, const PushPlan& plan, const std::string& token, bool partial,
          Progress& progress)
-      : checkpoint_(checkpoint), plan_(plan), token_(token), progress_(progress) {}
+      : checkpoint_(checkpoint), plan_(plan), token_(token), partial_(partial), progress_(progress) {}
 
   absl::StatusOr<bool> Next(v1::PushRequest* message) {
     if (!begun_) {
       begun_ = true;
       message->mutable_begin()->set_token(token_);
+      message->mutable_begin()->set_partial(partial_);
       *message->mutable_begin()->mutable_manifest() = plan_.manifest;
       return true;
     }
@@ -69,6 +70,7 @@ class Sender {
   const formats::Checkpoint& checkpoint_;
   const PushPlan& plan_;
   const std::string token_;
+  const bool partial_;
   Progress& progress_;
   bool begun_ = false, committed_ = false;
   size_t item_ = 0;
@@ -78,8 +80,8 @@ class Sender {
 
 }  // namespace
 
-absl::StatusOr<PushResult> PushJob(rpc::JobClient& client, const std::string& path, absl::Time deadline,
-                                   Progress& progress) {
+absl::StatusOr<PushResult> PushJob(rpc::JobClient& client, const std::string& path, const PushChoice& choice,
+                                   absl::Time deadline, Progress& progress) {
   const absl::Time start = absl::Now();
   absl::StatusOr<std::unique_ptr<formats::Checkpoint>> checkpoint = formats::Checkpoint::Open(path);
   if (!checkpoint.ok()) return checkpoint.status();
@@ -87,14 +89,14 @@ absl::StatusOr<PushResult> PushJob(rpc::JobClient& client, const std::string& pa
   if (!job.ok()) return job.status();
   std::vector<formats::TensorEntry> stored;
   for (const formats::CheckpointTensor& t : (*checkpoint)->tensors()) stored.push_back(*t.entry);
-  absl::StatusOr<PushPlan> plan = PlanPush(*job, stored);
+  absl::StatusOr<PushPlan> plan = PlanPush(*job, stored, choice);
   if (!plan.ok()) {
     return absl::Status(plan.status().code(), absl::StrCat(path, ": ", plan.status().message()));
   }
   const std::string token = rpc::NewToken();
   PushResult result;
   absl::Status status = client.RetryUnavailable(deadline, [&] {
-    Sender sender(**checkpoint, *plan, token, progress);
+    Sender sender(**checkpoint, *plan, token, choice.partial, progress);
     absl::StatusOr<v1::PushResponse> pushed =
         client.Push([&](v1::PushRequest* message) { return sender.Next(message); }, deadline);
     if (pushed.ok()) result.step = pushed->step();
@@ -105,6 +107,8 @@ absl::StatusOr<PushResult> PushJob(rpc::JobClient& client, const std::string& pa
   result.tensors = plan->items.size();
   result.bytes = plan->bytes;
   result.skipped_buffers = plan->skipped_buffers;
+  result.missing = static_cast<int>(plan->missing.size());
+  result.left_over = static_cast<int>(plan->left_over.size());
   result.duration = absl::Now() - start;
   return result;
 }

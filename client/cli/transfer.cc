@@ -52,8 +52,9 @@ absl::Status PullCommand(Context& context, const PullOptions& options) {
   return absl::OkStatus();
 }
 
-absl::Status PushCommand(Context& context, const std::string& path) {
-  absl::StatusOr<PushResult> result = PushJob(context.client, path, context.deadline, context.progress);
+absl::Status PushCommand(Context& context, const std::string& path, const PushChoice& choice) {
+  absl::StatusOr<PushResult> result =
+      PushJob(context.client, path, choice, context.deadline, context.progress);
   if (!result.ok()) return result.status();
   if (context.json) {
     context.out << Dump({{"file", path},
@@ -61,6 +62,8 @@ absl::Status PushCommand(Context& context, const std::string& path) {
                          {"tensors", result->tensors},
                          {"bytes", result->bytes},
                          {"skipped_buffers", result->skipped_buffers},
+                         {"missing", result->missing},
+                         {"left_over", result->left_over},
                          {"seconds", absl::ToDoubleSeconds(result->duration)}});
     return absl::OkStatus();
   }
@@ -70,6 +73,10 @@ absl::Status PushCommand(Context& context, const std::string& path) {
   if (result->skipped_buffers > 0) {
     context.out << "; " << result->skipped_buffers
                 << " buffers left out (rank 0 hands them over at each step)";
+  }
+  if (result->missing + result->left_over > 0) {
+    context.out << "; only the job has " << result->missing << " tensors, only the file "
+                << result->left_over;
   }
   context.out << "\n";
   return absl::OkStatus();

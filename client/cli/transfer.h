@@ -7,13 +7,14 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "client/cli/consolidated.h"
 #include "client/cli/context.h"
 #include "client/cli/pull.h"
 
 namespace sherd::cli {
 
 absl::Status PullCommand(Context& context, const PullOptions& options);
-absl::Status PushCommand(Context& context, const std::string& path);
+absl::Status PushCommand(Context& context, const std::string& path, const PushChoice& choice);
 // Removes what dead jobs of this user left under `shm_root`. Talks to nobody.
 absl::Status GcCommand(const std::string& shm_root, bool json, std::ostream& out);
 

@@ -9,11 +9,13 @@
 #include "client/cli/fake_job.h"
 #include "client/cli/progress.h"
 #include "client/cli/pull.h"
+#include "client/cli/pull_plan.h"
 #include "client/cli/push.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "runtime/dir_tree.h"
 #include "runtime/formats/checkpoint.h"
+#include "runtime/formats/safetensors_file.h"
 #include "runtime/test_root.h"
 
 namespace sherd::cli {
@@ -36,7 +38,7 @@ class TransferTest : public ::testing::Test {
     return PullJob(client_, options, Soon(), progress_);
   }
   absl::StatusOr<PushResult> Push(const std::string& path) {
-    return PushJob(client_, path, Soon(), progress_);
+    return PushJob(client_, path, choice_, Soon(), progress_);
   }
   static absl::Time Soon() { return absl::Now() + absl::Seconds(30); }
   std::string Path(const std::string& name) const { return root_.path() + "/" + name; }
@@ -74,7 +76,36 @@ class TransferTest : public ::testing::Test {
   FakeJob job_{root_.path() + "/s0.sock"};
   rpc::JobClient client_{{job_.server.endpoint()}, {}};
   Progress progress_{false};
+  PushChoice choice_;
 };
+
+// What a push delivered: manifest and bytes, if it was committed.
+struct Pushed {
+  v1::ImportManifest manifest;
+  std::string bytes;
+  bool committed = false;
+  bool partial = false;
+};
+
+auto Receive(Pushed* pushed) {
+  return [pushed](const std::function<bool(v1::PushRequest*)>& read, v1::PushResponse* out) {
+    *pushed = Pushed();
+    v1::PushRequest message;
+    while (read(&message)) {
+      if (message.has_begin()) {
+        pushed->manifest = message.begin().manifest();
+        pushed->partial = message.begin().partial();
+      }
+      if (message.has_commit()) pushed->committed = true;
+      if (!message.has_chunk()) continue;
+      EXPECT_EQ(message.chunk().offset(), pushed->bytes.size());
+      EXPECT_EQ(message.chunk().crc32c(), runtime::Crc32c(message.chunk().data()));
+      pushed->bytes += message.chunk().data();
+    }
+    out->set_step(7);
+    return absl::OkStatus();
+  };
+}
 
 TEST_F(TransferTest, PullsWeightsIntoOneFile) {
   absl::StatusOr<PullResult> result = Pull({Path("m.safetensors")});
@@ -104,6 +135,91 @@ TEST_F(TransferTest, PullsEverythingIntoAFolderOfShards) {
   EXPECT_EQ(result->files.back(), Path("out/model.safetensors.index.json"));
   EXPECT_THAT(job_.planes, ElementsAre("param", "buffer", "exp_avg"));
   ExpectWhole(Path("out"), true);
+}
+
+// Every format holds the same, and is pushed back the same.
+TEST_F(TransferTest, PullsAndPushesOtherFormats) {
+  PullOptions torch;
+  torch.path = Path("m.pt");
+  torch.format = PullFormat::kTorch;
+  PullOptions deepspeed;
+  deepspeed.path = Path("run");
+  deepspeed.format = PullFormat::kDeepSpeed;
+  for (const bool with_optimizer : {false, true}) {
+    torch.with_optimizer = with_optimizer;
+    absl::StatusOr<PullResult> result = Pull(torch);
+    ASSERT_TRUE(result.ok()) << result.status();
+    EXPECT_THAT(result->files, ElementsAre(Path("m.pt")));
+    EXPECT_THAT(Files(root_.path()), ElementsAre("m.pt"));
+    ExpectWhole(Path("m.pt"), with_optimizer);
+  }
+  absl::StatusOr<PullResult> result = Pull(deepspeed);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_THAT(result->files, ElementsAre(Path("run/global_step103"), Path("run/latest_universal")));
+  EXPECT_THAT(job_.planes, ElementsAre("param", "buffer", "exp_avg"));
+  EXPECT_THAT(Files(Path("run")), ElementsAre("global_step103", "latest_universal"));
+  EXPECT_THAT(Files(Path("run/global_step103/zero")),
+              ElementsAre("empty", "optimizer_state.pt", "scale", "wte"));
+  ExpectWhole(Path("run"), true);
+  for (const std::string& path : {Path("m.pt"), Path("run"), Path("run/global_step103")}) {
+    Pushed pushed;
+    job_.server.push = Receive(&pushed);
+    choice_.optimizer = PushChoice::Optimizer::kRequired;
+    ASSERT_TRUE(Push(path).ok()) << path;
+    std::string expected;
+    for (const auto& t : pushed.manifest.tensors()) {
+      expected += job_.values.at({t.tensor().plane(), t.tensor().name()});
+    }
+    EXPECT_EQ(pushed.manifest.tensors_size(), 10) << path;
+    EXPECT_EQ(pushed.bytes, expected) << path;
+  }
+}
+
+TEST_F(TransferTest, AFolderAppearsWholeOrNotAtAll) {
+  PullOptions options;
+  options.path = Path("run");
+  options.format = PullFormat::kDeepSpeed;
+  const auto refused = [&](const std::string& why) {
+    EXPECT_THAT(std::string(Pull(options).status().message()), HasSubstr(why));
+  };
+  job_.before_pull = [&](const v1::PullRequest& r) {
+    return r.offset() > 0 ? absl::PermissionDeniedError("not yours") : absl::OkStatus();
+  };
+  job_.most_chunks = 3;
+  refused("not yours");
+  EXPECT_THAT(Files(root_.path()), ElementsAre());
+  // What a killed pull left is in nobody's way.
+  ASSERT_EQ(::mkdir(Path("run").c_str(), 0700), 0);
+  ASSERT_EQ(::mkdir(Path("run/.global_step102.partial").c_str(), 0700), 0);
+  std::ofstream(Path("run/.global_step102.partial/old")) << "old";
+  job_.before_pull = nullptr;
+  job_.most_chunks = 1 << 30;
+  ASSERT_TRUE(Pull(options).ok());
+  EXPECT_THAT(Files(Path("run")), ElementsAre("global_step102", "latest_universal"));
+  ASSERT_EQ(::mkdir(Path("run/global_step103").c_str(), 0700), 0);
+  refused("global_step103 exists");
+  options.path = Path("file");
+  std::ofstream(options.path) << "file";
+  refused("is no folder");
+}
+
+TEST_F(TransferTest, PushesInPart) {
+  ASSERT_TRUE(Pull({Path("m.safetensors")}).ok());
+  job_.AddTensor("more", {1});
+  job_.tensors.erase(job_.tensors.begin() + 1);  // scale
+  Pushed pushed;
+  job_.server.push = Receive(&pushed);
+  EXPECT_FALSE(Push(Path("m.safetensors")).ok());
+  choice_.partial = true;
+  absl::StatusOr<PushResult> result = Push(Path("m.safetensors"));
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_TRUE(pushed.committed);
+  EXPECT_TRUE(pushed.partial);
+  EXPECT_EQ(result->tensors, 3);
+  EXPECT_EQ(result->missing, 1);
+  EXPECT_EQ(result->left_over, 1);
+  choice_.optimizer = PushChoice::Optimizer::kRequired;
+  EXPECT_FALSE(Push(Path("m.safetensors")).ok());
 }
 
 TEST_F(TransferTest, ResumesAfterABreak) {
@@ -149,30 +265,6 @@ TEST_F(TransferTest, AnErrorKeepsTheFileOfBefore) {
   std::string text;
   std::ifstream(Path("m.safetensors")) >> text;
   EXPECT_EQ(text, "precious");
-}
-
-// What a push delivered: manifest and bytes, if it was committed.
-struct Pushed {
-  v1::ImportManifest manifest;
-  std::string bytes;
-  bool committed = false;
-};
-
-auto Receive(Pushed* pushed) {
-  return [pushed](const std::function<bool(v1::PushRequest*)>& read, v1::PushResponse* out) {
-    *pushed = Pushed();
-    v1::PushRequest message;
-    while (read(&message)) {
-      if (message.has_begin()) pushed->manifest = message.begin().manifest();
-      if (message.has_commit()) pushed->committed = true;
-      if (!message.has_chunk()) continue;
-      EXPECT_EQ(message.chunk().offset(), pushed->bytes.size());
-      EXPECT_EQ(message.chunk().crc32c(), runtime::Crc32c(message.chunk().data()));
-      pushed->bytes += message.chunk().data();
-    }
-    out->set_step(7);
-    return absl::OkStatus();
-  };
 }
 
 TEST_F(TransferTest, PushesWhatWasPulled) {
@@ -247,11 +339,16 @@ TEST(PlanPush, RefusesOtherTypesAndHalfAnOptimizer) {
   t.mutable_spec()->add_shape(2);
   t.add_planes("param");
   t.add_planes("exp_avg");
-  const auto plan = [&](std::vector<formats::TensorEntry> stored) { return PlanPush(job, stored); };
+  const auto plan = [&](std::vector<formats::TensorEntry> stored) { return PlanPush(job, stored, {}); };
   using formats::StoredType;
   EXPECT_TRUE(plan({{"w", StoredType::kBF16, {2}, 0, 4}}).ok());
   EXPECT_THAT(std::string(plan({{"w", StoredType::kI64, {2}, 0, 16}}).status().message()),
               HasSubstr("w is I64"));
+  EXPECT_TRUE(plan({{"w", StoredType::kF32, {2}, 0, 8, /*flat=*/true}}).ok());
+  EXPECT_FALSE(plan({{"w", StoredType::kF32, {3}, 0, 12, /*flat=*/true}}).ok());
+  EXPECT_TRUE(
+      plan({{"w", StoredType::kF32, {2}, 0, 8}, {"x", StoredType::kI64, {}, 0, 8, false, /*optional=*/true}})
+          .ok());
   EXPECT_TRUE(plan({{"w", StoredType::kF32, {2}, 0, 8},
                     {"exp_avg/w", StoredType::kF32, {2}, 8, 16},
                     {"step/w", StoredType::kF32, {}, 16, 20}})
@@ -260,7 +357,7 @@ TEST(PlanPush, RefusesOtherTypesAndHalfAnOptimizer) {
       std::string(plan({{"w", StoredType::kF32, {2}, 0, 8}, {"exp_avg/w", StoredType::kF32, {2}, 8, 16}})
                       .status()
                       .message()),
-      HasSubstr("lacks step/w"));
+      HasSubstr("lacks tensor step/w"));
 }
 
 TEST(PlanPull, RefusesNamesThatMeet) {
@@ -271,9 +368,16 @@ TEST(PlanPull, RefusesNamesThatMeet) {
     t.add_planes("param");
     t.add_planes("exp_avg");
   }
-  EXPECT_TRUE(PlanPull(job, v1::DTYPE_FLOAT32, false, 1 << 20, "model", {}).ok());
-  EXPECT_EQ(PlanPull(job, v1::DTYPE_FLOAT32, true, 1 << 20, "model", {}).status().code(),
-            absl::StatusCode::kInvalidArgument);
+  PullWish wish;
+  wish.max_file_bytes = 1 << 20;
+  wish.stem = "model";
+  EXPECT_TRUE(PlanPull(job, wish).ok());
+  wish.with_optimizer = true;
+  EXPECT_EQ(PlanPull(job, wish).status().code(), absl::StatusCode::kInvalidArgument);
+  wish.format = PullFormat::kTorch;
+  EXPECT_TRUE(PlanPull(job, wish).ok());
+  wish.format = PullFormat::kDeepSpeed;
+  EXPECT_EQ(PlanPull(job, wish).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
 }  // namespace

@@ -178,16 +178,14 @@ absl::StatusOr<std::string> SerializeIndex(const IndexFile& index) {
   return json;
 }
 
-absl::Status WriteIndex(const std::string& directory, const CheckpointPlan& plan) {
+IndexFile IndexOf(const CheckpointPlan& plan) {
   IndexFile index;
   index.total_bytes = plan.total_bytes;
   for (const PlannedFile& file : plan.files) {
     for (const TensorEntry& tensor : file.plan.header.tensors)
       index.weight_map.emplace(tensor.name, file.name);
   }
-  absl::StatusOr<std::string> json = SerializeIndex(index);
-  if (!json.ok()) return json.status();
-  return WriteWhole(absl::StrCat(directory.empty() ? "." : directory, "/", plan.index_name()), *json);
+  return index;
 }
 
 absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& path) {

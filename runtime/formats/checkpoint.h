@@ -8,7 +8,7 @@
 //
 //   auto split = SplitPlan(specs, int64_t{5} << 30, "model", {});
 //   // write every split->files[i] with a SafetensorsWriter, then, last:
-//   if (split->is_sharded()) WriteIndex("out", *split);
+//   if (split->is_sharded()) WriteWhole("out/" + split->index_name(), *SerializeIndex(IndexOf(*split)));
 #ifndef SHERD_RUNTIME_FORMATS_CHECKPOINT_H_
 #define SHERD_RUNTIME_FORMATS_CHECKPOINT_H_
 
@@ -64,9 +64,9 @@ absl::StatusOr<IndexFile> ParseIndex(absl::string_view json);
 // INVALID_ARGUMENT if a name is not UTF-8.
 absl::StatusOr<std::string> SerializeIndex(const IndexFile& index);
 
-// Writes plan.index_name() into `directory`, whole and durable. Call it after every file was committed:
-// whoever finds an index finds what it lists. Errors as AtomicFile::Create.
-absl::Status WriteIndex(const std::string& directory, const CheckpointPlan& plan);
+// What belongs into plan.index_name(), beside the files: to be written after every file was committed, so
+// that whoever finds an index finds what it lists.
+IndexFile IndexOf(const CheckpointPlan& plan);
 
 // A tensor of a checkpoint and the file that holds it.
 struct CheckpointTensor {

@@ -10,6 +10,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "runtime/formats/atomic_file.h"
 #include "runtime/formats/safetensors_file.h"
 
 namespace sherd::formats {
@@ -44,7 +45,7 @@ class CheckpointTest : public ::testing::Test {
   void WritePlan(const CheckpointPlan& plan) const {
     for (const PlannedFile& file : plan.files) WriteFile(file.name, file.plan);
     if (plan.is_sharded()) {
-      ASSERT_TRUE(WriteIndex(directory_.string(), plan).ok());
+      ASSERT_TRUE(WriteWhole(Path(plan.index_name()), *SerializeIndex(IndexOf(plan))).ok());
     }
   }
   std::string OpenError(const std::string& name = "") const {

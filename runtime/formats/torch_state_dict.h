@@ -5,8 +5,8 @@
 // What the file holds is taken for
 //   {name: tensor, ...}       a state dict;
 //   {"model": {name: tensor}, "optimizer": {plane: {name: tensor}}, ...}
-//                             what `sherd pull --format pt --with-optimizer` writes: plane "exp_avg" of "wte" is
-//                             called "exp_avg/wte" here;
+//                             what `sherd pull --format pt --with-optimizer` writes: plane "exp_avg" of "wte"
+//                             is called "exp_avg/wte" here;
 //   {"model" | "state_dict" | "model_state_dict" | "module": {name: tensor}, ...}
 //                             the weights alone: PyTorch numbers optimizer states and does not name them.
 #ifndef SHERD_RUNTIME_FORMATS_TORCH_STATE_DICT_H_
