@@ -3,11 +3,14 @@
 #include <fstream>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
+#include "client/config/key_table.h"
 #include "gtest/gtest.h"
 
 namespace sherd {
@@ -319,6 +322,33 @@ TEST(DeepSpeedConfig, BadFiles) {
   EXPECT_NE(ErrorOf("{\"fp16\": NaN}").find("NaN"), std::string::npos);
   EXPECT_EQ(DeepSpeedConfig::Load("no/such/file.json").status().code(), absl::StatusCode::kNotFound);
   EXPECT_EQ(DeepSpeedConfig::Load(".").status().code(), absl::StatusCode::kNotFound);
+}
+
+// Every key with values of every kind: an answer or one line, and what was accepted also resolves to one.
+TEST(DeepSpeedConfig, AnyValueOfAnyKey) {
+  int accepted = 0, refused = 0;
+  for (const config::KeySpec* key : config::AllKeys()) {
+    for (const char* value : {"null", "\"auto\"",   "true",    "false",     "0",
+                              "1",    "2",          "-1",      "0.5",       "1e308",
+                              "5e8",  "\"x\"",      "\"cpu\"", "\"AdamW\"", "\"WarmupDecayLR\"",
+                              "[]",   "[0.5, 0.5]", "[1]",     "{}",        "{\"enabled\": true}"}) {
+      std::string text = value;
+      const std::vector<std::string> path = absl::StrSplit(key->path, '.');
+      for (size_t i = path.size(); i-- > 0;) {
+        const bool typed = i == 1 && (path[0] == "optimizer" || path[0] == "scheduler");
+        text = absl::StrCat("{", typed ? "\"type\": \"AdamW\", " : "", "\"", path[i], "\": ", text, "}");
+      }
+      if (path[0] == "scheduler") text = absl::StrReplaceAll(text, {{"AdamW", "WarmupCosineLR"}});
+      const auto file = DeepSpeedConfig::Parse(text, "ds.json");
+      const absl::Status status = file.ok() ? file->Resolve(Program()).status() : file.status();
+      (status.ok() ? accepted : refused)++;
+      EXPECT_EQ(status.message().find('\n'), absl::string_view::npos) << text;
+      EXPECT_TRUE(status.ok() || absl::StartsWith(status.message(), "ds.json: ")) << text << ": " << status;
+      if (file.ok()) file->Resolve(ProgramValues()).status().IgnoreError();
+    }
+  }
+  EXPECT_GT(accepted, 1000);
+  EXPECT_GT(refused, 1000);
 }
 
 // A shipped file with any one key misspelt or any one number made text: an error that names the key.

@@ -208,7 +208,8 @@ bool IsQuiet(const KeySpec& key, const JsonValue& value) {
 std::string TableAsMarkdown() {
   std::string out = "| key | type | default | | what Sherd does |\n|---|---|---|---|---|\n";
   for (const KeySpec* key : AllKeys()) {
-    std::string effect(EffectText(key->effect));
+    const bool holds_others = key->type == KeyType::kObject && key->effect == Effect::kHonoured;
+    std::string effect(holds_others ? "" : EffectText(key->effect));
     if (!key->quiet.empty() && (key->effect == Effect::kWarned || key->effect == Effect::kRefused)) {
       absl::StrAppend(
           &effect, " unless ",
