@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "client/config/batch_sizes.h"
+#include "client/config/elastic_batch.h"
 #include "client/config/key_table.h"
 #include "client/config/optimizer_section.h"
 #include "client/config/value_source.h"
@@ -81,12 +82,57 @@ config::AskedBatchSizes StatedBatchSizes(ValueSource& from) {
   return asked;
 }
 
+bool IsElastic(ValueSource& from) { return *from.Bool("elasticity.enabled"); }
+
+// The sizes that elasticity comes to; they take the place of the file's own.
+void ElasticBatch(ValueSource& from, int world_size, config::AskedBatchSizes* asked) {
+  const bool stated = asked->train.has_value() || asked->micro.has_value() || asked->accumulation.has_value();
+  if (stated && !*from.Bool("elasticity.ignore_non_elastic_batch_info")) {
+    return from.Fail(
+        "elasticity.enabled is true, and so it is elasticity that chooses the batch: remove "
+        "train_batch_size, "
+        "train_micro_batch_size_per_gpu and gradient_accumulation_steps, or set "
+        "ignore_non_elastic_batch_info");
+  }
+  config::ElasticRequest r;
+  r.max_batch = *from.Integer("elasticity.max_train_batch_size");
+  r.min_ranks = *from.Integer("elasticity.min_gpus");
+  r.max_ranks = *from.Integer("elasticity.max_gpus");
+  r.prefer_larger = *from.Bool("elasticity.prefer_larger_batch");
+  r.by_hosts = *from.Number("elasticity.version") > 0.1;
+  r.ranks_per_host = *from.Integer("elasticity.num_gpus_per_node");
+  if (const JsonValue* micros = from.At("elasticity.micro_batch_sizes");
+      micros != nullptr && micros->kind == JsonValue::Kind::kList) {
+    r.micro_batches.clear();
+    for (const JsonValue& m : micros->list) {
+      if (m.number != std::floor(m.number)) {
+        return from.Fail(
+            absl::StrCat("elasticity.micro_batch_sizes has ", m.Show(), ": write whole numbers"));
+      }
+      r.micro_batches.push_back(static_cast<int64_t>(m.number));
+    }
+  }
+  if (r.micro_batches.empty() || r.micro_batches.size() > 1000 || r.max_ranks < r.min_ranks) {
+    return from.Fail(
+        "elasticity: micro_batch_sizes needs 1 to 1000 numbers, and max_gpus must not be below min_gpus");
+  }
+  const absl::StatusOr<config::BatchSizes> sizes = config::ElasticBatchSizes(r, world_size);
+  if (!sizes.ok()) return from.Fail(sizes.status().message());
+  *asked = {sizes->train, sizes->micro, sizes->accumulation};
+}
+
 void ResolveBatch(ValueSource& from, const ProgramValues& program, TrainingConfig* out) {
   config::AskedBatchSizes asked = StatedBatchSizes(from);
+  const bool elastic = IsElastic(from);
+  if (elastic) ElasticBatch(from, program.world_size, &asked);
   const bool stated = asked.train.has_value() || asked.micro.has_value() || asked.accumulation.has_value();
   const auto take = [&](absl::string_view path, const ProgramValue<int64_t>& mine,
                         absl::optional<int64_t>* into) {
-    if (from.IsSet(path)) from.Integer(path, mine);  // must not contradict a flag
+    if (elastic && !mine.flag.empty() && mine.value != *into && from.status().ok()) {
+      return from.Fail(absl::StrCat("elasticity chooses ", path, " ", **into, ", but ", mine.flag, " says ",
+                                    *mine.value, ": remove the flag"));
+    }
+    if (!elastic && from.IsSet(path)) from.Integer(path, mine);  // must not contradict a flag
     if (!into->has_value() && !mine.flag.empty()) *into = mine.value;
   };
   take("train_batch_size", program.train_batch, &asked.train);
@@ -227,7 +273,11 @@ absl::Status DeepSpeedConfig::Check() {
 
 absl::Status DeepSpeedConfig::CheckWorld(int world_size) const {
   ValueSource from(name_, root_);
-  const config::AskedBatchSizes asked = StatedBatchSizes(from);
+  config::AskedBatchSizes asked = StatedBatchSizes(from);
+  if (IsElastic(from)) {
+    ElasticBatch(from, world_size, &asked);
+    return from.status();
+  }
   if (!asked.train.has_value() && !asked.micro.has_value()) return absl::OkStatus();
   // What "auto" becomes is the program's to say: an accumulation that it may choose is not held against it.
   const bool free = from.At("gradient_accumulation_steps") != nullptr && !asked.accumulation.has_value();

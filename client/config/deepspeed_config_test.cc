@@ -248,6 +248,27 @@ TEST(DeepSpeedConfig, Batches) {
   EXPECT_TRUE(DeepSpeedConfig::Parse(R"({"gradient_accumulation_steps": 2})", "d")->CheckWorld(3).ok());
 }
 
+TEST(DeepSpeedConfig, Elasticity) {
+  const std::string elastic = R"({"elasticity": {"enabled": true, "max_train_batch_size": 2000,
+      "micro_batch_sizes": [2, 4, 6], "version": 0.1})";
+  const TrainingConfig c = Resolved(elastic + "}", Program(8));
+  EXPECT_EQ(c.train_batch, 1680);
+  EXPECT_EQ(c.micro_batch, 6);
+  EXPECT_EQ(c.accumulation, 35);
+  EXPECT_NE(WarningsOf(elastic + "}").find("stays as it is while a job runs"), std::string::npos);
+  EXPECT_NE(ErrorOf(elastic + R"(, "train_batch_size": 8})").find("elasticity that chooses"),
+            std::string::npos);
+  EXPECT_EQ(DeepSpeedConfig::Parse(elastic + "}", "ds.json")->CheckWorld(11).code(),
+            absl::StatusCode::kInvalidArgument);
+  ProgramValues flags = Program(8);
+  flags.train_batch.flag = "--global-batch";
+  EXPECT_NE(ErrorOf(elastic + "}", flags)
+                .find("elasticity chooses train_batch_size 1680, but --global-batch says 8"),
+            std::string::npos);
+  EXPECT_NE(ErrorOf(R"({"elasticity": {"enabled": true, "micro_batch_sizes": [1.5]}})").find("whole numbers"),
+            std::string::npos);
+}
+
 TEST(DeepSpeedConfig, Precision) {
   EXPECT_EQ(Resolved(R"({"bf16": {"enabled": true}})").compute, DType::kBFloat16);
   EXPECT_EQ(Resolved(R"({"bfloat16": {"enabled": true}})").compute, DType::kBFloat16);
@@ -315,7 +336,6 @@ TEST(DeepSpeedConfig, BadFiles) {
   EXPECT_NE(ErrorOf(R"({"zero_optimization.stage": 2})").find("not a known key"), std::string::npos);
   EXPECT_NE(ErrorOf(R"({"tensor_parallel": {"autotp_size": 2}})").find("remove the object"),
             std::string::npos);
-  EXPECT_NE(ErrorOf(R"({"elasticity": {"enabled": true}})").find("elasticity.enabled"), std::string::npos);
   EXPECT_EQ(WarningsOf(R"({"elasticity": {"enabled": false, "max_train_batch_size": 100}})"), "");
   EXPECT_EQ(WarningsOf(R"({"amp": {"enabled": false, "opt_level": "O1"}})"), "");
   EXPECT_NE(ErrorOf(R"({"amp": {"enabled": true}})").find("Apex"), std::string::npos);

@@ -7,6 +7,7 @@ constexpr absl::string_view kWatch =
     "no effect: `sherd top` and `sherd status` show a running job, and the program writes its own step log";
 constexpr absl::string_view kModule =
     "no effect: what forward and backward keep or recompute is the program's own";
+constexpr absl::string_view kElastic = "with elasticity.enabled: as in DeepSpeed";
 constexpr absl::string_view kPages =
     "no effect: no monitor is written to; servers offer Prometheus metrics (`sherdd --metrics`)";
 
@@ -95,19 +96,24 @@ constexpr KeySpec kKeys[] = {
     Bool("elasticity.enabled")
         .Default("false")
         .Unless("false")
-        .Refused("the number of trainers is fixed while a job runs (that of servers is not: `sherd resize`); "
-                 "set it "
-                 "to false and write train_batch_size"),
-    Integer("elasticity.max_train_batch_size", 1).Default("2000"),
-    Numbers("elasticity.micro_batch_sizes", 1, kMaxCount).Default("[2, 4, 6]"),
-    Integer("elasticity.min_gpus", 1).Default("1"),
-    Integer("elasticity.max_gpus", 1).Default("10000"),
+        .Warned(
+            "the batch is chosen by DeepSpeed's rule, to suit as many numbers of trainers as possible; the "
+            "number itself stays as it is while a job runs (that of servers does not: `sherd resize`)"),
+    Integer("elasticity.max_train_batch_size", 1, 1e9).Default("2000").Honoured(kElastic),
+    Numbers("elasticity.micro_batch_sizes", 1, 1e9).Default("[2, 4, 6]").Honoured(kElastic),
+    Integer("elasticity.min_gpus", 1, 1e9).Default("1").Honoured(kElastic),
+    Integer("elasticity.max_gpus", 1, 1e9).Default("10000").Honoured(kElastic),
+    Integer("elasticity.num_gpus_per_node", 1, 1e6).Default("1").Honoured(kElastic),
+    Bool("elasticity.prefer_larger_batch").Default("true").Honoured(kElastic),
+    Number("elasticity.version", 0.1, 0.2).Default("0.2").Honoured(kElastic),
     Integer("elasticity.min_time", 0).Default("0"),
-    Integer("elasticity.num_gpus_per_node", 1).Default("1"),
-    Integer("elasticity.model_parallel_size", 1).Default("1"),
-    Bool("elasticity.prefer_larger_batch").Default("true"),
-    Bool("elasticity.ignore_non_elastic_batch_info").Default("false"),
-    Number("elasticity.version", 0).Default("0.2"),
+    Integer("elasticity.model_parallel_size", 1)
+        .Default("1")
+        .Unless("1")
+        .Refused("model parallelism is not there; set it to 1"),
+    Bool("elasticity.ignore_non_elastic_batch_info")
+        .Default("false")
+        .Honoured("true: batch sizes of the file do not count. false: they are an error beside elasticity"),
 
     Object("activation_checkpointing").Warned(kModule),
     Bool("activation_checkpointing.partition_activations").Default("false").Unless("false").Warned(kModule),
