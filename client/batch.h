@@ -45,10 +45,11 @@ struct StepInfo {
   uint64_t step = 0;
   uint64_t epoch = 0;
   int world_size = 1, rank = 0;
-  double loss = 0;       // mean over all samples of the step, if ranks passed theirs
-  double grad_norm = 0;  // of the mean gradient, before clipping
-  double loss_scale = 1;
-  double lr = 0;  // of parameter group 0, in this step
+  double loss = 0;             // mean over all samples of the step, if ranks passed theirs
+  double grad_norm = 0;        // of the mean gradient, before clipping
+  double loss_scale = 1;       // that this step's loss was multiplied by
+  uint64_t skipped_steps = 0;  // of the job so far, this one included
+  double lr = 0;               // of parameter group 0, in this step
   uint64_t samples = 0;
 };
 

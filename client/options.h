@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -33,6 +34,16 @@ class ZeroOptions {
   ZeroOptions& seed(uint64_t v) { return seed_ = v, *this; }
   // Elements that a unit gathers before it is reduced.
   ZeroOptions& bucket_elements(int64_t v) { return bucket_elements_ = v, *this; }
+  // Mixed precision: the parameters become this type, a rounded copy of fp32 masters that the servers keep;
+  // fp32 parameters are converted. Unset: parameters stay as they are, fp32 or 16 bits.
+  ZeroOptions& compute(DType v) { return compute_ = v, *this; }
+  // Type of gradients on their way; unset: `compute`. Sums over ranks and micro-batches are fp32 in any case.
+  ZeroOptions& communication(DType v) { return communication_ = v, *this; }
+  // Unset: dynamic from 65536 for fp16, else none. ZeroOptimizer::Scale applies it.
+  ZeroOptions& loss_scale(LossScaleSpec v) { return loss_scale_ = v, *this; }
+  // Rounds updated 16-bit parameters up or down by chance, with the mean right (noise from `seed`, step and
+  // element), instead of to nearest even.
+  ZeroOptions& stochastic_rounding(bool v) { return stochastic_rounding_ = v, *this; }
   // Told every two seconds while a step waits: for how long, and for whom.
   ZeroOptions& on_wait(std::function<void(double seconds, const std::string& for_whom)> f) {
     return on_wait_ = std::move(f), *this;
@@ -45,6 +56,10 @@ class ZeroOptions {
   uint64_t steps() const { return steps_; }
   uint64_t seed() const { return seed_; }
   int64_t bucket_elements() const { return bucket_elements_; }
+  const std::optional<DType>& compute() const { return compute_; }
+  const std::optional<DType>& communication() const { return communication_; }
+  const std::optional<LossScaleSpec>& loss_scale() const { return loss_scale_; }
+  bool stochastic_rounding() const { return stochastic_rounding_; }
   const std::function<void(double, const std::string&)>& on_wait() const { return on_wait_; }
 
  private:
@@ -55,6 +70,9 @@ class ZeroOptions {
   uint64_t steps_ = 0;
   uint64_t seed_ = 0;
   int64_t bucket_elements_ = int64_t{4} << 20;
+  std::optional<DType> compute_, communication_;
+  std::optional<LossScaleSpec> loss_scale_;
+  bool stochastic_rounding_ = false;
   std::function<void(double, const std::string&)> on_wait_;
 };
 

@@ -11,9 +11,11 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "client/rpc/endpoints.h"
+#include "kernels/convert.h"
 #include "proto/convert.h"
 #include "proto/sherd/v1/shard.pb.h"
 #include "runtime/crc32c.h"
+#include "runtime/kernel_types.h"
 #include "runtime/process_identity.h"
 
 namespace sherd {
@@ -121,7 +123,23 @@ absl::StatusOr<absl::Span<float>> Session::InitialValues() {
   return absl::MakeSpan(initial_.as<float>(), initial_.size() / 4);
 }
 
+absl::Status Session::RoundInitial() {
+  const JobSpec& spec = memory_->spec();
+  if (spec.compute == DType::kFloat32) return absl::OkStatus();
+  absl::StatusOr<absl::Span<float>> values = InitialValues();
+  if (!values.ok()) return values.status();
+  absl::StatusOr<runtime::Segment> rounded =
+      runtime::Segment::Open(*dir_, runtime::JobMemory::kComputeName, runtime::Segment::Access::kReadWrite,
+                             runtime::SegmentKind::kParameters);
+  if (!rounded.ok()) return rounded.status();
+  kernels::FromFloat(values->data(), static_cast<int64_t>(values->size()), runtime::KernelType(spec.compute),
+                     rounded->data());
+  return absl::OkStatus();
+}
+
 absl::Status Session::CommitInitial() {
+  if (!must_initialise_) return absl::FailedPreconditionError("only rank 0 initialises a job, and only once");
+  if (absl::Status s = RoundInitial(); !s.ok()) return s;
   initial_ = runtime::Segment();
   v1::CommitInitialRequest request;
   request.set_job(job_);

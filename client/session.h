@@ -58,7 +58,9 @@ class Session {
   absl::Status Attach(JobSpec spec);
 
   bool must_initialise() const { return must_initialise_; }
-  // The parameter plane, writable until CommitInitial. REQUIRES: must_initialise().
+  // The fp32 parameter plane, writable until CommitInitial, which also rounds it to what trainers compute
+  // with.
+  // REQUIRES: must_initialise().
   absl::StatusOr<absl::Span<float>> InitialValues();
   absl::Status CommitInitial();
   // Until rank 0 has committed the initial values.
@@ -84,6 +86,8 @@ class Session {
 
  private:
   explicit Session(SessionOptions options, std::vector<std::string> endpoints);
+  // Rank 0: the parameters in 16 bits, if the job computes so, from the initial values.
+  absl::Status RoundInitial();
   absl::Time Deadline() const { return absl::Now() + options_.timeout; }
 
   const SessionOptions options_;

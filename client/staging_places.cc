@@ -48,11 +48,9 @@ std::optional<StagingPlaces::Place> StagingPlaces::Find(int unit, int64_t bytes)
   return std::nullopt;
 }
 
-float* StagingPlaces::Address(const Place& place) const {
-  return reinterpret_cast<float*>(chunks_[place.chunk].data + place.offset);
-}
+void* StagingPlaces::Address(const Place& place) const { return chunks_[place.chunk].data + place.offset; }
 
-StagingPlaces::Busy* StagingPlaces::At(const float* p) {
+StagingPlaces::Busy* StagingPlaces::At(const void* p) {
   for (Busy& b : busy_) {
     if (b.borrowed && Address(b.place) == p) return &b;
   }
@@ -71,7 +69,7 @@ void StagingPlaces::Restore(const Place& place, int unit, Mark until) {
   busy_.push_back({place, unit, until, false});
 }
 
-float* StagingPlaces::Borrow(int64_t bytes) {
+void* StagingPlaces::Borrow(int64_t bytes) {
   absl::MutexLock lock(&mu_);
   const std::optional<Place> place = Find(kNoUnit, bytes);
   if (!place.has_value()) return nullptr;
@@ -79,7 +77,7 @@ float* StagingPlaces::Borrow(int64_t bytes) {
   return Address(*place);
 }
 
-std::optional<StagingPlaces::Place> StagingPlaces::Assign(const float* p, int unit, int64_t bytes,
+std::optional<StagingPlaces::Place> StagingPlaces::Assign(const void* p, int unit, int64_t bytes,
                                                           Mark until) {
   absl::MutexLock lock(&mu_);
   Busy* b = At(p);
@@ -89,7 +87,7 @@ std::optional<StagingPlaces::Place> StagingPlaces::Assign(const float* p, int un
   return b->place;
 }
 
-void StagingPlaces::Return(const float* p) {
+void StagingPlaces::Return(const void* p) {
   absl::MutexLock lock(&mu_);
   Busy* b = At(p);
   if (b == nullptr) return;

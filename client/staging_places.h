@@ -4,7 +4,7 @@
 //   places.AddChunk(0, data, bytes);
 //   places.SetHomes(units);                          // stages 0 and 1: each unit has a home in chunk 0
 //   auto place = places.Take(unit, bytes, until);    // to copy gradients to
-//   float* p = places.Borrow(bytes);                 // or to compute gradients in
+//   void* p = places.Borrow(bytes);                 // or to compute gradients in
 //   places.Assign(p, unit, bytes, until);            // ... which turned out to be those of `unit`
 //   places.Return(p);                             // whoever borrowed it does not touch it any more
 //
@@ -43,12 +43,12 @@ class StagingPlaces {
   void Restore(const Place& place, int unit, Mark until);
 
   // A free place for whatever it turns out to be, in use until Return; null if there is none.
-  float* Borrow(int64_t bytes);
+  void* Borrow(int64_t bytes);
   // The borrowed place at `p` holds the gradients of `unit`. nullopt: `p` is no borrowed place of `bytes`, or
   // assigned already.
-  std::optional<Place> Assign(const float* p, int unit, int64_t bytes, Mark until);
+  std::optional<Place> Assign(const void* p, int unit, int64_t bytes, Mark until);
   // REQUIRES: `p` came from Borrow and was not returned.
-  void Return(const float* p);
+  void Return(const void* p);
 
   // Frees what was consumed.
   void Reclaim(const std::function<bool(int unit, Mark until)>& consumed);
@@ -72,8 +72,8 @@ class StagingPlaces {
   bool IsFree(const Place& place) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   std::optional<Place> Find(int unit, int64_t bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   std::optional<Place> FirstFit(uint32_t chunk, int64_t bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  Busy* At(const float* p) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  float* Address(const Place& place) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  Busy* At(const void* p) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void* Address(const Place& place) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   mutable absl::Mutex mu_;
   std::vector<Chunk> chunks_ ABSL_GUARDED_BY(mu_);

@@ -22,7 +22,7 @@ TEST(StagingPlacesTest, UnitsHaveHomesAndMayStandInOnesOfTheirSize) {
   places.AddChunk(memory.data(), 400);
   places.SetHomes({{0, 0, 100}, {0, 100, 100}, {0, 200, 200}});
   // Borrowed: the first of that size.
-  float* p = places.Borrow(100);
+  void* p = places.Borrow(100);
   EXPECT_EQ(reinterpret_cast<char*>(p), memory.data());
   // Unit 0 goes to the other one; then there is no more, whatever is free of another size.
   EXPECT_EQ(places.Take(0, 100, Until(1))->offset, 100);
@@ -43,7 +43,7 @@ TEST(StagingPlacesTest, FreeOnlyOnceReturnedAndConsumed) {
   std::vector<char> memory(100);
   StagingPlaces places;
   places.AddChunk(memory.data(), 100);
-  float* p = places.Borrow(100);
+  void* p = places.Borrow(100);
   ASSERT_TRUE(places.Assign(p, 3, 100, Until(2)).has_value());
   places.ReclaimAll();
   EXPECT_TRUE(Awaited(places).empty());

@@ -26,7 +26,7 @@ StepWriter::~StepWriter() {
 }
 
 int64_t StepWriter::UnitBytes(int unit) const {
-  return memory_->layout().units()[unit].blocks.size() * kBlockElements * 4;
+  return memory_->layout().units()[unit].blocks.size() * memory_->sizes().staging_block_bytes();
 }
 
 absl::Status StepWriter::MapStaging() {
@@ -40,7 +40,8 @@ absl::Status StepWriter::MapStaging() {
   if (!ring()) {
     std::vector<StagingPlaces::Place> homes;
     for (size_t u = 0; u < memory_->layout().units().size(); ++u) {
-      homes.push_back({0, memory_->layout().units()[u].blocks.begin * kBlockElements * 4, UnitBytes(u)});
+      const int64_t begin = memory_->layout().units()[u].blocks.begin;
+      homes.push_back({0, begin * memory_->sizes().staging_block_bytes(), UnitBytes(u)});
     }
     places_.SetHomes(std::move(homes));
   }
@@ -236,29 +237,30 @@ void StepWriter::Stand(int unit, const StagingPlaces::Place& place) {
   // Another unit's gradients may stand where this one has padding.
   const UnitInfo& info = memory_->layout().units()[unit];
   char* at = chunks_[place.chunk].data + place.offset;
+  const int64_t element = SizeOf(memory_->spec().staging);
   for (int t = info.first_tensor; t < info.end_tensor; ++t) {
     const TensorInfo& tensor = memory_->layout().tensors()[t];
     if (tensor.blocks.empty()) continue;
     const int64_t begin = (tensor.blocks.begin - info.blocks.begin) * kBlockElements + tensor.numel;
     const int64_t end = (tensor.blocks.end - info.blocks.begin) * kBlockElements;
-    std::memset(at + begin * 4, 0, (end - begin) * 4);
+    std::memset(at + begin * element, 0, (end - begin) * element);
   }
 }
 
-absl::StatusOr<float*> StepWriter::Stage(int unit) {
-  if (counted_[unit] < delivered_[unit]) return nullptr;
+absl::StatusOr<void*> StepWriter::Stage(int unit) {
+  if (counted_[unit] < delivered_[unit]) return static_cast<void*>(nullptr);
   if (!staged_[unit]) {
     if (absl::Status former = WaitFormerPart(unit); !former.ok()) return former;
     absl::StatusOr<StagingPlaces::Place> place = WaitForRoom(unit);
     if (!place.ok()) return place.status();
     Stand(unit, *place);
   }
-  return reinterpret_cast<float*>(chunks_[where_[unit].chunk].data + where_[unit].offset);
+  return static_cast<void*>(chunks_[where_[unit].chunk].data + where_[unit].offset);
 }
 
-float* StepWriter::Borrow(int64_t bytes) {
+void* StepWriter::Borrow(int64_t bytes) {
   Reclaim();
-  float* place = places_.Borrow(bytes);
+  void* place = places_.Borrow(bytes);
   if (place != nullptr || !ring() || !OwnersHoldPlaces()) return place;
   const absl::Status waited = WaitForOwners("room in staging", [&] {
     place = places_.Borrow(bytes);
@@ -269,7 +271,7 @@ float* StepWriter::Borrow(int64_t bytes) {
   return place;
 }
 
-absl::StatusOr<bool> StepWriter::StageAt(int unit, const float* place) {
+absl::StatusOr<bool> StepWriter::StageAt(int unit, const void* place) {
   if (counted_[unit] < delivered_[unit] || staged_[unit]) return false;
   if (absl::Status former = WaitFormerPart(unit); !former.ok()) return former;
   const std::optional<StagingPlaces::Place> assigned =
@@ -331,7 +333,8 @@ absl::StatusOr<Verdict> StepWriter::Finish(const Record& record, absl::string_vi
     last = memory_->rank(Rank(r)).HasStep(id_.step) == std::optional<StepId>(id_);
   }
   // Or while the others still compute: this rank's core is free from now on, for what all have delivered.
-  if (last || memory_->trainable_blocks() * kBlockElements * 4 >= kWakeEarlyBytes) RingOwners();
+  if (last || memory_->trainable_blocks() * memory_->sizes().staging_block_bytes() >= kWakeEarlyBytes)
+    RingOwners();
   bool rejected = false;
   absl::Status waited = WaitDone(id_, &rejected);
   if (!waited.ok()) return waited;

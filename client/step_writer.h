@@ -4,7 +4,7 @@
 //   StepWriter w(memory, rank, options);
 //   auto start = w.Resume();                       // where to go on, with the blob committed last
 //   for each micro-batch: w.BeginPart(samples / nominal);
-//     for each unit, as its gradients arrive:  float* to = w.Stage(unit);  copy;  w.Deliver(unit);
+//     for each unit, as its gradients arrive:  void* to = w.Stage(unit);  copy;  w.Deliver(unit);
 //     w.EndPart();                                  // units without a gradient
 //   auto verdict = w.Finish(scalars..., blob);      // STEP; returns when every owner has stored the step
 //
@@ -63,21 +63,21 @@ class StepWriter {
   // Opens the next part of the step (a micro-batch, or all of them together): its gradients count with
   // `scale`.
   void BeginPart(float scale);
-  // Where the gradients of `unit` go: its blocks, padding included and zeroed if the memory was used before
-  // by something else. Null: delivered already by a predecessor. Blocks until owners have consumed the unit's
-  // former part, and in stage 2 until there is room.
-  absl::StatusOr<float*> Stage(int unit);
+  // Where the gradients of `unit` go, in JobSpec::staging: its blocks, padding included and zeroed if the
+  // memory was used before by something else. Null: delivered already by a predecessor. Blocks until owners
+  // have consumed the unit's former part, and in stage 2 until there is room.
+  absl::StatusOr<void*> Stage(int unit);
   // The cheaper way for a unit of one large tensor: gradients that are computed in staging in the first
   // place.
-  //   float* p = w.Borrow(bytes);        // of a whole unit; compute the gradients there
+  //   void* p = w.Borrow(bytes);        // of a whole unit; compute the gradients there
   //   w.StageAt(unit, p);                // true: p is to `unit` what Stage returns otherwise. False: copy
   //   w.Deliver(unit);
   //   w.Return(p);                       // nobody touches the memory through p any more
   // Borrow is for any use and any number of places. Null if there is none: use other memory, then Stage. In
   // stage 2 it blocks for room as Stage does. Return is thread-safe.
-  float* Borrow(int64_t bytes);
-  absl::StatusOr<bool> StageAt(int unit, const float* place);
-  void Return(const float* place) { places_.Return(place); }
+  void* Borrow(int64_t bytes);
+  absl::StatusOr<bool> StageAt(int unit, const void* place);
+  void Return(const void* place) { places_.Return(place); }
   // Of a unit, padding included: what Borrow is asked for.
   int64_t UnitBytes(int unit) const;
   // The staged gradients of `unit` are whole; they must not be touched any more. REQUIRES: Stage(unit) in

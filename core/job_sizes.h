@@ -27,6 +27,10 @@ class JobSizes {
   int64_t plane_blocks(int plane) const { return plane == 0 ? total_blocks_ : trainable_blocks_; }
   // Segment plane.<name>. Plane 0 is param, 1 + i the optimizer's plane i.
   int64_t plane_bytes(int plane) const { return plane_blocks(plane) * kBlockBytes; }
+  // Segment plane.compute: the parameters as trainers compute with them, in 16 bits; 0 in an fp32 job.
+  int64_t compute_bytes() const { return compute_block_bytes_ * total_blocks_; }
+  // Of one block of gradients on their way.
+  int64_t staging_block_bytes() const { return staging_block_bytes_; }
   // Segment grad.
   int64_t grad_bytes() const { return trainable_blocks_ * kBlockBytes; }
 
@@ -47,6 +51,7 @@ class JobSizes {
   static int64_t Aligned(int64_t n) { return (n + 63) / 64 * 64; }
 
   int64_t total_blocks_ = 0, trainable_blocks_ = 0, largest_unit_blocks_ = 0, tensors_ = 0;
+  int64_t compute_block_bytes_ = 0, staging_block_bytes_ = kBlockBytes;
   bool ring_ = false;
 };
 

@@ -106,6 +106,23 @@ void ToFloat(DType dtype, const void* from, int64_t n, float* to) {
   }
 }
 
+void Convert(DType from_type, const void* from, DType to_type, void* to, int64_t n) {
+  if (from_type == to_type) {
+    if (n > 0) std::memcpy(to, from, n * SizeOf(from_type));
+  } else if (from_type == DType::kFloat32) {
+    FromFloat(static_cast<const float*>(from), n, to_type, to);
+  } else if (to_type == DType::kFloat32) {
+    ToFloat(from_type, from, n, static_cast<float*>(to));
+  } else {
+    float wide[kBlockElements];
+    for (int64_t i = 0; i < n; i += kBlockElements) {
+      const int64_t some = n - i < kBlockElements ? n - i : kBlockElements;
+      ToFloat(from_type, static_cast<const uint16_t*>(from) + i, some, wide);
+      FromFloat(wide, some, to_type, static_cast<uint16_t*>(to) + i);
+    }
+  }
+}
+
 void RoundBlocks(const float* from, int64_t first_block, int64_t blocks, DType dtype, uint16_t* to,
                  const NoiseSeed& seed) {
   Require(dtype == DType::kBFloat16 || dtype == DType::kFloat16, "RoundBlocks: dtype must have 16 bits");

@@ -22,6 +22,9 @@ void FromFloat(const float* from, int64_t n, DType dtype, void* to);
 // `n` values of `dtype` as fp32 (kFloat32: copied). Any alignment of the element's size; no overlap.
 void ToFloat(DType dtype, const void* from, int64_t n, float* to);
 
+// `n` values of one type as another, through fp32 where both have 16 bits. Any alignment; no overlap.
+void Convert(DType from_type, const void* from, DType to_type, void* to, int64_t n);
+
 // Rounds `blocks` blocks, the first of which is block `first_block` of the whole layout, stochastically:
 // noise is keyed by seed, step and element alone, so whoever does it again gets the same bits. REQUIRES:
 // dtype is not kFloat32 (aborts otherwise).

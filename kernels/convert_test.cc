@@ -142,6 +142,21 @@ TEST(Convert, NoiseDependsOnSeedStepAndElement) {
   EXPECT_EQ(Noise({1, 2}, 3), Noise({1, 2}, 3));
 }
 
+TEST(Convert, AnyToAny) {
+  std::mt19937_64 random(5);
+  const Floats values = RandomFloats(1001, random, true);
+  for (const DType from : {DType::kFloat32, DType::kBFloat16, DType::kFloat16}) {
+    for (const DType to : {DType::kFloat32, DType::kBFloat16, DType::kFloat16}) {
+      std::vector<float> in(1001), out(1001), wide(1001), want(1001), got(1001);
+      FromFloat(values.data(), 1001, from, in.data());
+      Convert(from, in.data(), to, out.data(), 1001);
+      ToFloat(from, in.data(), 1001, wide.data());
+      FromFloat(wide.data(), 1001, to, want.data());
+      EXPECT_EQ(std::memcmp(out.data(), want.data(), 1001 * SizeOf(to)), 0);
+    }
+  }
+}
+
 TEST(Convert, Fp32IsCopied) {
   const float in[] = {1, NAN, -0.0f};
   float out[3] = {}, back[3] = {};

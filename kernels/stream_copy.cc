@@ -13,14 +13,14 @@ namespace kernels {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-void Copy(float* to, const float* from, int64_t n) {
-  using Tag = hn::CappedTag<float, 16>;
+void Copy(uint8_t* to, const uint8_t* from, int64_t n) {
+  using Tag = hn::CappedTag<uint8_t, 64>;
   constexpr int kLanes = static_cast<int>(hn::MaxLanes(Tag()));
-  constexpr int64_t kAhead = 512;
+  constexpr int64_t kAhead = 2048;
   int64_t i = 0;
-  for (; i + 16 <= n; i += 16) {
+  for (; i + 64 <= n; i += 64) {
     hwy::Prefetch(from + i + kAhead);
-    for (int j = 0; j < 16; j += kLanes) hn::Stream(hn::LoadU(Tag(), from + i + j), Tag(), to + i + j);
+    for (int j = 0; j < 64; j += kLanes) hn::Stream(hn::LoadU(Tag(), from + i + j), Tag(), to + i + j);
   }
   for (; i < n; ++i) to[i] = from[i];
   hwy::FlushStream();
@@ -36,7 +36,9 @@ namespace sherd {
 namespace kernels {
 HWY_EXPORT(Copy);
 
-void StreamCopy(float* to, const float* from, int64_t n) { HWY_DYNAMIC_DISPATCH(Copy)(to, from, n); }
+void StreamCopy(void* to, const void* from, int64_t bytes) {
+  HWY_DYNAMIC_DISPATCH(Copy)(static_cast<uint8_t*>(to), static_cast<const uint8_t*>(from), bytes);
+}
 
 }  // namespace kernels
 }  // namespace sherd

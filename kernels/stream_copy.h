@@ -8,10 +8,10 @@
 namespace sherd {
 namespace kernels {
 
-// Copies `n` floats with non-temporal stores (fenced before return): the lines of `to` are neither read nor
-// kept in the cache. Right for copies much larger than the cache. REQUIRES: `to` aligned to 64 bytes; no
-// overlap. `from` needs no alignment. Thread-safe.
-void StreamCopy(float* to, const float* from, int64_t n);
+// Copies `bytes` with non-temporal stores (fenced before return): the lines of `to` are neither read nor kept
+// in the cache. Right for copies much larger than the cache. REQUIRES: `to` aligned to 64 bytes; no overlap.
+// `from` needs no alignment. Thread-safe.
+void StreamCopy(void* to, const void* from, int64_t bytes);
 
 }  // namespace kernels
 }  // namespace sherd

@@ -13,7 +13,8 @@ JobMemory::JobMemory(const JobDir* dir, JobSpec spec, Role role)
 
 int64_t JobMemory::BytesFor(const JobSpec& spec) {
   const JobSizes sizes(spec);
-  int64_t bytes = sizes.grad_bytes() + sizes.stamps_bytes() + spec.world_size * RankRecords::BytesFor(spec);
+  int64_t bytes = sizes.grad_bytes() + sizes.stamps_bytes() + sizes.compute_bytes() +
+                  spec.world_size * RankRecords::BytesFor(spec);
   for (size_t p = 0; p < spec.PlaneNames().size(); ++p) bytes += sizes.plane_bytes(static_cast<int>(p));
   return bytes;
 }
@@ -73,6 +74,10 @@ absl::Status JobMemory::MapAll(bool create) {
             p == 0 ? SegmentKind::kParameters : SegmentKind::kPlane, sizes_.plane_bytes(p), owner);
     if (!s.ok()) return s;
   }
+  if (sizes_.compute_bytes() > 0) {
+    absl::Status s = get(&compute_, kComputeName, SegmentKind::kParameters, sizes_.compute_bytes(), owner);
+    if (!s.ok()) return s;
+  }
   absl::Status s = get(&stamps_, "stamps", SegmentKind::kStamps, sizes_.stamps_bytes(), owner);
   if (s.ok()) s = get(&grad_, "grad", SegmentKind::kReduced, sizes_.grad_bytes(), owner);
   if (s.ok()) {
@@ -109,7 +114,8 @@ absl::StatusOr<std::unique_ptr<JobMemory>> JobMemory::Create(const JobDir* dir, 
     for (int p = 0; p < memory->planes(); ++p) {
       Segment::Unlink(*dir, absl::StrCat("plane.", memory->plane_name(p))).IgnoreError();
     }
-    for (const char* name : {"stamps", "grad", "members"}) Segment::Unlink(*dir, name).IgnoreError();
+    for (const char* name : {kComputeName, "stamps", "grad", "members"})
+      Segment::Unlink(*dir, name).IgnoreError();
     for (int r = 0; r < memory->spec_.world_size; ++r) {
       Segment::Unlink(*dir, absl::StrCat("rank.", r)).IgnoreError();
     }
@@ -202,6 +208,10 @@ absl::Status JobMemory::PopulateBlocks(BlockRange blocks, const std::atomic<bool
   for (int p = 0; p < planes() && s.ok(); ++p) {
     const BlockRange own = p == 0 ? blocks : trainable;
     s = planes_[p].PopulateRange(own.begin * kBlockBytes, own.size() * kBlockBytes, cancel);
+  }
+  if (s.ok() && compute() != nullptr) {
+    const int64_t bytes = kBlockElements * SizeOf(spec_.compute);
+    s = compute_.PopulateRange(blocks.begin * bytes, blocks.size() * bytes, cancel);
   }
   return s;
 }

@@ -59,6 +59,11 @@ class JobMemory {
   const std::string& plane_name(int plane) const { return plane_names_[plane]; }
   float* plane(int plane) const { return planes_[plane].as<float>(); }
   int64_t plane_blocks(int plane) const { return sizes_.plane_blocks(plane); }
+  // The parameters in JobSpec::compute when that has 16 bits, block by block as plane 0; else null. Equal to
+  // plane 0 rounded, except while an owner mutates a block. What trainers map as tensor storage.
+  uint16_t* compute() const { return compute_.as<uint16_t>(); }
+  static constexpr const char* kComputeName = "plane.compute";
+  const JobSizes& sizes() const { return sizes_; }
   const Segment& plane_segment(int plane) const { return planes_[plane]; }
   Segment& param_segment() { return planes_[0]; }
   // First touch of what an owner of `blocks` writes, so that its first steps do not wait for the kernel to
@@ -117,6 +122,7 @@ class JobMemory {
   const JobSizes sizes_;
   Segment control_, grad_, stamps_, members_;
   std::vector<Segment> planes_;
+  Segment compute_;  // without data in an fp32 job
   std::vector<Segment> rank_segments_;
   mutable std::vector<RankRecords> ranks_;
 

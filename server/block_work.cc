@@ -7,11 +7,10 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "core/block_journal.h"
+#include "runtime/kernel_types.h"
 
 namespace sherd::server {
 namespace {
-
-static_assert(kernels::kBlockElements == kBlockElements);
 
 constexpr int64_t kBlockBytes = kBlockElements * 4;
 // Blocks a worker takes at a time: 256 KiB of each plane.
@@ -91,13 +90,13 @@ absl::StatusOr<std::vector<kernels::Source>> BlockWork::SourcesOf(StepId id, con
     if (d.chunk == runtime::Delivery::kEmpty) continue;
     absl::StatusOr<absl::Span<char>> staging = memory_->Staging(Rank(r), d.chunk);
     if (!staging.ok()) return staging.status();
-    const uint64_t bytes = static_cast<uint64_t>(unit.size()) * kBlockBytes;
+    const uint64_t bytes = static_cast<uint64_t>(unit.size() * memory_->sizes().staging_block_bytes());
     if (d.offset % 64 != 0 || d.offset > staging->size() || staging->size() - d.offset < bytes) {
       return absl::DataLossError(absl::StrCat(
           "rank ", r, " delivered unit ", part.unit, " at offset ", d.offset, " of ", staging->size(),
           " bytes of staging, which does not hold its ", bytes, " bytes; restart that trainer"));
     }
-    sources.back() = {staging->data() + d.offset, d.scale};
+    sources.back() = {staging->data() + d.offset, d.scale, runtime::KernelType(memory_->spec().staging)};
   }
   return sources;
 }
@@ -107,10 +106,11 @@ void BlockWork::ReduceRun(StepId id, const Part& part, BlockRange unit, BlockRan
   const Mark mark = Mark::Of(id, part.part + 1);
   std::atomic<uint64_t>* stamps = memory_->reduce_stamps();
   std::vector<kernels::Source> at(all);
+  const int64_t staged_bytes = memory_->sizes().staging_block_bytes();
   const auto reduce = [&](int64_t begin, int64_t blocks, bool accumulate, bool stream) {
     for (size_t r = 0; r < all.size(); ++r) {
       if (all[r].data == nullptr) continue;
-      at[r].data = static_cast<const char*>(all[r].data) + (begin - unit.begin) * kBlockBytes;
+      at[r].data = static_cast<const char*>(all[r].data) + (begin - unit.begin) * staged_bytes;
     }
     kernels::ReduceBlocks(at.data(), static_cast<int>(at.size()), accumulate,
                           memory_->grad() + begin * kBlockElements, blocks, memory_->block_sumsq() + begin,
@@ -160,7 +160,8 @@ absl::Status BlockWork::Reduce(StepId id, const std::vector<Part>& parts) {
     for (const UnitRange& r : ranges_) {
       if (r.unit != parts[i].unit) continue;
       const BlockRange own = Intersect(r.blocks, {0, memory_->trainable_blocks()});
-      bytes += own.size() * kBlockBytes * (live + (parts[i].part == 0 ? 1 : 2));
+      bytes += own.size() *
+               (live * memory_->sizes().staging_block_bytes() + kBlockBytes * (parts[i].part == 0 ? 1 : 2));
       for (int64_t b = own.begin; b < own.end; b += kGrain) {
         pieces.push_back({&parts[i], unit, {b, std::min(b + kGrain, own.end)}, &sources[i]});
       }
@@ -314,6 +315,7 @@ void BlockWork::ApplyRun(const Verdict& verdict, const Run& run, const kernels::
   const runtime::WorkerUndo undo = records_->undo(worker);
   std::atomic<uint64_t>* stamps = memory_->apply_stamps();
   const int planes = memory_->planes();
+  const kernels::NoiseSeed noise = {memory_->spec().rounding_seed, verdict.id.step.value()};
   for (int64_t b = run.blocks.begin; b < run.blocks.end; ++b) {
     if (Mark(stamps[b].load(std::memory_order_relaxed)) >= mark) continue;
     if (!snapshots_.empty()) Preserve(b);
@@ -334,13 +336,31 @@ void BlockWork::ApplyRun(const Verdict& verdict, const Run& run, const kernels::
         },
         [&] {
           if (scalars != nullptr) update_(args, *scalars, kBlockElements);
+          bool by_hand = false;
           for (const ImportSegment& import : imports) {
             for (int p = 0; p < planes && (p == 0 || whole); ++p) {
               const float* values = import.Find(p, b);
-              if (values != nullptr) std::memcpy(memory_->plane(p) + at, values, kBlockBytes);
+              if (values == nullptr) continue;
+              std::memcpy(memory_->plane(p) + at, values, kBlockBytes);
+              by_hand |= p == 0;
             }
           }
+          // What a person wrote is rounded to the nearest.
+          const bool noisy = memory_->spec().stochastic_rounding && !by_hand;
+          if (scalars != nullptr || by_hand) StoreCompute(b, noisy ? &noise : nullptr);
         });
+  }
+}
+
+void BlockWork::StoreCompute(int64_t block, const kernels::NoiseSeed* noise) {
+  if (memory_->compute() == nullptr) return;
+  const float* const from = memory_->plane(0) + block * kBlockElements;
+  uint16_t* const to = memory_->compute() + block * kBlockElements;
+  const kernels::DType dtype = runtime::KernelType(memory_->spec().compute);
+  if (noise != nullptr) {
+    kernels::RoundBlocks(from, block, 1, dtype, to, *noise);
+  } else {
+    kernels::FromFloat(from, kBlockElements, dtype, to);
   }
 }
 
@@ -374,6 +394,7 @@ absl::Status BlockWork::Apply(const Verdict& verdict, uint64_t push) {
       prepared = run.tensor;
     }
     bytes += run.blocks.size() * kBlockBytes * (1 + 2 * memory_->planes());
+    if (memory_->compute() != nullptr) bytes += run.blocks.size() * kBlockBytes / 2;
     runs.push_back(run);
   }
   LookForSnapshots(verdict.id.step, /*at_boundary=*/false);
@@ -400,7 +421,9 @@ absl::Status BlockWork::StoreImport(uint64_t import, StepId after) {
       if (!snapshots_.empty()) Preserve(b);
       for (int p = 0; p < memory_->planes(); ++p) {
         const float* values = b < memory_->plane_blocks(p) ? imports->front().Find(p, b) : nullptr;
-        if (values != nullptr) std::memcpy(memory_->plane(p) + b * kBlockElements, values, kBlockBytes);
+        if (values == nullptr) continue;
+        std::memcpy(memory_->plane(p) + b * kBlockElements, values, kBlockBytes);
+        if (p == 0) StoreCompute(b, nullptr);
       }
     }
   }

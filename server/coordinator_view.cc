@@ -21,6 +21,7 @@ std::pair<int64_t, int64_t> OwnedBy(const runtime::JobMemory& memory, int slot, 
   for (const UnitRange& range : OwnedRanges(memory.layout(), Slot(slot), servers)) {
     const bool trainable = range.blocks.begin < memory.trainable_blocks();
     out.second += range.blocks.size() * kBlockElements * 4 * (trainable ? memory.planes() : 1);
+    if (memory.compute() != nullptr) out.second += range.blocks.size() * kBlockElements * 2;
     memory.layout().ForEachRun(range.blocks, [&](int t, BlockRange run) {
       out.first += (run.size() - 1) * kBlockElements + memory.layout().tensors()[t].ElementsIn(run.end - 1);
     });

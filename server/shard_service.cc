@@ -165,9 +165,10 @@ class ShardServiceImpl final : public v1::ShardService::Service {
       response->add_optimizers(static_cast<v1::Optimizer::Kind>(info.kind));
     }
     for (const int stage : {0, 1, 2}) response->add_stages(stage);
-    response->add_dtypes(v1::DTYPE_FLOAT32);
-    for (const auto dtype : {v1::DTYPE_FLOAT32, v1::DTYPE_BFLOAT16, v1::DTYPE_FLOAT16})
+    for (const auto dtype : {v1::DTYPE_FLOAT32, v1::DTYPE_BFLOAT16, v1::DTYPE_FLOAT16}) {
+      response->add_dtypes(dtype);
       response->add_read_dtypes(dtype);
+    }
     response->set_max_message_bytes(kMaxMessageBytes);
     response->set_max_streams(context_->reads().most());
     response->set_max_snapshots(runtime::ControlPage::kSnapshots);

@@ -10,13 +10,30 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "client/torch/tensor_checks.h"
+#include "kernels/convert.h"
 #include "kernels/stream_copy.h"
+#include "runtime/kernel_types.h"
 
 namespace sherd::torch {
 namespace {
 
 // Copies shorter than this stay in the cache; longer ones would only push out what backward needs.
-constexpr int64_t kStreamElements = 64 << 10;
+constexpr int64_t kStreamBytes = 256 << 10;
+
+kernels::DType TypeOf(const at::Tensor& t) { return runtime::KernelType(*DTypeOf(t.scalar_type())); }
+
+// to[i] += from[i], in fp32, rounded to `to_type`.
+void Add(kernels::DType from_type, const char* from, kernels::DType to_type, char* to, int64_t n) {
+  float sum[kBlockElements], more[kBlockElements];
+  for (int64_t i = 0; i < n; i += kBlockElements) {
+    const int64_t some = std::min(n - i, kBlockElements);
+    kernels::ToFloat(to_type, to + i * SizeOf(to_type), some, sum);
+    kernels::ToFloat(from_type, from + i * SizeOf(from_type), some, more);
+    for (int64_t e = 0; e < some; ++e) sum[e] += more[e];
+    kernels::FromFloat(sum, some, to_type, to + i * SizeOf(to_type));
+  }
+}
 
 }  // namespace
 
@@ -53,6 +70,7 @@ GradientOutbox::~GradientOutbox() {
 
 void GradientOutbox::Open(client::StepWriter* writer, std::shared_ptr<runtime::JobMemory> memory) {
   writer_ = writer;
+  staged_as_ = memory->spec().staging;
   for (size_t i = 0; i < params_.size(); ++i) {
     Param& p = params_[i];
     if (!p.tensor.requires_grad()) continue;
@@ -68,7 +86,9 @@ void GradientOutbox::OfferStaging(std::shared_ptr<runtime::JobMemory> memory) {
   for (size_t u = 0; u < units_.size(); ++u) {
     // A place holds a whole unit.
     if (units_[u].params.size() != 1) continue;
-    const StagingSource::Size size = {params_[units_[u].params[0]].tensor.numel() * 4,
+    const at::Tensor& tensor = params_[units_[u].params[0]].tensor;
+    if (DTypeOf(tensor.scalar_type()) != staged_as_) continue;  // has to be converted
+    const StagingSource::Size size = {tensor.numel() * SizeOf(staged_as_),
                                       writer_->UnitBytes(static_cast<int>(u))};
     const auto known = std::find_if(sizes.begin(), sizes.end(), [&](const StagingSource::Size& s) {
       return s.requested == size.requested;
@@ -78,7 +98,7 @@ void GradientOutbox::OfferStaging(std::shared_ptr<runtime::JobMemory> memory) {
   if (sizes.empty()) return;
   staging_ = StagingSource::Create(
       std::move(memory), std::move(sizes), [this](int64_t bytes) { return writer_->Borrow(bytes); },
-      [this](const float* p) { writer_->Return(p); });
+      [this](const void* p) { writer_->Return(p); });
 }
 
 void GradientOutbox::BeginPart(float scale) {
@@ -126,10 +146,11 @@ void GradientOutbox::Stage(int i, const at::Tensor* from) {
   Param& p = params_[i];
   at::Tensor& grad = p.tensor.mutable_grad();
   p.pending = false;
-  if (!grad.defined()) return;
-  if (staging_ != nullptr && grad.layout() == at::kStrided && grad.is_contiguous() &&
+  if (p.summed && grad.defined()) Sum(p);
+  if (!p.summed && !grad.defined()) return;
+  if (!p.summed && staging_ != nullptr && grad.layout() == at::kStrided && grad.is_contiguous() &&
       staging_->Owns(grad.data_ptr()) && OnlyOurs(grad, from)) {
-    absl::StatusOr<bool> there = writer_->StageAt(p.unit, grad.data_ptr<float>());
+    absl::StatusOr<bool> there = writer_->StageAt(p.unit, grad.data_ptr());
     if (!there.ok()) return Note(there.status());
     if (*there) {
       p.staged = true;
@@ -137,42 +158,59 @@ void GradientOutbox::Stage(int i, const at::Tensor* from) {
       return;
     }
   }
-  absl::StatusOr<float*> to = writer_->Stage(p.unit);
+  absl::StatusOr<void*> to = writer_->Stage(p.unit);
   if (!to.ok()) {
     Note(to.status());
     return;
   }
-  if (*to != nullptr && grad.numel() > 0) CopyToStaging(p, *to + p.offset, grad);
+  if (*to != nullptr && p.tensor.numel() > 0) {
+    CopyToStaging(p, static_cast<char*>(*to) + p.offset * SizeOf(staged_as_), p.summed ? p.sum : grad);
+  }
   p.staged = true;
+  p.summed = false;
   grad.reset();
 }
 
-void GradientOutbox::CopyToStaging(Param& p, float* to, at::Tensor grad) {
+void GradientOutbox::Sum(Param& p) {
+  at::NoGradGuard no_grad;
+  at::Tensor& grad = p.tensor.mutable_grad();
+  const at::Tensor dense = grad.is_sparse() ? grad.to_dense() : grad;
+  if (!p.sum.defined()) p.sum = at::empty(p.tensor.sizes(), at::kFloat);
+  p.summed ? p.sum.add_(dense) : p.sum.copy_(dense);
+  p.summed = true;
+  grad.reset();
+}
+
+void GradientOutbox::CopyToStaging(Param& p, void* to, at::Tensor grad) {
   at::NoGradGuard no_grad;
   if (grad.is_sparse()) grad = grad.to_dense();
   grad = grad.contiguous();
-  const float* from = grad.data_ptr<float>();
-  const int64_t n = grad.numel();
+  const auto* const from = static_cast<const char*>(grad.data_ptr());
+  auto* const bytes = static_cast<char*>(to);
+  const int64_t n = grad.numel(), size = n * SizeOf(staged_as_);
+  const kernels::DType from_type = TypeOf(grad), to_type = runtime::KernelType(staged_as_);
   if (p.staged) {
-    for (int64_t e = 0; e < n; ++e) to[e] += from[e];
-  } else if (n >= kStreamElements) {
-    kernels::StreamCopy(to, from, n);
+    Add(from_type, from, to_type, bytes, n);
+  } else if (from_type != to_type || size < kStreamBytes) {
+    kernels::Convert(from_type, from, to_type, to, n);
   } else {
-    std::memcpy(to, from, n * 4);
+    kernels::StreamCopy(bytes, from, size);
   }
-  staged_bytes_ += n * 4;
+  staged_bytes_ += size;
 }
 
 void GradientOutbox::DeliverUnit(int unit) {
   Unit& u = units_[unit];
-  absl::StatusOr<float*> to = writer_->Stage(unit);
+  absl::StatusOr<void*> to = writer_->Stage(unit);
   if (!to.ok()) {
     Note(to.status());
     return;
   }
   for (int i : u.params) {
     const Param& p = params_[i];
-    if (!p.staged && *to != nullptr) std::memset(*to + p.offset, 0, p.tensor.numel() * 4);
+    if (p.staged || *to == nullptr) continue;
+    std::memset(static_cast<char*>(*to) + p.offset * SizeOf(staged_as_), 0,
+                p.tensor.numel() * SizeOf(staged_as_));
   }
   writer_->Deliver(unit);
   u.delivered = true;
@@ -213,13 +251,17 @@ void GradientOutbox::EndMicroBatch(bool computed) {
   for (Param& p : params_) {
     if (computed) p.expected = p.arrivals;
     p.arrivals = 0;
+    // 16 bits are too few to add up many micro-batches in.
+    if (p.pending && p.tensor.scalar_type() != at::kFloat && p.tensor.grad().defined()) Sum(p);
   }
 }
 
 void GradientOutbox::Rescale(double factor) {
   at::NoGradGuard no_grad;
   for (Param& p : params_) {
-    if (p.pending) p.tensor.mutable_grad().mul_(factor);
+    if (!p.pending) continue;
+    if (p.tensor.grad().defined()) p.tensor.mutable_grad().mul_(factor);
+    if (p.summed) p.sum.mul_(factor);
   }
 }
 

@@ -10,6 +10,9 @@
 // arrive twice across re-entrant checkpointing, an unused one never. What arrives after its unit was
 // delivered waits in `.grad`, for the next part or for DeliverLate.
 //
+// Gradients leave in JobSpec::staging. Those of 16-bit parameters that have to wait for a later micro-batch
+// are summed in fp32, here, and rounded once when they leave.
+//
 // Thread-compatible; the hooks run on the thread that runs backward. Calls may block on owners and other
 // ranks, as StepWriter says. Errors of a hook are kept and returned by the next call.
 #ifndef SHERD_CLIENT_TORCH_GRADIENT_OUTBOX_H_
@@ -28,6 +31,7 @@
 #include "client/step_writer.h"
 #include "client/torch/staging_allocator.h"
 #include "core/layout.h"
+#include "core/types.h"
 
 namespace sherd::torch {
 
@@ -78,7 +82,10 @@ class GradientOutbox {
     int arrivals = 0;      // in this micro-batch
     int expected = 1;      // arrivals in the last one
     bool staged = false;   // in the open part
-    bool pending = false;  // `.grad` holds a gradient that has not left
+    bool pending = false;  // `.grad` or `sum` holds a gradient that has not left
+    // 16-bit parameters: of micro-batches that ended without leaving, when `summed`.
+    at::Tensor sum;
+    bool summed = false;
   };
   struct Unit {
     std::vector<int> params;
@@ -91,7 +98,9 @@ class GradientOutbox {
   // A gradient was accumulated into a parameter's `.grad`: `*from`, which autograd lets go of after this.
   void Arrived(int param, const at::Tensor* from);
   void Stage(int param, const at::Tensor* from = nullptr);
-  void CopyToStaging(Param& p, float* to, at::Tensor grad);
+  void CopyToStaging(Param& p, void* to, at::Tensor grad);
+  // Moves a 16-bit `.grad` into the fp32 sum.
+  void Sum(Param& p);
   // True if, once autograd has let go of `*from`, nobody but us can reach the gradient's memory.
   static bool OnlyOurs(const at::Tensor& grad, const at::Tensor* from);
   void DeliverUnit(int unit);
@@ -100,6 +109,7 @@ class GradientOutbox {
   }
 
   client::StepWriter* writer_ = nullptr;
+  DType staged_as_ = DType::kFloat32;  // JobSpec::staging
   std::shared_ptr<StagingSource> staging_;
   std::vector<Param> params_;
   std::vector<Unit> units_;

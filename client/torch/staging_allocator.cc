@@ -85,8 +85,8 @@ Allocator* Allocator::installed_ = nullptr;
 }  // namespace
 
 std::shared_ptr<StagingSource> StagingSource::Create(std::shared_ptr<void> memory, std::vector<Size> sizes,
-                                                     std::function<float*(int64_t)> borrow,
-                                                     std::function<void(const float*)> give_back) {
+                                                     std::function<void*(int64_t)> borrow,
+                                                     std::function<void(const void*)> give_back) {
   std::shared_ptr<StagingSource> source(new StagingSource);
   source->memory_ = std::move(memory);
   source->sizes_ = std::move(sizes);
@@ -131,7 +131,7 @@ void* StagingSource::Allocate(size_t bytes) {
   const auto size = std::find_if(sizes_.begin(), sizes_.end(),
                                  [&](const Size& s) { return s.requested == static_cast<int64_t>(bytes); });
   if (size == sizes_.end()) return nullptr;
-  float* const p = borrow_(size->place);
+  void* const p = borrow_(size->place);
   if (p == nullptr) return nullptr;
   Registry& registry = TheRegistry();
   const auto at = reinterpret_cast<uintptr_t>(p);
@@ -151,7 +151,7 @@ void StagingSource::Free(void* p) {
     absl::MutexLock lock(&mu_);
     lent_.erase(p);
     // Under the lock, so that Close waits for it.
-    if (!closed_) give_back_(static_cast<const float*>(p));
+    if (!closed_) give_back_(p);
     last = closed_ && lent_.empty();
   }
   if (last) Forget();

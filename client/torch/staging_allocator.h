@@ -34,8 +34,8 @@ class StagingSource {
   // `give_back` is called from any thread. Neither is called after Close. `memory` is kept as long as
   // anything stands in it.
   static std::shared_ptr<StagingSource> Create(std::shared_ptr<void> memory, std::vector<Size> sizes,
-                                               std::function<float*(int64_t place)> borrow,
-                                               std::function<void(const float*)> give_back);
+                                               std::function<void*(int64_t place)> borrow,
+                                               std::function<void(const void*)> give_back);
 
   // The thread's source from now on; null for none.
   static void Enter(StagingSource* source);
@@ -56,8 +56,8 @@ class StagingSource {
 
   std::shared_ptr<void> memory_;
   std::vector<Size> sizes_;
-  std::function<float*(int64_t)> borrow_;
-  std::function<void(const float*)> give_back_;
+  std::function<void*(int64_t)> borrow_;
+  std::function<void(const void*)> give_back_;
   mutable absl::Mutex mu_;
   bool closed_ ABSL_GUARDED_BY(mu_) = false;
   std::set<const void*> lent_ ABSL_GUARDED_BY(mu_);

@@ -32,7 +32,7 @@ class StagingAllocatorTest : public ::testing::Test {
           ++asked_;
           return std::exchange(free_, false) ? place_ : nullptr;
         },
-        [this](const float* p) {
+        [this](const void* p) {
           EXPECT_EQ(p, place_);
           free_ = true;
         });

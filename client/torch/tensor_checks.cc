@@ -8,12 +8,23 @@ namespace sherd::torch {
 
 absl::Status CheckParameter(const std::string& name, const at::Tensor& t) {
   if (!t.defined()) return absl::InvalidArgumentError(absl::StrCat("parameter ", name, " is undefined"));
-  if (t.scalar_type() != at::kFloat || !t.device().is_cpu() || t.layout() != at::kStrided) {
-    return absl::InvalidArgumentError(absl::StrCat("parameter ", name, " is ", c10::toString(t.scalar_type()),
-                                                   " on ", t.device().str(),
-                                                   "; parameters must be dense fp32 on the CPU"));
+  if (!DTypeOf(t.scalar_type()).has_value() || !t.device().is_cpu() || t.layout() != at::kStrided) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("parameter ", name, " is ", c10::toString(t.scalar_type()), " on ", t.device().str(),
+                     "; parameters must be dense fp32, bf16 or fp16 on the CPU"));
   }
   return absl::OkStatus();
+}
+
+std::optional<DType> DTypeOf(at::ScalarType type) {
+  if (type == at::kFloat) return DType::kFloat32;
+  if (type == at::kBFloat16) return DType::kBFloat16;
+  if (type == at::kHalf) return DType::kFloat16;
+  return std::nullopt;
+}
+
+at::ScalarType TorchType(DType dtype) {
+  return dtype == DType::kFloat32 ? at::kFloat : dtype == DType::kBFloat16 ? at::kBFloat16 : at::kHalf;
 }
 
 const char* SafetensorsType(at::ScalarType type) {

@@ -1,7 +1,6 @@
 #include "client/torch/zero_optimizer.h"
 
 #include <ATen/ATen.h>
-#include <malloc.h>
 
 #include <algorithm>
 #include <cmath>
@@ -15,7 +14,7 @@
 #include "absl/strings/str_join.h"
 #include "client/step_writer.h"
 #include "client/torch/gradient_outbox.h"
-#include "client/torch/stray_write.h"
+#include "client/torch/shared_parameters.h"
 #include "client/torch/tensor_checks.h"
 #include "core/layout.h"
 
@@ -35,6 +34,7 @@ class ZeroOptimizer::Impl {
   Batch Begin();
   absl::StatusOr<StepInfo> Step(const at::Tensor& loss);
   absl::Status Write(const std::string& name, const at::Tensor& value);
+  at::Tensor Scale(const at::Tensor& loss) const;
 
   Session& session_;
   ZeroOptions options_;
@@ -46,17 +46,10 @@ class ZeroOptimizer::Impl {
   std::unique_ptr<GradientOutbox> outbox_;
 
  private:
-  struct Param {
-    std::string name;
-    at::Tensor tensor;
-    int index = 0;  // in the layout
-    const void* home = nullptr;
-  };
-
   absl::StatusOr<JobSpec> MakeSpec(const NamedTensors& parameters, const std::vector<ParamGroup>& groups,
                                    const NamedTensors& buffers);
+  absl::Status SetPrecision(JobSpec* spec) const;
   absl::Status PlaceInSharedMemory();
-  absl::Status CheckHomes() const;
   // The blob of a STEP record: what the outbox expects, then the user's.
   std::string PackBlob() const { return absl::StrCat(outbox_->PackExpected(), next_blob_); }
   absl::Status UnpackBlob(absl::string_view packed);
@@ -64,7 +57,7 @@ class ZeroOptimizer::Impl {
   bool delivering() const { return options_.stage() >= 2 || micro_ + 1 == options_.accumulation(); }
   double ScaleOf(const SampleRange& samples) const;
 
-  std::vector<Param> params_;
+  std::vector<SharedParameter> params_;
   std::vector<std::pair<std::string, at::Tensor>> buffers_;
   std::vector<int64_t> buffer_offsets_;
   std::vector<uint64_t> imports_;
@@ -75,6 +68,7 @@ class ZeroOptimizer::Impl {
   double scale_ = 0;  // that gradients now in `.grad` count with
   double weight_ = 0, loss_sum_ = 0;
   uint64_t sample_count_ = 0, loss_samples_ = 0;
+  absl::Status ended_;  // why training can not go on
 };
 
 absl::StatusOr<JobSpec> ZeroOptimizer::Impl::MakeSpec(const NamedTensors& parameters,
@@ -108,18 +102,22 @@ absl::StatusOr<JobSpec> ZeroOptimizer::Impl::MakeSpec(const NamedTensors& parame
     if (group == group_of.end()) {
       return absl::InvalidArgumentError(absl::StrCat("parameter ", item.key(), " is in no parameter group"));
     }
-    Param p;
+    SharedParameter p;
     p.name = item.key();
     p.tensor = item.value();
     params_.push_back(p);
-    specs.push_back(
-        {p.name, p.tensor.sizes().vec(), DType::kFloat32, group->second, p.tensor.requires_grad()});
+    specs.push_back({p.name, p.tensor.sizes().vec(), *DTypeOf(p.tensor.scalar_type()), group->second,
+                     p.tensor.requires_grad()});
+  }
+  JobSpec spec;
+  if (absl::Status s = SetPrecision(&spec); !s.ok()) return s;
+  if (options_.compute().has_value()) {
+    for (TensorSpec& t : specs) t.dtype = spec.compute;
   }
   // Gradients come about in the reverse order of the forward pass.
   std::reverse(specs.begin(), specs.end());
   absl::StatusOr<Layout> layout = Layout::Create(PackUnits(std::move(specs), options_.bucket_elements()));
   if (!layout.ok()) return layout.status();
-  JobSpec spec;
   spec.layout = *layout;
   spec.optimizer = groups[0].options.kind();
   for (const ParamGroup& g : groups) spec.groups.push_back(g.name);
@@ -143,6 +141,19 @@ absl::StatusOr<JobSpec> ZeroOptimizer::Impl::MakeSpec(const NamedTensors& parame
   return spec;
 }
 
+absl::Status ZeroOptimizer::Impl::SetPrecision(JobSpec* spec) const {
+  const std::optional<DType>& asked = options_.compute();
+  const absl::StatusOr<DType> compute = ComputeType(params_, asked.has_value() ? &*asked : nullptr);
+  if (!compute.ok()) return compute.status();
+  spec->compute = *compute;
+  spec->staging = options_.communication().value_or(*compute);
+  const LossScaleSpec usual = *compute == DType::kFloat16 ? DynamicLossScale() : LossScaleSpec();
+  spec->loss_scale = options_.loss_scale().value_or(usual);
+  spec->stochastic_rounding = options_.stochastic_rounding();
+  spec->rounding_seed = options_.stochastic_rounding() ? options_.seed() : 0;
+  return absl::OkStatus();
+}
+
 absl::Status ZeroOptimizer::Impl::Init(const NamedTensors& parameters, const std::vector<ParamGroup>& groups,
                                        const NamedTensors& buffers) {
   if (options_.stage() < 0 || options_.stage() > 2) {
@@ -159,7 +170,7 @@ absl::Status ZeroOptimizer::Impl::Init(const NamedTensors& parameters, const std
   const Layout& layout = session_.memory().layout();
   std::vector<std::string> names;
   std::vector<at::Tensor> tensors;
-  for (Param& p : params_) {
+  for (SharedParameter& p : params_) {
     p.index = layout.Find(p.name)->index;
     names.push_back(p.name);
     tensors.push_back(p.tensor);
@@ -184,6 +195,9 @@ absl::Status ZeroOptimizer::Impl::Init(const NamedTensors& parameters, const std
   if (!start.ok()) return start.status();
   if (absl::Status unpacked = UnpackBlob(start->blob); !unpacked.ok()) return unpacked;
   next_blob_ = committed_blob_;
+  if (writer_->loss_scale().floor != 0) {
+    ended_ = absl::FailedPreconditionError(FloorMessage(writer_->loss_scale()));
+  }
   if (start->next.step.value() > 1) {  // running statistics as they were committed
     const absl::Span<char> saved =
         session_.memory().rank(Rank(0)).buffers(sherd::Step(start->next.step.value() - 1));
@@ -197,39 +211,14 @@ absl::Status ZeroOptimizer::Impl::Init(const NamedTensors& parameters, const std
 }
 
 absl::Status ZeroOptimizer::Impl::PlaceInSharedMemory() {
-  at::NoGradGuard no_grad;
   if (session_.must_initialise()) {
-    absl::StatusOr<absl::Span<float>> plane = session_.InitialValues();
-    if (!plane.ok()) return plane.status();
-    for (const Param& p : params_) {
-      const TensorInfo& info = session_.memory().layout().tensors()[p.index];
-      if (info.numel == 0) continue;
-      const at::Tensor values = p.tensor.detach().contiguous();
-      std::memcpy(plane->data() + info.blocks.begin * kBlockElements, values.data_ptr<float>(),
-                  info.numel * 4);
-    }
+    if (absl::Status written = WriteInitialValues(session_, params_); !written.ok()) return written;
     CopyBuffers(sherd::Step(0));
-    absl::Status committed = session_.CommitInitial();
-    if (!committed.ok()) return committed;
+    if (absl::Status committed = session_.CommitInitial(); !committed.ok()) return committed;
   } else if (absl::Status waited = session_.WaitInitialized(); !waited.ok()) {
     return waited;
   }
-  std::shared_ptr<runtime::JobMemory> memory = session_.shared_memory();
-  std::vector<GuardedRange> guarded;
-  for (Param& p : params_) {
-    const TensorInfo& info = memory->layout().tensors()[p.index];
-    if (info.numel == 0) continue;
-    float* home = memory->plane(0) + info.blocks.begin * kBlockElements;
-    // A storage of its own for each tensor, which keeps the mapping alive for as long as anyone looks at it.
-    at::Tensor view = at::from_blob(
-        home, p.tensor.sizes(), [memory](void*) {}, at::kFloat);
-    p.tensor.set_data(view);
-    p.home = home;
-    guarded.push_back({home, info.numel * 4, p.name});
-  }
-  // The memory that the values had until now is free but would stay with the process: that of a whole model.
-  malloc_trim(0);
-  GuardAgainstStrayWrites(std::move(guarded));
+  MapParameters(session_, &params_);
   return absl::OkStatus();
 }
 
@@ -239,7 +228,7 @@ double ZeroOptimizer::Impl::ScaleOf(const SampleRange& samples) const {
 
 Batch ZeroOptimizer::Impl::Begin() {
   Batch batch;
-  batch.status = outbox_->error();
+  batch.status = ended_.ok() ? outbox_->error() : ended_;
   const uint64_t step = writer_->current().step.value();
   if (!batch.status.ok() || (micro_ == 0 && options_.steps() > 0 && step > options_.steps())) return batch;
   batch.more = true;
@@ -263,18 +252,6 @@ Batch ZeroOptimizer::Impl::Begin() {
   }
   if (delivering()) outbox_->BeginPart(static_cast<float>(scale_));
   return batch;
-}
-
-absl::Status ZeroOptimizer::Impl::CheckHomes() const {
-  for (const Param& p : params_) {
-    if (p.home != nullptr && p.tensor.data_ptr() != p.home) {
-      return absl::FailedPreconditionError(
-          absl::StrCat("parameter ", p.name,
-                       " has left shared memory: something replaced its storage (.to(), "
-                       "share_memory() or a load that assigns); change its values through Write"));
-    }
-  }
-  return absl::OkStatus();
 }
 
 absl::Status ZeroOptimizer::Impl::UnpackBlob(absl::string_view packed) {
@@ -304,7 +281,7 @@ absl::StatusOr<StepInfo> ZeroOptimizer::Impl::Step(const at::Tensor& loss) {
     loss_sum_ += loss.item<double>() * static_cast<double>(n);
     loss_samples_ += n;
   }
-  if (absl::Status homes = CheckHomes(); !homes.ok()) return homes;
+  if (absl::Status homes = CheckHomes(params_); !homes.ok()) return homes;
   if (outbox_->in_part()) {
     if (absl::Status finished = outbox_->FinishPart(); !finished.ok()) return finished;
   }
@@ -325,6 +302,7 @@ absl::StatusOr<StepInfo> ZeroOptimizer::Impl::Step(const at::Tensor& loss) {
   record.imports = imports_;
   CopyBuffers(writer_->current().step);
   const std::string packed = PackBlob();
+  info.loss_scale = writer_->loss_scale().scale;
   absl::StatusOr<Verdict> verdict = writer_->Finish(record, packed);
   if (!verdict.ok()) return verdict.status();
   micro_ = 0;
@@ -340,7 +318,8 @@ absl::StatusOr<StepInfo> ZeroOptimizer::Impl::Step(const at::Tensor& loss) {
   committed_blob_ = next_blob_;
   committed_packed_ = packed;
   // Somebody else changed the values: a graph built before must not be used any more.
-  for (Param& p : params_) p.tensor.unsafeGetTensorImpl()->bump_version();
+  for (SharedParameter& p : params_) p.tensor.unsafeGetTensorImpl()->bump_version();
+  if (verdict->loss_scale.floor != 0) return ended_ = absl::FailedPreconditionError(verdict->reason);
   info.complete = true;
   info.skipped = verdict->kind == VerdictKind::kSkip;
   info.step = verdict->id.step.value();
@@ -351,7 +330,13 @@ absl::StatusOr<StepInfo> ZeroOptimizer::Impl::Step(const at::Tensor& loss) {
   info.lr = record.groups[0][kLr];
   info.grad_norm = verdict->grad_norm;
   info.samples = verdict->samples;
+  info.skipped_steps = verdict->loss_scale.skipped;
   return info;
+}
+
+at::Tensor ZeroOptimizer::Impl::Scale(const at::Tensor& loss) const {
+  const double scale = writer_->loss_scale().scale;
+  return scale == 1 ? loss : loss.to(at::kFloat) * scale;
 }
 
 absl::Status ZeroOptimizer::Impl::Write(const std::string& name, const at::Tensor& value) {
@@ -427,6 +412,9 @@ Batch ZeroOptimizer::Begin() {
 absl::StatusOr<StepInfo> ZeroOptimizer::Step(const at::Tensor& loss) {
   return Guarded<absl::StatusOr<StepInfo>>([&] { return impl_->Step(loss); });
 }
+
+at::Tensor ZeroOptimizer::Scale(const at::Tensor& loss) const { return impl_->Scale(loss); }
+double ZeroOptimizer::loss_scale() const { return impl_->writer_->loss_scale().scale; }
 
 GroupScalars& ZeroOptimizer::scalars(int group) { return impl_->scalars_.at(group); }
 void ZeroOptimizer::set_lr(double lr) {

@@ -7,7 +7,7 @@
 //   sherd::ZeroOptions().stage(2).max_grad_norm(1.0).global_batch(64));
 //   while (auto batch = (*zero)->Begin()) {
 //     auto loss = ...;                                  // mean over batch.samples
-//     loss.backward();                                  // gradients leave as they are ready
+//     (*zero)->Scale(loss).backward();                  // gradients leave as they are ready
 //     auto info = (*zero)->Step(loss);                  // StatusOr<StepInfo>
 //   }
 //
@@ -15,6 +15,11 @@
 // micro-batches until the last. A parameter without a gradient on any rank is not updated. A tied parameter
 // is stored once, under its first name. Frozen parameters (requires_grad false at Create) are stored and
 // never updated.
+//
+// Mixed precision (ZeroOptions::compute, or a model of bf16 or fp16 parameters): parameters are views of a
+// rounded copy that the servers write beside the fp32 masters, in the same pass. Scale multiplies the loss by
+// the loss scale of the step; the servers divide by the same. A step whose gradients are not finite on any
+// rank is skipped on all. Write, pull and push deal in the fp32 masters.
 //
 // Errors: absl::Status; libtorch's exceptions are caught here. Thread-compatible: one thread runs forward,
 // backward, Begin and Step.
@@ -51,7 +56,8 @@ class ZeroOptimizer {
   // One group of all parameters. `session` must outlive the optimizer; the tensors stay the caller's (their
   // storage becomes shared memory). On the job's first start rank 0's values become the job's; later, and on
   // other ranks, the job's values replace what the tensors held.
-  //   INVALID_ARGUMENT     a parameter that is not fp32 on the CPU, a stage outside 0..2, accumulation < 1
+  //   INVALID_ARGUMENT     a parameter that is not fp32, bf16 or fp16 on the CPU, or of another 16-bit type
+  //                        than the computation, a stage outside 0..2, accumulation < 1
   //   FAILED_PRECONDITION  the job was started with another model or configuration
   static absl::StatusOr<std::unique_ptr<ZeroOptimizer>> Create(Session& session,
                                                                const NamedTensors& parameters,
@@ -70,11 +76,20 @@ class ZeroOptimizer {
 
   // The next micro-batch. Parameters hold the state after step - 1.
   Batch Begin();
+  // `loss` times the loss scale of this step, in fp32: what to call backward on. `loss` itself where the
+  // scale is
+  // 1. Thread-compatible.
+  at::Tensor Scale(const at::Tensor& loss) const;
+  // The factor alone.
+  double loss_scale() const;
+
   // After backward (skip backward if the batch is empty). With the step's last micro-batch, records STEP and
-  // waits until every owner has stored the update. `loss`: mean over this micro-batch's samples, for
-  // StepInfo::loss; may be undefined.
+  // waits until every owner has stored the update. `loss`: mean over this micro-batch's samples, not scaled,
+  // for StepInfo::loss; may be undefined.
   //   INVALID_ARGUMENT     ranks disagree on a scalar (the field, both values), or a scalar is out of range;
-  //   the step can be computed again FAILED_PRECONDITION  a parameter has left shared memory (names it)
+  //                        the step can be computed again
+  //   FAILED_PRECONDITION  a parameter has left shared memory (names it); or gradients overflow at the
+  //                        smallest loss scale: training is over, and Begin says so too
   absl::StatusOr<StepInfo> Step(const at::Tensor& loss = {});
 
   // Scalars of a group, from the next Step on. Every rank must set the same.

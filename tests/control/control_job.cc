@@ -192,13 +192,14 @@ uint64_t ControlJob::Step(int steps) {
     writer_->BeginPart(1);
     for (size_t u = 0; u < units.size(); ++u) {
       if (units[u].blocks.begin >= memory_->trainable_blocks()) continue;
-      absl::StatusOr<float*> to = writer_->Stage(static_cast<int>(u));
+      absl::StatusOr<void*> to = writer_->Stage(static_cast<int>(u));
       EXPECT_TRUE(to.ok()) << to.status();
       if (!to.ok()) return 0;
       if (*to != nullptr) {
         for (int t = units[u].first_tensor; t < units[u].end_tensor; ++t) {
           const TensorInfo& info = memory_->layout().tensors()[t];
-          std::fill_n(*to + (info.blocks.begin - units[u].blocks.begin) * kBlockElements, info.numel, 1.0f);
+          std::fill_n(static_cast<float*>(*to) + (info.blocks.begin - units[u].blocks.begin) * kBlockElements,
+                      info.numel, 1.0f);
         }
       }
       writer_->Deliver(static_cast<int>(u));
