@@ -148,6 +148,22 @@ constexpr KeySpec kKeys[] = {
         .Unless("false")
         .Warned(kShared),
     Bool("zero_optimization.stage3_allgather_sequential").Default("false").Unless("false").Warned(kShared),
+    // The same without their prefix, which DeepSpeed also reads.
+    Integer("zero_optimization.prefetch_bucket_size", 0).Default("5e7").Warned(kShared),
+    Integer("zero_optimization.param_persistence_threshold", 0).Default("1e5").Warned(kShared),
+    Integer("zero_optimization.model_persistence_threshold", 0, 1e19).Default("2^63-1").Warned(kShared),
+    Integer("zero_optimization.max_live_parameters", 0).Default("1e9").Warned(kShared),
+    Integer("zero_optimization.max_reuse_distance", 0).Default("1e9").Warned(kShared),
+    Bool("zero_optimization.gather_16bit_weights_on_model_save")
+        .Default("false")
+        .Unless("true|false")
+        .Honoured("the same as stage3_gather_16bit_weights_on_model_save"),
+    Integer("zero_optimization.module_granularity_threshold", 0).Default("0").Unless("0").Warned(kShared),
+    Bool("zero_optimization.use_all_reduce_for_fetch_params")
+        .Default("false")
+        .Unless("false")
+        .Warned(kShared),
+    Bool("zero_optimization.allgather_sequential").Default("false").Unless("false").Warned(kShared),
     Bool("zero_optimization.ignore_unused_parameters")
         .Default("true")
         .Unless("true")
