@@ -15,16 +15,6 @@ int64_t TrainableElements(const Layout& layout) {
   return elements;
 }
 
-// The parameters that trainers compute with, where they are not the masters themselves.
-int64_t ComputeBytes(const JobSpec& job) {
-  if (job.compute == DType::kFloat32) return 0;
-  return job.layout.total_blocks() * kBlockElements * SizeOf(job.compute);
-}
-
-int64_t StagingBytes(const JobSpec& job, const JobSizes& sizes) {
-  return sizes.staging_bytes() / 4 * SizeOf(job.staging);
-}
-
 // Rounded up to what a host gets of `bytes` that all hosts share.
 int64_t Share(int64_t bytes, int hosts) { return (bytes + hosts - 1) / hosts; }
 
@@ -72,13 +62,13 @@ SherdPlan PlanSherd(const PlanRequest& request, int stage) {
     const int64_t bytes = sizes.plane_bytes(static_cast<int>(p));
     add(absl::StrCat("plane.", planes[p]), whole ? bytes : Share(bytes, hosts));
   }
-  if (ComputeBytes(job) > 0) add("param." + Name(job.compute), ComputeBytes(job));
+  if (sizes.compute_bytes() > 0) add("plane.compute", sizes.compute_bytes());
   add("grad", Share(sizes.grad_bytes(), hosts));
   add("stamps", Share(sizes.stamps_bytes(), hosts));
-  add("staging", ranks * StagingBytes(job, sizes));
+  add("staging", ranks * sizes.staging_bytes());
   add("records",
       ranks * request.rank_page_bytes + request.servers * request.owner_page_bytes + request.control_bytes);
-  plan.rank_bytes = StagingBytes(job, sizes) + request.rank_page_bytes;
+  plan.rank_bytes = sizes.staging_bytes() + request.rank_page_bytes;
   if (job.stage < 2 && request.accumulation > 1) {
     plan.private_bytes = TrainableElements(job.layout) * SizeOf(job.compute);
   }

@@ -102,7 +102,7 @@ TEST(MemoryPlan, OneHostHoldsOneCopy) {
 
 TEST(MemoryPlan, SixteenBitsAddACopyAndHalveTheStaging) {
   const PlanRequest r = Request(64 << 20, 4, 4, DType::kBFloat16);
-  EXPECT_EQ(ItemOf(PlanSherd(r, 2), "param.bf16"), int64_t{2} * (64 << 20));
+  EXPECT_EQ(ItemOf(PlanSherd(r, 2), "plane.compute"), int64_t{2} * (64 << 20));
   EXPECT_EQ(ItemOf(PlanSherd(r, 0), "staging"), int64_t{4} * 2 * (64 << 20));
 }
 

@@ -195,7 +195,7 @@ void ResolvePrecision(ValueSource& from, const ProgramValues& program, TrainingC
     out->communication = DTypeOf(*from.Text("communication_data_type"));
   if (out->compute != DType::kFloat16) return;
   LossScaleSpec& scale = out->loss_scale;
-  const double fixed = *from.Number("fp16.loss_scale");
+  const double fixed = *from.Number("fp16.loss_scale", program.loss_scale);
   scale.dynamic = fixed == 0;
   scale.initial =
       scale.dynamic ? std::ldexp(1.0, static_cast<int>(*from.Integer("fp16.initial_scale_power"))) : fixed;

@@ -286,6 +286,14 @@ TEST(DeepSpeedConfig, Precision) {
   EXPECT_FALSE(fixed.loss_scale.dynamic);
   EXPECT_EQ(fixed.loss_scale.initial, 128);
   EXPECT_FALSE(Resolved(R"({"bf16": {"enabled": true}})").communication.has_value());
+  EXPECT_EQ(fp16.Zero().compute(), DType::kFloat16);
+  EXPECT_EQ(fp16.Zero().communication(), DType::kFloat32);
+  EXPECT_EQ(fp16.Zero().loss_scale()->initial, 4096);
+  ProgramValues flags = Program();
+  flags.loss_scale = {64, "--loss-scale"};
+  EXPECT_EQ(Resolved(R"({"fp16": {"enabled": true}})", flags).loss_scale.initial, 64);
+  EXPECT_NE(ErrorOf(R"({"fp16": {"enabled": true, "loss_scale": 128}})", flags).find("--loss-scale says 64"),
+            std::string::npos);
   EXPECT_NE(ErrorOf(R"({"fp16": {"enabled": true}, "bf16": {"enabled": true}})").find("keep one"),
             std::string::npos);
   EXPECT_NE(ErrorOf(R"({"fp16": {"enabled": true, "initial_scale_power": 0, "min_loss_scale": 2}})")

@@ -29,6 +29,7 @@ struct ProgramValues {
   ProgramValue<double> lr, weight_decay, eps, max_grad_norm;
   ProgramValue<std::pair<double, double>> betas;
   ProgramValue<DType> compute;
+  ProgramValue<double> loss_scale;  // of fp16; 0: dynamic
 };
 
 }  // namespace sherd

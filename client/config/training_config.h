@@ -37,11 +37,16 @@ struct TrainingConfig {
 
   bool offload_optimizer = false, offload_param = false;  // asked for; both are so in any case
 
-  // The part of ZeroOptions that is said here.
+  // The part of ZeroOptions that is said here. A model computes in what it is made of unless 16 bits are
+  // asked for.
   ZeroOptions Zero() const {
     ZeroOptions zero;
     zero.stage(stage).max_grad_norm(max_grad_norm).global_batch(train_batch).accumulation(accumulation);
-    return zero.bucket_elements(bucket_elements);
+    zero.bucket_elements(bucket_elements);
+    if (compute != DType::kFloat32) zero.compute(compute);
+    if (compute == DType::kFloat16) zero.loss_scale(loss_scale);
+    if (communication.has_value()) zero.communication(*communication);
+    return zero;
   }
 };
 

@@ -151,7 +151,8 @@ constexpr KeySpec kKeys[] = {
     Object("fp16").Honoured("see its keys"),
     Bool("fp16.enabled")
         .Default("false")
-        .Honoured("forward, backward and gradients in fp16 over fp32 masters"),
+        .Honoured(
+            "the parameters that trainers compute with, and gradients, are fp16; masters and sums are fp32"),
     Bool("fp16.auto_cast")
         .Default("false")
         .Unless("false")
@@ -172,7 +173,8 @@ constexpr KeySpec kKeys[] = {
     Object("bf16").Honoured("see its keys"),
     Bool("bf16.enabled")
         .Default("false")
-        .Honoured("forward, backward and gradients in bf16 over fp32 masters"),
+        .Honoured(
+            "the parameters that trainers compute with, and gradients, are bf16; masters and sums are fp32"),
     Bool("bf16.immediate_grad_update")
         .Default("false")
         .Unless("true|false")

@@ -16,14 +16,15 @@
 namespace sherd::tests {
 namespace {
 
-JobSpec Spec(int world, int stage, OptimizerKind optimizer) {
+JobSpec Spec(int world, int stage, OptimizerKind optimizer, DType dtype) {
   JobSpec spec;
   spec.job = "plan-test";
   spec.uuid = "u";
-  spec.layout = *Layout::Create({{{"a", {700, 3}}, {"b", {}}, {"empty", {0, 4}}},
-                                 {{"c", {5}}, {"d", {256}}, {"e", {1000}}},
-                                 {{"big", {40, 300}}},
-                                 {{"frozen", {300}, DType::kFloat32, 0, false}}});
+  spec.layout = *Layout::Create({{{"a", {700, 3}, dtype}, {"b", {}}, {"empty", {0, 4}, dtype}},
+                                 {{"c", {5}, dtype}, {"d", {256}}, {"e", {1000}, dtype}},
+                                 {{"big", {40, 300}, dtype}},
+                                 {{"frozen", {300}, dtype, 0, false}}});
+  spec.compute = spec.staging = dtype;
   spec.optimizer = optimizer;
   spec.groups = {"all"};
   spec.world_size = world;
@@ -53,11 +54,11 @@ std::map<std::string, int64_t> Measured(const runtime::JobDir& job) {
   return bytes;
 }
 
-class PlanTest : public testing::TestWithParam<std::tuple<int, int, int, OptimizerKind>> {};
+class PlanTest : public testing::TestWithParam<std::tuple<int, int, int, OptimizerKind, DType>> {};
 
 TEST_P(PlanTest, IsWhatAJobReserves) {
-  const auto [world, servers, stage, optimizer] = GetParam();
-  const JobSpec spec = Spec(world, stage, optimizer);
+  const auto [world, servers, stage, optimizer, dtype] = GetParam();
+  const JobSpec spec = Spec(world, stage, optimizer, dtype);
   InProcessJob job(spec, servers);
   for (int r = 0; r < world; ++r) {
     const std::unique_ptr<runtime::JobMemory> memory = job.OpenAsTrainer();
@@ -86,7 +87,8 @@ TEST_P(PlanTest, IsWhatAJobReserves) {
 INSTANTIATE_TEST_SUITE_P(Jobs, PlanTest,
                          testing::Combine(testing::Values(1, 3), testing::Values(1, 2),
                                           testing::Values(0, 1, 2),
-                                          testing::Values(OptimizerKind::kAdamW, OptimizerKind::kSgd)));
+                                          testing::Values(OptimizerKind::kAdamW, OptimizerKind::kSgd),
+                                          testing::Values(DType::kFloat32, DType::kBFloat16)));
 
 }  // namespace
 }  // namespace sherd::tests
