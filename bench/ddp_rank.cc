@@ -25,6 +25,8 @@ class DdpRank::Impl {
       at::NoGradGuard no_grad;
       for (at::Tensor& p : model_.parameters()) p.uniform_(-0.02, 0.02);
     }
+    if (model.precision == DType::kBFloat16) model_.to(at::kBFloat16);
+    if (model.precision == DType::kFloat16) model_.to(at::kHalf);
     ::torch::manual_seed(2 + rank);
     input_ = at::randn({model.batch, model.width});
     auto store = c10::make_intrusive<c10d::FileStore>(rendezvous, world_size);

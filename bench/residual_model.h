@@ -19,7 +19,9 @@ class ResidualModel : public ::torch::nn::Module {
     }
   }
   at::Tensor forward(at::Tensor x) {
-    for (auto& b : blocks_) x = x + ::torch::gelu(b(x));
+    // Parameters may have 16 bits; the arithmetic is fp32, as libtorch's is slow otherwise on most
+    // processors.
+    for (auto& b : blocks_) x = x + ::torch::gelu(at::linear(x, b->weight.to(at::kFloat)));
     return x;
   }
   void DropGradients() {

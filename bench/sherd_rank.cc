@@ -48,17 +48,21 @@ class SherdRank::Impl {
     }
     ::torch::manual_seed(2 + rank);
     input_ = at::randn({model.batch, model.width});
-    zero_ = Must(torch::ZeroOptimizer::Create(
-        *session_, model_.named_parameters(),
-        AdamWOptions().lr(3e-4).betas(0.9, 0.95).eps(1e-8).weight_decay(0.1),
-        ZeroOptions().stage(stage).max_grad_norm(1.0).global_batch(world_size * model.batch)));
+    zero_ = Must(
+        torch::ZeroOptimizer::Create(*session_, model_.named_parameters(),
+                                     AdamWOptions().lr(3e-4).betas(0.9, 0.95).eps(1e-8).weight_decay(0.1),
+                                     ZeroOptions()
+                                         .stage(stage)
+                                         .max_grad_norm(1.0)
+                                         .global_batch(world_size * model.batch)
+                                         .compute(model.precision)));
   }
   ~Impl() { zero_->Detach(true).IgnoreError(); }
 
   void Step() {
     Must(zero_->Begin().status);
     at::Tensor loss = model_.forward(input_).square().mean();
-    loss.backward();
+    zero_->Scale(loss).backward();
     loss.reset();  // as a training loop would keep only its value
     const StepInfo info = Must(zero_->Step());
     if (!info.complete || info.skipped) Must(absl::InternalError("the step was not committed"));

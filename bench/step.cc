@@ -40,9 +40,11 @@ struct Bytes {
 
 Bytes BytesOf(const StepModel& model, const StepArm& arm) {
   const auto n = static_cast<double>(model.elements());
+  const auto staged = static_cast<double>(SizeOf(model.precision));
+  const double rounded = model.precision == DType::kFloat32 ? 0 : staged;
   // A copy reads and writes. The reduce reads every rank's gradient and writes the sum. AdamW reads
-  // parameter, moments and gradient and writes the first three.
-  return {2 * arm.staged_bytes, 4 * n * (kWorld + 1), 28 * n};
+  // parameter, moments and gradient and writes the first three, and the parameter once more in 16 bits.
+  return {2 * arm.staged_bytes, n * (staged * kWorld + 4), n * (28 + rounded)};
 }
 
 class StepBench {
@@ -175,10 +177,17 @@ int Main(int argc, char** argv) {
   app.add_option("--memory-mib", options.memory_mib,
                  "of each of the four arrays that memory is measured with")
       ->check(CLI::Range(1, 4096));
+  std::string precision = "fp32";
+  app.add_option("--precision", precision, "of parameters and gradients: fp32, or bf16 or fp16 without DDP")
+      ->check(CLI::IsMember({"fp32", "bf16", "fp16"}));
   app.add_flag("--no-ddp", no_ddp, "leave out the data-parallel arms");
   app.add_option("--sherdd", options.sherdd, "the server's program");
   CLI11_PARSE(app, argc, argv);
-  options.ddp = !no_ddp;
+  options.model.precision = precision == "bf16"   ? DType::kBFloat16
+                            : precision == "fp16" ? DType::kFloat16
+                                                  : DType::kFloat32;
+  // The data-parallel arms step in fp32; forward and backward alone is there in any precision.
+  options.ddp = !no_ddp && precision == "fp32";
 
   StepBench bench(options);
   bench.Run();

@@ -4,12 +4,15 @@
 
 #include <cstdint>
 
+#include "core/types.h"
+
 namespace sherd::bench {
 
 struct StepModel {
   int blocks = 8;
   int64_t width = 2828;
-  int64_t batch = 4;  // samples a rank
+  int64_t batch = 4;                  // samples a rank
+  DType precision = DType::kFloat32;  // of parameters and gradients
   int64_t elements() const { return blocks * width * width; }
 };
 

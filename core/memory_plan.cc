@@ -70,7 +70,7 @@ SherdPlan PlanSherd(const PlanRequest& request, int stage) {
       ranks * request.rank_page_bytes + request.servers * request.owner_page_bytes + request.control_bytes);
   plan.rank_bytes = sizes.staging_bytes() + request.rank_page_bytes;
   if (job.stage < 2 && request.accumulation > 1) {
-    plan.private_bytes = TrainableElements(job.layout) * SizeOf(job.compute);
+    plan.private_bytes = TrainableElements(job.layout) * 4;  // in fp32, whatever the computation is
   }
   plan.snapshot_bytes = Share(sizes.plane_bytes(0) + job.layout.total_blocks() * 4, hosts);
 

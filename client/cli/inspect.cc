@@ -57,13 +57,20 @@ std::string Dash(std::string text) { return text.empty() ? "-" : text; }
 // A number that JSON cannot hold becomes null.
 Json Number(double value) { return std::isfinite(value) ? Json(value) : Json(); }
 
-// "fp32", or "bf16, gradients bf16, loss scale 1024 (dynamic)".
+// Unset is fp32.
+std::string PrecisionName(v1::DType dtype) {
+  return DTypeText(dtype == v1::DTYPE_UNSPECIFIED ? v1::DTYPE_FLOAT32 : dtype);
+}
+
+// "fp32", or "bf16, gradients fp32, loss scale 1024 (dynamic)".
 std::string PrecisionText(const v1::Cluster& c) {
   const v1::Precision& p = c.precision();
-  std::string text = DTypeText(p.compute());
+  std::string text = PrecisionName(p.compute());
   if (p.stochastic_rounding()) absl::StrAppend(&text, " rounded stochastically");
-  if (p.staging() != p.compute()) absl::StrAppend(&text, ", gradients ", DTypeText(p.staging()));
-  if (p.loss_scale().dynamic() || c.loss_scale() != 1) {
+  if (PrecisionName(p.staging()) != PrecisionName(p.compute())) {
+    absl::StrAppend(&text, ", gradients ", PrecisionName(p.staging()));
+  }
+  if (p.loss_scale().dynamic() || (c.loss_scale() > 0 && c.loss_scale() != 1)) {
     absl::StrAppend(&text, ", loss scale ", c.loss_scale(), p.loss_scale().dynamic() ? " (dynamic)" : "");
   }
   return text;
@@ -130,8 +137,8 @@ std::string StatusJson(const v1::Cluster& c) {
               {"servers", c.servers()},
               {"desired_servers", c.desired_servers()},
               {"optimizer", OptimizerText(c.optimizer().kind())},
-              {"compute_dtype", c.world_size() > 0 ? Json(DTypeText(c.precision().compute())) : Json()},
-              {"staging_dtype", c.world_size() > 0 ? Json(DTypeText(c.precision().staging())) : Json()},
+              {"compute_dtype", c.world_size() > 0 ? Json(PrecisionName(c.precision().compute())) : Json()},
+              {"staging_dtype", c.world_size() > 0 ? Json(PrecisionName(c.precision().staging())) : Json()},
               {"loss_scale", Number(c.loss_scale())},
               {"skipped_steps", c.skipped_steps()},
               {"training_error", c.training_error()},

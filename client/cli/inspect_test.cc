@@ -60,6 +60,27 @@ class InspectTest : public ::testing::Test {
   rpc::JobClient client_{{server_.endpoint()}, {}};
 };
 
+TEST_F(InspectTest, StatusTellsThePrecisionAndWhatWasSkipped) {
+  v1::Cluster c = SomeCluster();
+  EXPECT_THAT(StatusText(c), HasSubstr("precision   fp32\n"));
+  EXPECT_THAT(StatusText(c), Not(HasSubstr("skipped")));
+  c.mutable_precision()->set_compute(v1::DTYPE_FLOAT16);
+  c.mutable_precision()->set_staging(v1::DTYPE_BFLOAT16);
+  c.mutable_precision()->mutable_loss_scale()->set_dynamic(true);
+  c.set_loss_scale(512);
+  c.set_skipped_steps(3);
+  c.set_training_error("step 9 overflowed");
+  EXPECT_THAT(StatusText(c), HasSubstr("precision   fp16, gradients bf16, loss scale 512 (dynamic)\n"));
+  EXPECT_THAT(StatusText(c), HasSubstr("skipped     3 steps whose gradients were not finite\n"));
+  EXPECT_THAT(StatusText(c), HasSubstr("error       step 9 overflowed\n"));
+  const nlohmann::json json = nlohmann::json::parse(StatusJson(c));
+  EXPECT_EQ(json["compute_dtype"], "fp16");
+  EXPECT_EQ(json["staging_dtype"], "bf16");
+  EXPECT_EQ(json["loss_scale"], 512);
+  EXPECT_EQ(json["skipped_steps"], 3);
+  EXPECT_EQ(json["training_error"], "step 9 overflowed");
+}
+
 TEST_F(InspectTest, StatusAsTextAndAsJson) {
   const std::string text = StatusText(SomeCluster());
   EXPECT_THAT(text, HasSubstr("servers     2 (3 asked for)"));

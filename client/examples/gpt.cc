@@ -29,6 +29,12 @@ uint64_t SeedOf(uint64_t seed, const std::string& name) {
 // A module that only groups others, for the dots in their names.
 std::shared_ptr<torch::nn::Module> Group() { return std::make_shared<torch::nn::Module>("Group"); }
 
+// Parameters may be bf16 or fp16, activations are fp32: this CPU's libtorch has no arithmetic for fp16, and
+// its bf16 is slow. The gradient of a 16-bit parameter is rounded once, on its way back through here.
+at::Tensor Wide(const at::Tensor& parameter) {
+  return parameter.scalar_type() == at::kFloat ? parameter : parameter.to(at::kFloat);
+}
+
 }  // namespace
 
 Affine::Affine(at::IntArrayRef shape, int64_t bias_elements) {
@@ -36,10 +42,10 @@ Affine::Affine(at::IntArrayRef shape, int64_t bias_elements) {
   if (bias_elements > 0) bias = register_parameter("bias", at::empty({bias_elements}, at::kFloat));
 }
 
-at::Tensor Affine::Linear(const at::Tensor& x) const { return at::addmm(bias, x, weight); }
+at::Tensor Affine::Linear(const at::Tensor& x) const { return at::addmm(Wide(bias), x, Wide(weight)); }
 
 at::Tensor Affine::Norm(const at::Tensor& x) const {
-  return at::layer_norm(x, weight.sizes(), weight, bias, kNormEpsilon);
+  return at::layer_norm(x, weight.sizes(), Wide(weight), Wide(bias), kNormEpsilon);
 }
 
 GptBlock::GptBlock(const GptConfig& config) : heads_(config.heads()) {
@@ -132,12 +138,13 @@ at::Tensor Gpt::forward(const at::Tensor& tokens, Cache* cache) {
     cache->tokens = all;
   }
   const at::Tensor mask = mask_.slice(0, before, all).slice(1, 0, all);
-  at::Tensor x = at::embedding(wte_->weight, tokens) + wpe_->weight.slice(0, before, all);
+  const at::Tensor embeddings = Wide(wte_->weight);  // once: both its uses add up in fp32
+  at::Tensor x = at::embedding(embeddings, tokens) + Wide(wpe_->weight).slice(0, before, all);
   for (size_t i = 0; i < blocks_.size(); ++i) {
     x = blocks_[i]->forward(x, mask, cache == nullptr ? nullptr : &cache->layers[i]);
   }
   const at::Tensor rows = ln_f_->Norm(x).view({-1, config_.width});
-  return at::mm(rows, wte_->weight.t()).view({tokens.size(0), count, kVocabulary});
+  return at::mm(rows, embeddings.t()).view({tokens.size(0), count, kVocabulary});
 }
 
 at::Tensor Gpt::Loss(const at::Tensor& windows) {

@@ -50,7 +50,7 @@ class SherdTrainer : public Trainer {
   }
 
   absl::StatusOr<StepInfo> Step(const at::Tensor& loss) override try {
-    if (loss.defined()) loss.backward();
+    if (loss.defined()) zero_->Scale(loss).backward();
     zero_->SetBlob(sampler_.Serialize());
     return zero_->Step(loss);
   } catch (...) {
@@ -85,6 +85,9 @@ absl::StatusOr<std::unique_ptr<Trainer>> MakeSherdTrainer(const std::string& end
   ZeroOptions how;
   how.stage(options.stage).max_grad_norm(options.clip).global_batch(options.global_batch);
   how.accumulation(static_cast<int>(options.accumulation)).steps(options.steps).seed(options.seed);
+  how.compute(options.compute).stochastic_rounding(options.stochastic_rounding);
+  if (options.communication.has_value()) how.communication(*options.communication);
+  if (options.loss_scale.has_value()) how.loss_scale(*options.loss_scale);
   if (options.bucket_elements > 0) how.bucket_elements(options.bucket_elements);
   how.on_wait([rank = (*session)->rank()](double seconds, const std::string& whom) {
     absl::FPrintF(stderr, "train_gpt: rank %d has waited %.0f s for %s\n", rank, seconds, whom);

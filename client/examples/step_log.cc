@@ -71,6 +71,7 @@ absl::Status StepLog::Write(const StepRecord& record) {
       {"step", record.step},     {"loss", record.loss},      {"grad_norm", record.grad_norm},
       {"tokens", record.tokens}, {"epoch", record.epoch},    {"world_size", record.world_size},
       {"lr", record.lr},         {"step_ms", record.step_ms}};
+  if (record.loss_scale != 1) line["loss_scale"] = record.loss_scale;
   if (record.skipped) line["skipped"] = true;
   const std::string text = line.dump() + "\n";
   if (fwrite(text.data(), 1, text.size(), file_.get()) != text.size() || fflush(file_.get()) != 0) {

@@ -25,9 +25,10 @@ struct StepRecord {
   uint64_t tokens = 0;   // trained on since step 1, this step included
   uint64_t epoch = 0;    // of membership
   int world_size = 0;
-  double lr = 0;         // of the first parameter group
-  double step_ms = 0;    // wall time since the previous step ended
-  bool skipped = false;  // no update was made: the gradient was not finite. Written only when true
+  double lr = 0;          // of the first parameter group
+  double step_ms = 0;     // wall time since the previous step ended
+  double loss_scale = 1;  // written only when it is another
+  bool skipped = false;   // no update was made: the gradient was not finite. Written only when true
 };
 
 // Thread-compatible. Movable.

@@ -32,6 +32,7 @@ ProgramValues FromFlags(const TrainOptions& options, int world_size) {
   mine.weight_decay = value(options.weight_decay, "--weight-decay");
   mine.max_grad_norm = value(options.clip, "--clip");
   const GroupScalars own = ChooseOptimizer(options, options.weight_decay).scalars();
+  mine.compute = value(options.compute, "--precision");
   mine.betas.value = {own[kBeta1], own[kBeta2]};
   mine.eps.value = own[kEps];
   return mine;
@@ -74,6 +75,9 @@ absl::Status ApplyConfig(const DeepSpeedConfig& file, int world_size, TrainOptio
   options->accumulation = asked->accumulation;
   options->clip = asked->max_grad_norm;
   options->bucket_elements = asked->bucket_elements;
+  options->compute = asked->compute;
+  if (asked->communication.has_value()) options->communication = *asked->communication;
+  if (options->given.count("--loss-scale") == 0) options->loss_scale = asked->loss_scale;
   return absl::OkStatus();
 }
 

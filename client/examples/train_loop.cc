@@ -40,6 +40,7 @@ class Reporter {
     record.lr = info.lr;
     record.step_ms = step_ms;
     record.skipped = info.skipped;
+    record.loss_scale = info.loss_scale;
     if (!options_.json.empty()) {
       if (!log_.has_value()) {
         absl::StatusOr<StepLog> log = StepLog::Open(options_.json, info.step);

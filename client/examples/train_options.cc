@@ -63,6 +63,17 @@ absl::StatusOr<std::optional<TrainOptions>> ParseTrainOptions(int argc, const ch
       ->check(NotNegative)
       ->capture_default_str();
   app.add_option("--stage", options.stage, "ZeRO stage: 0, 1 or 2")->check(in(0, 2))->capture_default_str();
+  std::string precision = "fp32";
+  app.add_option("--precision", precision,
+                 "of parameters and gradients: fp32, bf16 or fp16; masters are fp32")
+      ->check(CLI::IsMember({"fp32", "bf16", "fp16"}))
+      ->capture_default_str();
+  double loss_scale = 0;
+  app.add_option("--loss-scale", loss_scale,
+                 "what the loss is multiplied by; 0: dynamic (default: dynamic with fp16, else 1)")
+      ->check(NotNegative);
+  app.add_flag("--stochastic-rounding", options.stochastic_rounding,
+               "round updated 16-bit parameters by chance, right in the mean, not to the nearest");
   app.add_option("--json", options.json, "write one JSON object a step to this file");
   app.add_option("--save", options.save, "write the weights to this safetensors file at the end");
   CLI::Option* save_optimizer = app.add_flag(
@@ -86,6 +97,17 @@ absl::StatusOr<std::optional<TrainOptions>> ParseTrainOptions(int argc, const ch
   }
   for (const CLI::Option* flag : app.get_options()) {
     if (flag->count() > 0) options.given.insert("--" + flag->get_lnames().front());
+  }
+  options.compute = precision == "bf16"   ? DType::kBFloat16
+                    : precision == "fp16" ? DType::kFloat16
+                                          : DType::kFloat32;
+  if (app.count("--loss-scale") > 0) {
+    options.loss_scale = loss_scale == 0 ? DynamicLossScale() : LossScaleSpec();
+    if (loss_scale != 0) options.loss_scale->initial = loss_scale;
+  }
+  if (options.stochastic_rounding && options.reference) {
+    return absl::InvalidArgumentError(
+        "--stochastic-rounding is the servers': it does not go with --reference");
   }
   if (app.count("--lr") == 0) options.lr = DefaultRate(options.optimizer, options.size);
   if (app.count("--schedule") == 0 && app.count("--warmup") + app.count("--warmup-type") > 0) {

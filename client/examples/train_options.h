@@ -9,6 +9,8 @@
 
 #include "absl/status/statusor.h"
 #include "client/examples/optimizer_choice.h"
+#include "core/loss_scale.h"
+#include "core/types.h"
 
 namespace sherd::examples {
 
@@ -24,6 +26,11 @@ struct TrainOptions : OptimizerChoice {
   uint64_t seed = 1;            // of initial values, samples and generated text
   int stage = 2;                // ZeRO stage; no meaning with `reference`
   int64_t bucket_elements = 0;  // that are reduced together; 0: ZeroOptions' own
+  // Mixed precision: of parameters, and of gradients on their way (unset: the same); masters are fp32.
+  DType compute = DType::kFloat32;
+  std::optional<DType> communication;
+  std::optional<LossScaleSpec> loss_scale;  // unset: dynamic for fp16, else none
+  bool stochastic_rounding = false;
   bool reference = false;
   uint64_t eval_every = 0;      // steps between held-out losses; 0: only at the end
   int64_t generate = 0;         // bytes to print at the end

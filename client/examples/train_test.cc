@@ -42,7 +42,7 @@ struct Outcome {
 Outcome Train(TrainOptions options, const std::string& name) {
   Outcome run;
   options.json = TempPath(name + ".json");
-  options.lr = 3e-3;
+  if (options.lr == 0) options.lr = 3e-3;
   options.context = 32;
   const Text text = SmallText();
   run.model = std::make_shared<Gpt>(*GptConfig::Named(options.size, options.context));
@@ -77,14 +77,31 @@ TEST(TrainOptions, Defaults) {
   EXPECT_EQ((*Parse({"--size", "small"}))->lr, 6e-4);
   EXPECT_EQ((*Parse({"--size", "small", "--lr", "0"}))->lr, 0);
   EXPECT_EQ((*Parse({"--micro-batches", "3"}))->accumulation, 3);
+  EXPECT_EQ((*options)->compute, DType::kFloat32);
+  EXPECT_EQ((*Parse({"--precision", "bf16"}))->compute, DType::kBFloat16);
+  EXPECT_EQ((*Parse({"--loss-scale", "0"}))->loss_scale, DynamicLossScale());
+  EXPECT_EQ((*Parse({"--loss-scale", "128"}))->loss_scale->initial, 128);
 }
 
 TEST(TrainOptions, UsageErrorsAreOneLine) {
   const std::vector<std::vector<const char*>> wrong = {
-      {"--no-such-flag"},      {"--size", "huge"}, {"--steps", "-1"}, {"--steps", "x"},
-      {"--global-batch", "0"}, {"--context", "0"}, {"--stage", "3"},  {"--accumulation", "0"},
-      {"--clip", "-1"},        {"--lr", "nan"},    {"--json"},        {"stray"},
-      {"--seed", "1.5"},       {"--lr", "-0.1"}};
+      {"--no-such-flag"},
+      {"--size", "huge"},
+      {"--steps", "-1"},
+      {"--steps", "x"},
+      {"--global-batch", "0"},
+      {"--context", "0"},
+      {"--stage", "3"},
+      {"--accumulation", "0"},
+      {"--clip", "-1"},
+      {"--lr", "nan"},
+      {"--json"},
+      {"stray"},
+      {"--seed", "1.5"},
+      {"--lr", "-0.1"},
+      {"--precision", "fp8"},
+      {"--loss-scale", "-1"},
+      {"--reference", "--precision", "bf16", "--stochastic-rounding"}};
   for (const auto& arguments : wrong) {
     const auto options = Parse(arguments);
     EXPECT_EQ(options.status().code(), absl::StatusCode::kInvalidArgument) << arguments[0];
@@ -128,6 +145,26 @@ TEST(Train, MicroBatchesOfAnySizeAddUpToTheBatch) {
       EXPECT_NEAR(whole.steps[i]["loss"], parts.steps[i]["loss"], 1e-4) << i;
       EXPECT_NEAR(whole.steps[i]["grad_norm"], parts.steps[i]["grad_norm"], 1e-3) << i;
     }
+  }
+}
+
+// Masters in fp32, the model a rounded copy: the losses of fp32, nearly; the loss scale changes nothing of
+// it.
+TEST(Train, SixteenBitsTrainAlike) {
+  TrainOptions options;
+  options.steps = 30;
+  options.global_batch = 4;
+  options.accumulation = 2;
+  options.lr = 5e-4;  // at larger ones so small a batch is chaotic
+  const Outcome fp32 = Train(options, "fp32");
+  for (const DType dtype : {DType::kBFloat16, DType::kFloat16}) {
+    options.compute = dtype;
+    options.loss_scale = LossScaleSpec();
+    if (dtype == DType::kFloat16) options.loss_scale->initial = 1024;
+    const Outcome half = Train(options, "half");
+    EXPECT_NE(half.model->parameters()[0].scalar_type(), at::kFloat);
+    EXPECT_EQ(half.steps[0].value("loss_scale", 1.0), dtype == DType::kFloat16 ? 1024 : 1);
+    for (int i = 0; i < 30; ++i) EXPECT_NEAR(half.steps[i]["loss"], fp32.steps[i]["loss"], 0.03) << i;
   }
 }
 

@@ -58,7 +58,7 @@ absl::Status SaveWeights(const Gpt& model, const std::string& path,
   const auto writer = formats::SafetensorsWriter::Create(path, *std::move(plan), {});
   if (!writer.ok()) return writer.status();
   for (const auto& [name, tensor] : tensors) {
-    const at::Tensor whole = tensor.contiguous();
+    const at::Tensor whole = tensor.to(at::kFloat).contiguous();
     const absl::Status written = (*writer)->WriteAt(
         name, 0, absl::string_view(static_cast<const char*>(whole.data_ptr()), whole.nbytes()));
     if (!written.ok()) return written;

@@ -1,0 +1,154 @@
+// A death in the middle of a block, and values set by hand, with parameters in 16 bits: the successor leaves
+// the bytes that an undisturbed owner would have.
+#include "server/block_work.h"
+
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/partition.h"
+#include "gtest/gtest.h"
+#include "runtime/kernel_types.h"
+#include "runtime/test_root.h"
+
+namespace sherd::server {
+namespace {
+
+using runtime::JobDir;
+using runtime::JobMemory;
+
+float ValueOf(int plane, int64_t i) { return static_cast<float>((i * 37 + plane * 11) % 1009) * 1e-3f; }
+
+// One owner of a small model, before its first update.
+class OneOwner {
+ public:
+  OneOwner(DType compute, bool stochastic) : dir_(*JobDir::Create(root_.path(), "t")) {
+    JobSpec spec;
+    spec.job = "t";
+    spec.layout = *Layout::Create({{{"w", {30, 50}}, {"b", {7}}}, {{"v", {600}}}});
+    spec.groups = {""};
+    spec.world_size = 1;
+    spec.compute = spec.staging = compute;
+    spec.stochastic_rounding = stochastic;
+    spec.rounding_seed = 3;
+    auto made = JobMemory::Create(&dir_, spec);
+    EXPECT_TRUE(made.ok()) << made.status();
+    memory_ = *std::move(made);
+    EXPECT_TRUE(memory_->BeginFirstAssignment(1, 1).ok());
+    for (int64_t b = 0; b < memory_->layout().total_blocks(); ++b) Fill(b);
+    for (int64_t i = 0; i < memory_->trainable_blocks() * kBlockElements; ++i)
+      memory_->grad()[i] = ValueOf(9, i);
+  }
+
+  // A block as it is before the first update.
+  void Fill(int64_t block) {
+    for (int p = 0; p < memory_->planes(); ++p) {
+      for (int64_t i = block * kBlockElements; i < (block + 1) * kBlockElements; ++i) {
+        memory_->plane(p)[i] = ValueOf(p, i);
+      }
+    }
+    kernels::FromFloat(memory_->plane(0) + block * kBlockElements, kBlockElements,
+                       runtime::KernelType(memory_->spec().compute),
+                       memory_->compute() + block * kBlockElements);
+  }
+
+  Verdict Commit() const {
+    Verdict v;
+    v.id = {Step(1), 0};
+    v.has_grad = {7};
+    v.groups.resize(1);
+    v.groups[0][kLr] = 1e-2, v.groups[0][kBeta1] = 0.9, v.groups[0][kBeta2] = 0.95, v.groups[0][kEps] = 1e-8;
+    return v;
+  }
+
+  // A new process in the slot: takes up what it finds and applies the verdict.
+  void Apply(const Verdict& verdict) {
+    BlockWork work(memory_.get(), *memory_->owner(Slot(0)), &pool_, &counters_);
+    work.Recover();
+    work.SetRanges(OwnedRanges(memory_->layout(), Slot(0), 1));
+    const absl::Status applied = work.Apply(verdict, 0);
+    EXPECT_TRUE(applied.ok()) << applied;
+  }
+
+  // As a worker leaves it that died while it changed `block`: saved, armed, half written.
+  void TearBlock(int worker, int64_t block, const Verdict& verdict) {
+    const runtime::WorkerUndo undo = (*memory_->owner(Slot(0)))->undo(worker);
+    Fill(block);
+    for (int p = 0; p < memory_->planes(); ++p) {
+      float* const plane = memory_->plane(p) + block * kBlockElements;
+      std::memcpy(undo.apply_planes + p * kBlockElements, plane, kBlockElements * 4);
+      for (int i = 0; i < 100; ++i) plane[i] = -77;
+    }
+    for (int i = 0; i < 50; ++i) memory_->compute()[block * kBlockElements + i] = 0x1234;
+    undo.apply->mark.store(Mark::Of(verdict.id).word());
+    undo.apply->block_plus_1.store(block + 1);
+    memory_->apply_stamps()[block].store(0);
+  }
+
+  // Planes, then the parameters in 16 bits.
+  std::string Bytes() const {
+    std::string all;
+    for (int p = 0; p < memory_->planes(); ++p) {
+      all.append(reinterpret_cast<const char*>(memory_->plane(p)), memory_->sizes().plane_bytes(p));
+    }
+    return all.append(reinterpret_cast<const char*>(memory_->compute()), memory_->sizes().compute_bytes());
+  }
+
+  JobMemory& memory() { return *memory_; }
+
+ private:
+  runtime::TestRoot root_;
+  JobDir dir_;
+  std::unique_ptr<JobMemory> memory_;
+  WorkerPool pool_{1};
+  BlockWorkCounters counters_;
+};
+
+TEST(BlockWorkTest, ABlockTornByADeathIsDoneAgainBitForBit) {
+  for (const DType compute : {DType::kBFloat16, DType::kFloat16}) {
+    for (const bool stochastic : {false, true}) {
+      OneOwner undisturbed(compute, stochastic), torn(compute, stochastic);
+      const Verdict commit = undisturbed.Commit();
+      const std::string before = undisturbed.Bytes();
+      undisturbed.Apply(commit);
+      ASSERT_NE(undisturbed.Bytes(), before);
+      torn.Apply(commit);
+      ASSERT_EQ(torn.Bytes(), undisturbed.Bytes());
+      const int64_t blocks = torn.memory().layout().total_blocks();
+      for (int64_t block = 0; block < blocks; ++block) {
+        torn.TearBlock(0, block, commit);
+        torn.TearBlock(1, (block + 3) % blocks, commit);
+        ASSERT_NE(torn.Bytes(), undisturbed.Bytes());
+        torn.Apply(commit);
+        ASSERT_EQ(torn.Bytes(), undisturbed.Bytes()) << "block " << block;
+      }
+    }
+  }
+}
+
+TEST(BlockWorkTest, ValuesSetByHandAreRoundedToNearest) {
+  OneOwner owner(DType::kBFloat16, /*stochastic=*/true);
+  JobMemory& memory = owner.memory();
+  const TensorInfo& v = *memory.layout().Find("v");
+  // A parameter, and another tensor's moment alone.
+  auto import = ImportSegment::Create(memory, 5, {{v.index, 0}, {memory.layout().Find("w")->index, 1}});
+  ASSERT_TRUE(import.ok()) << import.status();
+  for (int64_t e = 0; e < v.numel; ++e) import->Values(0)[e] = 3.0f + static_cast<float>(e) * 1e-3f;
+  Verdict skip = owner.Commit();
+  skip.kind = VerdictKind::kSkip;
+  skip.imports = {5};
+  owner.Apply(skip);
+  for (int64_t e = 0; e < v.numel; ++e) {
+    const int64_t at = v.blocks.begin * kBlockElements + e;
+    ASSERT_EQ(memory.compute()[at], kernels::Bf16FromFloat(3.0f + static_cast<float>(e) * 1e-3f));
+  }
+  const TensorInfo& w = *memory.layout().Find("w");
+  for (int64_t i = w.blocks.begin * kBlockElements; i < w.blocks.end * kBlockElements; ++i) {
+    ASSERT_EQ(memory.compute()[i], kernels::Bf16FromFloat(memory.plane(0)[i]));
+  }
+  EXPECT_EQ(memory.plane(1)[w.blocks.begin * kBlockElements], 0) << "the moment that was set";
+}
+
+}  // namespace
+}  // namespace sherd::server
