@@ -33,6 +33,9 @@ ProgramValues FromFlags(const TrainOptions& options, int world_size) {
   mine.max_grad_norm = value(options.clip, "--clip");
   const GroupScalars own = ChooseOptimizer(options, options.weight_decay).scalars();
   mine.compute = value(options.compute, "--precision");
+  if (options.given.count("--loss-scale") != 0) {
+    mine.loss_scale = value(options.loss_scale->dynamic ? 0.0 : options.loss_scale->initial, "--loss-scale");
+  }
   mine.betas.value = {own[kBeta1], own[kBeta2]};
   mine.eps.value = own[kEps];
   return mine;

@@ -79,6 +79,27 @@ TEST(TrainConfig, WithoutASectionTheProgramsOwnCounts) {
   EXPECT_EQ(options.stage, 0);  // DeepSpeed's default: the file has no ZeRO
 }
 
+TEST(TrainConfig, Precision) {
+  const std::string fp16 = R"({"fp16": {"enabled": true, "initial_scale_power": 8}})";
+  TrainOptions options = Flags({});
+  ASSERT_TRUE(Apply(fp16, &options).ok());
+  EXPECT_EQ(options.compute, DType::kFloat16);
+  EXPECT_TRUE(options.loss_scale->dynamic);
+  EXPECT_EQ(options.loss_scale->initial, 256);
+  EXPECT_FALSE(options.communication.has_value());
+  options = Flags({"--precision", "bf16"});
+  ASSERT_TRUE(Apply(R"({"bf16": {"enabled": "auto"}, "communication_data_type": "fp32"})", &options).ok());
+  EXPECT_EQ(options.compute, DType::kBFloat16);
+  EXPECT_EQ(*options.communication, DType::kFloat32);
+  options = Flags({"--loss-scale", "64"});
+  ASSERT_TRUE(Apply(fp16, &options).ok());
+  EXPECT_FALSE(options.loss_scale->dynamic);
+  EXPECT_EQ(options.loss_scale->initial, 64);
+  EXPECT_THAT(ErrorOf(fp16, {"--precision", "bf16"}), HasSubstr("--precision says bf16"));
+  EXPECT_THAT(ErrorOf(R"({"fp16": {"enabled": true, "loss_scale": 128}})", {"--loss-scale", "64"}),
+              HasSubstr("--loss-scale says 64"));
+}
+
 TEST(TrainConfig, ContradictionsNameBoth) {
   EXPECT_THAT(ErrorOf(R"({"gradient_clipping": 2})", {"--clip", "1"}),
               HasSubstr("gradient_clipping is 2, but --clip"));

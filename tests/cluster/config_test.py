@@ -47,6 +47,18 @@ class ConfigTest(harness.ClusterTest):
                 self.assertEqual(rates[-1] < 0.004, "stage1" in name)  # WarmupDecayLR falls, WarmupLR stays
                 self.assertLess(records[self.steps]["loss"], records[1]["loss"])
 
+    def test_precision(self):
+        for section, dtype in (("bf16", "bf16"), ("fp16", "fp16")):
+            config = {section: {"enabled": True}, "zero_optimization": {"stage": 2}}
+            if dtype == "fp16":
+                config[section].update(initial_scale_power=10)
+            with self.subTest(dtype), self.job(2, 1, ["--precision", dtype, "--stage", 2] + (
+                    ["--loss-scale", 1024] if dtype == "fp16" else [])) as job:
+                want = job.finish().weights()
+            # No overflow at this scale, so dynamic and static are the same steps.
+            with self.subTest(dtype + " by configuration"), self.configured(self.write(**config)) as job:
+                self.assertSameWeights(job.finish().weights(), want)
+
     def test_values_of_a_file_are_those_of_flags(self):
         flags = ["--stage", 1, "--clip", "0.5", "--accumulation", 2, "--optimizer", "sgd", "--lr", "0.05",
                  "--weight-decay", "0.01"]
