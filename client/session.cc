@@ -22,6 +22,7 @@ namespace sherd {
 namespace {
 
 constexpr int64_t kChunkBytes = 1 << 20;
+constexpr absl::Duration kRestorePatience = absl::Hours(24);
 
 int FromEnvironmentInt(const char* name, int otherwise, std::string* problem) {
   const char* text = std::getenv(name);
@@ -94,11 +95,19 @@ absl::Status Session::Attach(JobSpec spec) {
   request.mutable_process()->set_pid(self.pid);
   request.mutable_process()->set_start_ticks(self.start_ticks);
   request.set_token(rpc::NewToken());
+  if (restoring()) {
+    v1::RestoreFrom* from = request.mutable_restore();
+    from->set_directory(AbsolutePath(options_.restore.directory));
+    from->set_tag(options_.restore.tag);
+    from->set_weights_only(options_.restore.weights_only);
+    from->set_partial(options_.restore.partial);
+  }
   absl::StatusOr<v1::AttachResponse> response = client_.Attach(request, Deadline());
   if (!response.ok()) return response.status();
   attached_ = true;
   incarnation_ = response->incarnation();
   must_initialise_ = response->must_initialise();
+  attached_step_ = response->step();
   absl::StatusOr<runtime::JobDir> dir =
       runtime::JobDir::Open(response->job_dir(), runtime::JobDir::Hold::kMember);
   if (!dir.ok()) return dir.status();
@@ -139,21 +148,31 @@ absl::Status Session::RoundInitial() {
 
 absl::Status Session::CommitInitial() {
   if (!must_initialise_) return absl::FailedPreconditionError("only rank 0 initialises a job, and only once");
-  if (absl::Status s = RoundInitial(); !s.ok()) return s;
+  if (!restoring() || restoring_partially()) {  // else there is nothing yet
+    if (absl::Status s = RoundInitial(); !s.ok()) return s;
+  }
   initial_ = runtime::Segment();
   v1::CommitInitialRequest request;
   request.set_job(job_);
   request.set_rank(options_.rank);
   request.set_incarnation(incarnation_);
   request.set_token(rpc::NewToken());
-  absl::Status status = client_.CommitInitial(request, Deadline()).status();
-  if (status.ok()) must_initialise_ = false;
-  return status;
+  // A checkpoint takes as long as the disk does.
+  const absl::Time deadline = restoring() ? absl::Now() + kRestorePatience : Deadline();
+  absl::StatusOr<v1::CommitInitialResponse> response = client_.CommitInitial(request, deadline);
+  if (!response.ok()) return response.status();
+  must_initialise_ = false;
+  restored_ = response->restored();
+  return absl::OkStatus();
+}
+
+std::shared_ptr<PendingSave> Session::StartSave(const SaveOptions& options, uint64_t after_step) {
+  return PendingSave::Start(&client_, job_, options, after_step);
 }
 
 absl::Status Session::WaitInitialized() {
   runtime::ControlPage& control = memory_->control();
-  const absl::Time deadline = Deadline();
+  const absl::Time deadline = restoring() ? absl::Now() + kRestorePatience : Deadline();
   for (;;) {
     const uint32_t ticket = control.bell.Listen();
     if (control.initialized.load(std::memory_order_acquire) != 0) return absl::OkStatus();

@@ -19,12 +19,22 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "client/pending_save.h"
 #include "client/rpc/job_client.h"
 #include "core/job_spec.h"
+#include "proto/sherd/v1/shard.pb.h"
 #include "runtime/job_dir.h"
 #include "runtime/job_memory.h"
 
 namespace sherd {
+
+// Where a job's values begin instead of with rank 0's. Every rank gives the same, replacements too.
+struct RestoreOptions {
+  std::string directory;      // empty: nowhere
+  std::string tag;            // empty: the newest that is whole
+  bool weights_only = false;  // step 0 and a fresh optimizer
+  bool partial = false;       // tensors are matched by name and shape, others begin with rank 0's values
+};
 
 struct SessionOptions {
   std::string endpoints;  // "unix:PATH" or "HOST:PORT", several by comma: any server of the job
@@ -38,6 +48,7 @@ struct SessionOptions {
   // them, Connect says.
   static SessionOptions FromEnvironment();
   std::string problem;  // of the environment
+  RestoreOptions restore;
 };
 
 class Session {
@@ -63,6 +74,19 @@ class Session {
   // REQUIRES: must_initialise().
   absl::StatusOr<absl::Span<float>> InitialValues();
   absl::Status CommitInitial();
+  // The job begins from a checkpoint. Then rank 0's InitialValues need hold only what that has not (nothing,
+  // unless partial); what it has is read when they are committed.
+  bool restoring() const { return !options_.restore.directory.empty(); }
+  bool restoring_partially() const { return restoring() && options_.restore.partial; }
+  // Updates that the job had when this rank attached.
+  uint64_t attached_step() const { return attached_step_; }
+  // On rank 0 after CommitInitial of a job that begins from a checkpoint: what was restored.
+  const v1::RestoreReport& restored() const { return restored_; }
+
+  // Lets the servers save the state while training goes on; see PendingSave. `after_step`: the step in hand,
+  // whose record this rank has not published; or 0.
+  std::shared_ptr<PendingSave> StartSave(const SaveOptions& options, uint64_t after_step);
+
   // Until rank 0 has committed the initial values.
   absl::Status WaitInitialized();
 
@@ -95,6 +119,8 @@ class Session {
   std::string job_;
   uint64_t incarnation_ = 0;
   bool attached_ = false, must_initialise_ = false;
+  uint64_t attached_step_ = 0;
+  v1::RestoreReport restored_;
   std::shared_ptr<runtime::JobDir> dir_;
   std::shared_ptr<runtime::JobMemory> memory_;
   runtime::Segment initial_;

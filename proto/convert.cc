@@ -160,19 +160,14 @@ void ToProto(const JobSpec& spec, v1::Precision* out) {
   out->set_rounding_seed(spec.rounding_seed);
 }
 
-std::string EncodeJobSpec(const JobSpec& spec) {
-  v1::JobRecord record;
-  record.set_format(1);
-  record.set_uuid(spec.uuid);
-  SpecTo(spec, &record);
-  return record.SerializeAsString();
+void ToProto(const JobSpec& spec, v1::JobRecord* out) {
+  out->Clear();
+  out->set_format(1);
+  out->set_uuid(spec.uuid);
+  SpecTo(spec, out);
 }
 
-absl::StatusOr<JobSpec> DecodeJobSpec(absl::string_view bytes) {
-  v1::JobRecord record;
-  if (!record.ParseFromString(std::string(bytes))) {
-    return absl::DataLossError(absl::StrCat("job record of ", bytes.size(), " bytes is damaged"));
-  }
+absl::StatusOr<JobSpec> JobSpecFromProto(const v1::JobRecord& record) {
   if (record.format() != 1) {
     return absl::FailedPreconditionError(
         absl::StrCat("job record has format ", record.format(),
@@ -183,6 +178,20 @@ absl::StatusOr<JobSpec> DecodeJobSpec(absl::string_view bytes) {
     return absl::DataLossError(absl::StrCat("job record is damaged: ", spec.status().message()));
   spec->uuid = record.uuid();
   return spec;
+}
+
+std::string EncodeJobSpec(const JobSpec& spec) {
+  v1::JobRecord record;
+  ToProto(spec, &record);
+  return record.SerializeAsString();
+}
+
+absl::StatusOr<JobSpec> DecodeJobSpec(absl::string_view bytes) {
+  v1::JobRecord record;
+  if (!record.ParseFromString(std::string(bytes))) {
+    return absl::DataLossError(absl::StrCat("job record of ", bytes.size(), " bytes is damaged"));
+  }
+  return JobSpecFromProto(record);
 }
 
 absl::StatusOr<Slice> SliceFromProto(const google::protobuf::RepeatedPtrField<v1::SliceDimension>& dimensions,

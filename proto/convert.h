@@ -22,6 +22,7 @@
 #include "core/types.h"
 #include "google/protobuf/duration.pb.h"
 #include "proto/sherd/v1/common.pb.h"
+#include "proto/sherd/v1/job.pb.h"
 #include "proto/sherd/v1/shard.pb.h"
 
 namespace sherd {
@@ -48,6 +49,11 @@ void ToProto(const JobSpec& spec, v1::AttachRequest* out);
 void ToProto(const JobSpec& spec, v1::Optimizer* out);
 // What the job computes with, as Cluster shows it.
 void ToProto(const JobSpec& spec, v1::Precision* out);
+
+// A JobRecord, format and uuid included. JobSpecFromProto: FAILED_PRECONDITION for another format, DATA_LOSS
+// for fields that contradict each other.
+void ToProto(const JobSpec& spec, v1::JobRecord* out);
+absl::StatusOr<JobSpec> JobSpecFromProto(const v1::JobRecord& record);
 
 // A JobRecord as bytes for the store. DecodeJobSpec: DATA_LOSS for bytes that are none, FAILED_PRECONDITION
 // for another format.

@@ -67,6 +67,7 @@ struct SnapshotEntry {
   std::atomic<uint32_t> wait_when_full;
   std::atomic<int64_t> expires_ns;  // CLOCK_MONOTONIC; whoever reads the snapshot sets it to now + idle_ns
   std::atomic<int64_t> idle_ns;
+  std::atomic<uint64_t> not_before;  // not cut before this step is stored, whatever is decided
   char token[64];
 };
 

@@ -216,14 +216,17 @@ absl::Status JobMemory::PopulateBlocks(BlockRange blocks, const std::atomic<bool
   return s;
 }
 
-absl::Status JobMemory::BeginFirstAssignment(uint64_t epoch, int servers) {
-  absl::StatusOr<OwnerRecords*> first = owner(Slot(0));
-  if (!first.ok()) return first.status();
+absl::Status JobMemory::BeginFirstAssignment(uint64_t epoch, int servers, Step done) {
   Proposals decided;
   decided.ranges = epoch;
-  (*first)->Begin(decided);
+  // A new page stands at step 0 by itself; where that is not the beginning every slot is put there.
+  for (int m = 0; m < (done.value() == 0 ? 1 : servers); ++m) {
+    absl::StatusOr<OwnerRecords*> page = owner(Slot(m));
+    if (!page.ok()) return page.status();
+    (*page)->Begin({done, 0}, decided);
+  }
   control().PutAssignment(epoch, servers);
-  control().Activate(epoch, Step(1));
+  control().Activate(epoch, done.Next());
   return absl::OkStatus();
 }
 

@@ -95,9 +95,9 @@ class JobMemory {
   // First touch of a chunk that was made or mapped before. As PopulateBlocks.
   absl::Status PopulateStaging(Rank rank, uint32_t chunk, const std::atomic<bool>* cancel);
 
-  // Puts the first assignment in force: `servers` owners from step 1 on. Coordinator, before any engine
-  // starts. Repeatable.
-  absl::Status BeginFirstAssignment(uint64_t epoch, int servers);
+  // Puts the first assignment in force: `servers` owners from the step after `done` on (of a job that begins
+  // from a checkpoint; else 0). Coordinator, before any engine starts. Repeatable.
+  absl::Status BeginFirstAssignment(uint64_t epoch, int servers, Step done = Step(0));
 
   // As the last verdict left it: what the step in hand uses, and how many were skipped. For status and
   // restarts.

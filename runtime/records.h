@@ -114,8 +114,9 @@ class OwnerRecords {
   // The last rejected step; {0, 0} if none.
   void PublishRejected(StepId id);
   StepId Rejected() const;
-  // Where a job begins: as if step 0 had been done here, with `decided` carried out.
-  void Begin(const Proposals& decided) { PublishDone({}, decided); }
+  // Where a job begins: as if `done` (step 0, or a checkpoint's) had been done here, with `decided` carried
+  // out.
+  void Begin(StepId done, const Proposals& decided) { PublishDone(done, decided); }
   // Lets this slot enter an assignment where `other` stands, which was there before: takes over its DONE,
   // boundaries and rejections. Once per assignment (Entered); a death in the middle is repaired by repeating
   // it.

@@ -297,13 +297,17 @@ void BlockWork::Preserve(int64_t block) {
   }
 }
 
-void BlockWork::CutSnapshots(uint64_t first, uint64_t last, Step step) {
+void BlockWork::CutSnapshots(uint64_t last, Step step) {
   for (runtime::SnapshotEntry& e : memory_->control().snapshots) {
     const uint64_t id = e.id.load(std::memory_order_acquire);
-    if (id < first || id > last || id == 0) continue;
+    if (id == 0 || id > last || e.cut_plus_1.load(std::memory_order_acquire) != 0) continue;
+    if (step.value() < e.not_before.load(std::memory_order_relaxed)) continue;
     absl::StatusOr<SnapshotPool> pool = SnapshotPool::Open(*memory_, id);
     if (!pool.ok()) continue;  // released
-    pool->SaveAtCut(memory_->tensor_steps(step), memory_->rank(Rank(0)).buffers(step));
+    // The own page has the step's verdict, unless this slot is new: then all owners' have, and so slot 0's.
+    const std::optional<Verdict> own = records_->LastVerdict();
+    pool->SaveAtCut(*memory_, step,
+                    own.has_value() && own->id.step == step ? own->loss_scale : memory_->CurrentLossScale());
     uint64_t undecided = 0;
     e.cut_plus_1.compare_exchange_strong(undecided, step.value() + 1, std::memory_order_seq_cst);
   }

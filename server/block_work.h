@@ -63,9 +63,9 @@ class BlockWork {
   // Stores an import between steps, after step `after`.
   absl::Status StoreImport(uint64_t import, StepId after);
 
-  // Cuts the snapshots `first`..`last` (ids proposed since the last decision; released ones are passed over)
-  // after `step`, whose update counts and buffers are in place. Before DONE(step). Repeatable.
-  void CutSnapshots(uint64_t first, uint64_t last, Step step);
+  // Cuts the snapshots up to `last`, the newest that was decided, which are not cut yet and need not wait for
+  // a later step, after `step`, whose update counts and buffers are in place. Before DONE(step). Repeatable.
+  void CutSnapshots(uint64_t last, Step step);
 
  private:
   struct Run {  // consecutive blocks of one tensor

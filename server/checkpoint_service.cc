@@ -11,8 +11,12 @@
 #include "proto/sherd/v1/checkpoint.grpc.pb.h"
 #include "server/chunk_frame.h"
 #include "server/import_stream.h"
+#include "server/operation_gate.h"
 #include "server/read_ahead.h"
+#include "server/restore_operation.h"
+#include "server/save_operation.h"
 #include "server/tensor_stream.h"
+#include "server/token_bucket.h"
 
 namespace sherd::server {
 namespace {
@@ -25,27 +29,8 @@ using CheckpointStub = v1::CheckpointService::Stub;
 using PullStream = grpc::ServerReaderWriter<grpc::ByteBuffer, v1::PullRequest>;
 
 constexpr uint64_t kChunkBytes = 1 << 20;
-constexpr uint64_t kLeastRate = 64 << 10;
 // Where Pull stands in checkpoint.proto: the generated code numbers methods in that order.
 constexpr int kPullMethod = 3;
-
-// Lets `rate` bytes through in a second, evenly: at most a quarter of a second's worth at once.
-class TokenBucket {
- public:
-  explicit TokenBucket(uint64_t rate) : rate_(rate), at_(absl::Now()) {}
-  // How long to wait before `bytes` more may go.
-  absl::Duration Spend(uint64_t bytes) {
-    if (rate_ == 0) return absl::ZeroDuration();
-    const absl::Time now = absl::Now();
-    at_ = std::max(at_, now - absl::Milliseconds(250));
-    at_ += absl::Seconds(static_cast<double>(bytes) / static_cast<double>(rate_));
-    return at_ - now;
-  }
-
- private:
-  const uint64_t rate_;
-  absl::Time at_;  // all that was sent is paid for at this time
-};
 
 void FillInfo(const JobMemory& memory, const SnapshotState& state, v1::SnapshotInfo* out) {
   out->set_id(state.id);
@@ -160,7 +145,92 @@ class CheckpointServiceImpl final : public v1::CheckpointService::Service {
     return Status::OK;
   }
 
+  Status Save(ServerContext* call, const v1::SaveRequest* request,
+              grpc::ServerWriter<v1::SaveProgress>* writer) override {
+    absl::Status s = context_->Admit(*call, request->job(), /*any_job=*/true);
+    if (s.ok()) s = CheckToken(request->token());
+    if (!s.ok()) return ToGrpc(s);
+    const CoordinatorOr c = context_->FindCoordinator(*call);
+    if (!c.ok()) return ToGrpc(c.status());
+    if (*c == nullptr) return RelaySave(*call, *request, writer);
+    using Result = v1::SaveProgress::Result;
+    const auto tell = [&](const v1::SaveProgress& m) { return !call->IsCancelled() && writer->Write(m); };
+    // A trainer would hold up its step while another save is written, however slowly: it gets an error
+    // instead.
+    const absl::Time patience = request->after_step() != 0 ? absl::Now() : DeadlineOf(*call);
+    const absl::StatusOr<Result> result =
+        saves_.Run(request->token(), patience, "save", [&]() -> absl::StatusOr<Result> {
+          return SaveCheckpoint(context_, c->get(), *request, DeadlineOf(*call), tell);
+        });
+    if (!result.ok()) return ToGrpc(result.status());
+    v1::SaveProgress last;
+    *last.mutable_result() = *result;
+    writer->Write(last);
+    return Status::OK;
+  }
+
+  Status Restore(ServerContext* call, const v1::RestoreRequest* request,
+                 v1::RestoreResponse* response) override {
+    absl::Status s = context_->Admit(*call, request->job(), /*any_job=*/true);
+    if (s.ok()) s = CheckToken(request->token());
+    if (!s.ok()) return ToGrpc(s);
+    const CoordinatorOr c = context_->FindCoordinator(*call);
+    if (!c.ok()) return ToGrpc(c.status());
+    if (*c == nullptr)
+      return context_->Forward<v1::CheckpointService>(*call, &CheckpointStub::Restore, *request, response);
+    const absl::StatusOr<v1::RestoreResponse> result =
+        restores_.Run(request->token(), DeadlineOf(*call), "restore",
+                      [&] { return RestoreIntoJob(context_, c->get(), *request, DeadlineOf(*call)); });
+    if (result.ok()) *response = *result;
+    return ToGrpc(result.status());
+  }
+
+  Status WritePart(ServerContext* call, const v1::WritePartRequest* request,
+                   grpc::ServerWriter<v1::WritePartProgress>* writer) override {
+    if (absl::Status s = context_->Admit(*call, request->job()); !s.ok()) return ToGrpc(s);
+    absl::Time tell_at = absl::Now();
+    const absl::StatusOr<v1::PartFile> file = WritePartHere(context_, *request, [&](int64_t bytes) {
+      if (absl::Now() < tell_at) return !call->IsCancelled();
+      tell_at = absl::Now() + absl::Milliseconds(100);
+      v1::WritePartProgress message;
+      message.set_written_bytes(bytes);
+      return !call->IsCancelled() && writer->Write(message);
+    });
+    if (!file.ok()) return ToGrpc(file.status());
+    v1::WritePartProgress last;
+    *last.mutable_file() = *file;
+    writer->Write(last);
+    return Status::OK;
+  }
+
+  Status ReadPart(ServerContext* call, const v1::ReadPartRequest* request,
+                  v1::ReadPartResponse* response) override {
+    if (absl::Status s = context_->Admit(*call, request->job()); !s.ok()) return ToGrpc(s);
+    const absl::StatusOr<v1::ReadPartResponse> read =
+        ReadPartHere(context_, *request, [&] { return !call->IsCancelled(); });
+    if (read.ok()) *response = *read;
+    return ToGrpc(read.status());
+  }
+
  private:
+  Status RelaySave(const ServerContext& call, const v1::SaveRequest& request,
+                   grpc::ServerWriter<v1::SaveProgress>* writer) {
+    const absl::StatusOr<Node*> node = context_->node();
+    if (!node.ok()) return ToGrpc(node.status());
+    const absl::StatusOr<std::string> address = (*node)->CoordinatorAddress();
+    if (!address.ok()) return ToGrpc(address.status());
+    grpc::ClientContext client;
+    (*node)->peers().Prepare(&client, DeadlineOf(call));
+    const std::unique_ptr<CheckpointStub> stub =
+        v1::CheckpointService::NewStub((*node)->peers().To(*address));
+    const std::unique_ptr<grpc::ClientReader<v1::SaveProgress>> reader = stub->Save(&client, request);
+    v1::SaveProgress message;
+    while (reader->Read(&message)) {
+      if (!writer->Write(message)) client.TryCancel();
+    }
+    return reader->Finish();
+  }
+
   Status RawPull(ServerContext* call, PullStream* stream) {
     v1::PullRequest request;
     if (!stream->Read(&request))
@@ -205,8 +275,7 @@ class CheckpointServiceImpl final : public v1::CheckpointService::Service {
     ChunkBuffers buffers(kChunkBytes);
     TokenBucket bucket(rate);
     // A slow rate goes in small chunks, so that it is even.
-    const uint64_t step =
-        rate == 0 ? kChunkBytes : std::clamp<uint64_t>(rate / 16 / 4096 * 4096, 4096, kChunkBytes);
+    const uint64_t step = bucket.Piece(kChunkBytes);
     uint64_t filled = offset;
     ReadAhead messages([&]() -> ReadAhead::Result {
       if (filled == values.bytes()) return std::nullopt;
@@ -262,6 +331,8 @@ class CheckpointServiceImpl final : public v1::CheckpointService::Service {
   }
 
   ServiceContext* const context_;
+  OperationGate<v1::SaveProgress::Result> saves_;
+  OperationGate<v1::RestoreResponse> restores_;
 };
 
 }  // namespace

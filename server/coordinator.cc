@@ -278,8 +278,16 @@ void Coordinator::ApplyToMemory() {
     }
   }
   if (!control.Newest().has_value()) {
-    const absl::Status begun = m->BeginFirstAssignment(doc.ranges_epoch.value(), doc.owning_servers);
-    if (!begun.ok()) spdlog::error("coordinator: {}", begun.ToString());
+    const absl::StatusOr<std::optional<v1::RestoreRecord>> restored = home_->Restored();
+    absl::Status begun = restored.status();
+    if (begun.ok()) {
+      const Step done(restored->has_value() ? (*restored)->step() : 0);
+      begun = m->BeginFirstAssignment(doc.ranges_epoch.value(), doc.owning_servers, done);
+    }
+    if (!begun.ok()) {
+      spdlog::error("coordinator: {}", begun.ToString());
+      return;  // the next event tries again
+    }
     control.proposals.ranges.store(doc.ranges_epoch.value(), std::memory_order_release);
   }
   control.epoch.store(doc.epoch.value(), std::memory_order_release);

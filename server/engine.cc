@@ -311,10 +311,9 @@ absl::Status Engine::Apply() {
   const uint64_t push = v.proposals.import > decided_before_.import ? v.proposals.import : 0;
   absl::Status status = work_.Apply(v, push);
   if (!status.ok()) return status;
-  // Several snapshots may have been proposed since the last verdict: all of them are cut here.
-  if (v.proposals.snapshot > decided_before_.snapshot) {
-    work_.CutSnapshots(decided_before_.snapshot + 1, v.proposals.snapshot, v.id.step);
-  }
+  // Several snapshots may have been proposed since the last verdict, and one decided before may have waited
+  // for this step: all of them are cut here.
+  work_.CutSnapshots(v.proposals.snapshot, v.id.step);
   (v.kind == VerdictKind::kCommit ? commits_ : skips_).fetch_add(1, std::memory_order_relaxed);
   pipeline_->OnApplied(&effects_);
   return absl::OkStatus();
@@ -348,7 +347,7 @@ absl::Status Engine::DecideBoundary(const Effect& e) {
   // What is cut here is cut before what is stored here.
   const StepId after = records_->Done();
   if (decision.snapshot > before.snapshot) {
-    work_.CutSnapshots(before.snapshot + 1, decision.snapshot, after.step);
+    work_.CutSnapshots(decision.snapshot, after.step);
   }
   if (decision.import > before.import) {
     absl::Status status = work_.StoreImport(decision.import, after);

@@ -91,9 +91,10 @@ absl::StatusOr<ImportSegment> ImportSegment::Create(const JobMemory& memory, uin
   return import;
 }
 
-absl::StatusOr<ImportSegment> ImportSegment::Open(const JobMemory& memory, uint64_t id) {
+absl::StatusOr<ImportSegment> ImportSegment::Open(const JobMemory& memory, uint64_t id,
+                                                  Segment::Access access) {
   absl::StatusOr<Segment> segment =
-      Segment::Open(memory.dir(), SegmentName(id), Segment::Access::kReadOnly, SegmentKind::kImport);
+      Segment::Open(memory.dir(), SegmentName(id), access, SegmentKind::kImport);
   if (!segment.ok()) return segment.status();
   ImportSegment import(*std::move(segment));
   const absl::Status damaged = absl::DataLossError(absl::StrCat("segment ", SegmentName(id), " is damaged"));

@@ -41,7 +41,9 @@ class ImportSegment {
   static absl::StatusOr<ImportSegment> Create(const runtime::JobMemory& memory, uint64_t id,
                                               std::vector<Item> items);
   // NOT_FOUND when there is none (any more); DATA_LOSS if it contradicts the job.
-  static absl::StatusOr<ImportSegment> Open(const runtime::JobMemory& memory, uint64_t id);
+  static absl::StatusOr<ImportSegment> Open(
+      const runtime::JobMemory& memory, uint64_t id,
+      runtime::Segment::Access access = runtime::Segment::Access::kReadOnly);
   // Gives a finished import another id. ALREADY_EXISTS, NOT_FOUND.
   static absl::Status Rename(const runtime::JobDir& dir, uint64_t from, uint64_t to);
   // Takes the name away once the values are stored; mappings stay. Not an error if it is gone.
@@ -53,6 +55,8 @@ class ImportSegment {
 
   // The 256 values for `block` of `plane`, or null if they are not to change. O(log items).
   const float* Find(int plane, int64_t block) const;
+  // The same for one who fills the segment in several processes. REQUIRES: opened for writing, or created.
+  float* Writable(int plane, int64_t block) const { return const_cast<float*>(Find(plane, block)); }
   // The update count to set for a tensor. O(log items).
   std::optional<uint64_t> UpdateCount(int tensor) const;
 

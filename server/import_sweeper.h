@@ -3,7 +3,8 @@
 //   ImportSweeper sweeper;  sweeper.Sweep(memory);      // now and then
 //
 // One that the coordinator proposed goes once every owner has stored it. One that STEP records are to name
-// goes some steps after it was first seen: it must be named in the step in hand or the next.
+// goes some steps after it was first seen: it must be named in the step in hand or the next. One that was
+// being filled under an UnnamedId goes when its process is not this one any more.
 // Thread-compatible.
 #ifndef SHERD_SERVER_IMPORT_SWEEPER_H_
 #define SHERD_SERVER_IMPORT_SWEEPER_H_
@@ -18,6 +19,10 @@ namespace sherd::server {
 
 class ImportSweeper {
  public:
+  // An id for an import that this process fills for as long as it takes, and then renames to what is proposed
+  // (or removes).
+  static uint64_t UnnamedId();
+
   // `decided`: the last proposed import that every owner has stored; `done`: the step that every owner has
   // stored.
   void Sweep(const runtime::JobMemory& memory, uint64_t decided, Step done);

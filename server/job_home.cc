@@ -5,11 +5,21 @@
 
 #include "absl/strings/str_cat.h"
 #include "proto/convert.h"
+#include "server/checkpoint_manifest.h"
+#include "server/restore_plan.h"
 
 namespace sherd::server {
 namespace {
 
 constexpr char kSpecKey[] = "job";
+constexpr char kRestoreKey[] = "restore";
+
+// How two trainers would begin the same job, in words.
+std::string Words(const v1::RestoreRecord& r) {
+  return absl::StrCat("from checkpoint ", r.asked_tag().empty() ? "`latest`" : r.asked_tag(), " of ",
+                      r.directory(), r.weights_only() ? ", weights only" : "",
+                      r.partial() ? ", partially" : "");
+}
 
 }  // namespace
 
@@ -24,6 +34,59 @@ absl::StatusOr<JobSpec> JobHome::SpecLocked() {
   absl::StatusOr<JobSpec> spec = DecodeJobSpec(*bytes);
   if (spec.ok()) spec_ = *spec;
   return spec;
+}
+
+absl::StatusOr<std::optional<v1::RestoreRecord>> JobHome::RestoredLocked() {
+  if (restored_known_) return restored_;
+  absl::StatusOr<std::string> bytes = store_->Get(kRestoreKey);
+  if (!bytes.ok() && !absl::IsNotFound(bytes.status())) return bytes.status();
+  std::optional<v1::RestoreRecord> record;
+  if (bytes.ok() && !record.emplace().ParseFromString(*bytes)) {
+    return absl::DataLossError(absl::StrCat("the record of where job ", dir_->job(), " began is damaged"));
+  }
+  // Until the job is made it may change.
+  restored_known_ = spec_.has_value();
+  restored_ = record;
+  return record;
+}
+
+absl::StatusOr<std::optional<v1::RestoreRecord>> JobHome::Restored() {
+  runtime::MutexLock lock(mu_);
+  if (absl::StatusOr<JobSpec> spec = SpecLocked(); !spec.ok()) return spec.status();
+  return RestoredLocked();
+}
+
+absl::Status JobHome::AgreeOnStart(const JobSpec& asked, const v1::RestoreFrom* from) {
+  v1::RestoreRecord wanted;
+  if (from != nullptr) {
+    wanted.set_directory(from->directory());
+    wanted.set_asked_tag(from->tag());
+    wanted.set_weights_only(from->weights_only());
+    wanted.set_partial(from->partial());
+  }
+  runtime::MutexLock lock(mu_);
+  const absl::StatusOr<JobSpec> spec = SpecLocked();
+  if (spec.ok()) {
+    const absl::StatusOr<std::optional<v1::RestoreRecord>> began = RestoredLocked();
+    if (!began.ok()) return began.status();
+    const std::string is = began->has_value() ? Words(**began) : "with initial values of rank 0";
+    const std::string asks = from != nullptr ? Words(wanted) : "with initial values of rank 0";
+    if (is == asks) return absl::OkStatus();
+    return absl::FailedPreconditionError(absl::StrCat("job ", dir_->job(), " began ", is,
+                                                      " but this trainer asks for it to begin ", asks,
+                                                      ": every rank must give the same options"));
+  }
+  if (!absl::IsFailedPrecondition(spec.status())) return spec.status();
+  absl::Status gone = store_->Delete(kRestoreKey);
+  if (!gone.ok() && !absl::IsNotFound(gone)) return gone;
+  if (from == nullptr) return absl::OkStatus();
+  absl::StatusOr<SavedCheckpoint> saved = OpenCheckpoint(from->directory(), from->tag());
+  if (!saved.ok()) return saved.status();
+  const absl::StatusOr<RestorePlan> plan = RestorePlan::Create(*std::move(saved), asked, *from);
+  if (!plan.ok()) return plan.status();
+  wanted.set_tag(plan->saved().tag);
+  wanted.set_step(plan->weights_only() ? 0 : plan->saved().manifest.step());
+  return store_->CreateIfAbsent(kRestoreKey, wanted.SerializeAsString());
 }
 
 absl::StatusOr<JobSpec> JobHome::Spec() {

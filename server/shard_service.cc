@@ -13,6 +13,8 @@
 #include "proto/sherd/v1/shard.grpc.pb.h"
 #include "runtime/crc32c.h"
 #include "server/import_stream.h"
+#include "server/operation_gate.h"
+#include "server/restore_operation.h"
 #include "server/tensor_stats.h"
 #include "server/tensor_stream.h"
 
@@ -49,11 +51,13 @@ class ShardServiceImpl final : public v1::ShardService::Service {
     if (!c.ok()) return ToGrpc(c.status());
     if (*c == nullptr)
       return context_->Forward<v1::ShardService>(*call, &ShardStub::Attach, *request, response);
+    const absl::StatusOr<Node*> node = context_->node();
+    if (!node.ok()) return ToGrpc(node.status());
+    s = (*node)->home().AgreeOnStart(*spec, request->has_restore() ? &request->restore() : nullptr);
+    if (!s.ok()) return ToGrpc(s);
     const absl::StatusOr<Coordinator::Attached> place = (*c)->Attach(
         Rank(request->rank()), FromProto(request->process()), *spec, request->token(), DeadlineOf(*call));
     if (!place.ok()) return ToGrpc(place.status());
-    const absl::StatusOr<Node*> node = context_->node();
-    if (!node.ok()) return ToGrpc(node.status());
     response->set_job_dir((*node)->home().dir().path());
     response->set_epoch(place->epoch.value());
     response->set_incarnation(place->incarnation.value());
@@ -73,6 +77,8 @@ class ShardServiceImpl final : public v1::ShardService::Service {
     if (!c.ok()) return ToGrpc(c.status());
     if (*c == nullptr)
       return context_->Forward<v1::ShardService>(*call, &ShardStub::CommitInitial, *request, response);
+    s = RestoreFirst(*call, *c, *request, response);
+    if (!s.ok()) return ToGrpc(s);
     return ToGrpc((*c)->CommitInitial(Rank(request->rank()), Incarnation(request->incarnation())));
   }
 
@@ -176,6 +182,27 @@ class ShardServiceImpl final : public v1::ShardService::Service {
   }
 
  private:
+  // The values of a job that begins from a checkpoint, unless they are there already.
+  absl::Status RestoreFirst(const ServerContext& call, const std::shared_ptr<Coordinator>& coordinator,
+                            const v1::CommitInitialRequest& request, v1::CommitInitialResponse* response) {
+    const absl::StatusOr<JobMemory*> memory = context_->Memory();
+    if (!memory.ok()) return memory.status();
+    const absl::StatusOr<Node*> node = context_->node();
+    if (!node.ok()) return node.status();
+    const absl::StatusOr<std::optional<v1::RestoreRecord>> record = (*node)->home().Restored();
+    if (!record.ok()) return record.status();
+    if (!record->has_value() || request.rank() != 0) return absl::OkStatus();
+    const absl::Time deadline = DeadlineOf(call);
+    const absl::StatusOr<v1::RestoreReport> report =
+        restores_.Run(request.token(), deadline, "restore", [&]() -> absl::StatusOr<v1::RestoreReport> {
+          if ((*memory)->control().initialized.load(std::memory_order_acquire) != 0)
+            return v1::RestoreReport();
+          return RestoreInitial(context_, coordinator.get(), **record, deadline);
+        });
+    if (report.ok()) *response->mutable_restored() = *report;
+    return report.status();
+  }
+
   // Names of the servers by slot, from the newest epoch document; empty if it cannot be read.
   std::vector<std::string> ServerIds() const {
     std::vector<std::string> ids;
@@ -350,6 +377,7 @@ class ShardServiceImpl final : public v1::ShardService::Service {
   }
 
   ServiceContext* const context_;
+  OperationGate<v1::RestoreReport> restores_;
 };
 
 }  // namespace

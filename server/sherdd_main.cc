@@ -289,6 +289,8 @@ int Main(int argc, char** argv) {
   ::sigaddset(&signals, SIGINT);
   ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   ::signal(SIGPIPE, SIG_IGN);
+  // A checkpoint larger than files may be is an error of that save.
+  ::signal(SIGXFSZ, SIG_IGN);
 
   Program program(flags);
   absl::Status s = program.Start();

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -20,7 +21,6 @@ constexpr int64_t kSpareBlocks = 256;
 
 int64_t AlignUp(int64_t n) { return (n + 63) / 64 * 64; }
 std::string SegmentName(uint64_t id) { return absl::StrCat("snap.", id); }
-int PlanesIn(uint64_t mask) { return __builtin_popcountll(mask); }
 
 }  // namespace
 
@@ -30,15 +30,33 @@ struct SnapshotPool::Header {
   int64_t pool_blocks;  // spare ones included
   int64_t tensors;
   int64_t buffer_bytes;
-  int64_t steps_at, buffers_at, index_at, data_at, total;
+  int64_t steps_at, buffers_at, trainers_at, index_at, data_at, total;
 };
+
+// Groups' scalars and the blobs follow, each blob behind its size, BlobStride bytes apart.
+struct SnapshotPool::TrainerState {
+  LossScale loss_scale;
+  uint64_t updates;
+  int64_t groups;
+  int64_t blobs_at;  // from here
+  int64_t blob_stride;
+};
+
+int64_t SnapshotPool::BlobStride(const JobSpec& spec) { return AlignUp(8 + spec.max_blob_bytes); }
+
+int64_t SnapshotPool::TrainerBytes(const JobSpec& spec, uint64_t plane_mask) {
+  if ((plane_mask & kTrainerState) == 0) return 0;
+  return AlignUp(sizeof(TrainerState)) +
+         AlignUp(runtime::GroupCount(spec) * static_cast<int64_t>(sizeof(GroupScalars))) +
+         spec.world_size * BlobStride(spec);
+}
 
 SnapshotPool::SnapshotPool(Segment segment) : segment_(std::move(segment)) {}
 
 int64_t SnapshotPool::BytesFor(const JobMemory& memory, uint64_t plane_mask, int64_t pool_blocks) {
   const int64_t tensors = memory.layout().tensors().size();
   return AlignUp(sizeof(Header)) + AlignUp(tensors * 8) + AlignUp(runtime::BufferArea(memory.spec())) +
-         AlignUp(memory.layout().total_blocks() * 4) +
+         TrainerBytes(memory.spec(), plane_mask) + AlignUp(memory.layout().total_blocks() * 4) +
          (pool_blocks + kSpareBlocks) * PlanesIn(plane_mask) * kBlockElements * 4;
 }
 
@@ -55,7 +73,8 @@ absl::StatusOr<SnapshotPool> SnapshotPool::Create(const JobMemory& memory, uint6
   h.buffer_bytes = runtime::BufferArea(memory.spec());
   h.steps_at = AlignUp(sizeof(Header));
   h.buffers_at = h.steps_at + AlignUp(h.tensors * 8);
-  h.index_at = h.buffers_at + AlignUp(h.buffer_bytes);
+  h.trainers_at = h.buffers_at + AlignUp(h.buffer_bytes);
+  h.index_at = h.trainers_at + TrainerBytes(memory.spec(), plane_mask);
   h.data_at = h.index_at + AlignUp(memory.layout().total_blocks() * 4);
   h.total = pool.segment_.size();
   return pool;
@@ -94,12 +113,58 @@ float* SnapshotPool::kept(uint32_t place, int plane) const {
   return reinterpret_cast<float*>(segment_.data() + header()->data_at + at);
 }
 
-void SnapshotPool::SaveAtCut(const std::atomic<uint64_t>* tensor_steps, absl::Span<const char> buffers) {
+SnapshotPool::TrainerState* SnapshotPool::trainers() const {
+  return reinterpret_cast<TrainerState*>(segment_.data() + header()->trainers_at);
+}
+
+void SnapshotPool::SaveAtCut(const JobMemory& memory, Step step, const LossScale& loss_scale) {
   const Header& h = *header();
+  const std::atomic<uint64_t>* from = memory.tensor_steps(step);
   auto* steps = reinterpret_cast<uint64_t*>(segment_.data() + h.steps_at);
-  for (int64_t t = 0; t < h.tensors; ++t) steps[t] = tensor_steps[t].load(std::memory_order_relaxed);
+  for (int64_t t = 0; t < h.tensors; ++t) steps[t] = from[t].load(std::memory_order_relaxed);
+  const absl::Span<const char> buffers = memory.rank(Rank(0)).buffers(step);
   std::memcpy(segment_.data() + h.buffers_at, buffers.data(),
               std::min<int64_t>(buffers.size(), h.buffer_bytes));
+  if ((h.plane_mask & kTrainerState) == 0) return;
+  // The records of the step stand until every owner is done with the one after it.
+  TrainerState& state = *trainers();
+  const std::optional<TrainerStep> record = memory.rank(Rank(0)).ReadStep(step);
+  state.loss_scale = loss_scale;
+  state.updates = memory.updates(step).load(std::memory_order_relaxed);
+  state.groups = record.has_value() ? static_cast<int64_t>(record->groups.size()) : 0;
+  state.blobs_at = AlignUp(sizeof(TrainerState)) +
+                   AlignUp(runtime::GroupCount(memory.spec()) * static_cast<int64_t>(sizeof(GroupScalars)));
+  state.blob_stride = BlobStride(memory.spec());
+  char* const base = reinterpret_cast<char*>(&state);
+  if (record.has_value()) {
+    std::memcpy(base + AlignUp(sizeof(TrainerState)), record->groups.data(),
+                record->groups.size() * sizeof(GroupScalars));
+  }
+  for (int r = 0; r < memory.spec().world_size; ++r) {
+    const std::string blob = memory.rank(Rank(r)).ReadBlob(step);
+    char* const at = base + state.blobs_at + r * state.blob_stride;
+    const int64_t bytes = static_cast<int64_t>(blob.size());
+    std::memcpy(at, &bytes, sizeof(bytes));
+    std::memcpy(at + sizeof(bytes), blob.data(), blob.size());
+  }
+}
+
+absl::Span<const GroupScalars> SnapshotPool::groups() const {
+  const TrainerState& state = *trainers();
+  const char* at = reinterpret_cast<const char*>(&state) + AlignUp(sizeof(TrainerState));
+  return absl::MakeConstSpan(reinterpret_cast<const GroupScalars*>(at), state.groups);
+}
+
+const LossScale& SnapshotPool::loss_scale() const { return trainers()->loss_scale; }
+
+uint64_t SnapshotPool::updates() const { return trainers()->updates; }
+
+absl::string_view SnapshotPool::blob(Rank rank) const {
+  const TrainerState& state = *trainers();
+  const char* at = reinterpret_cast<const char*>(&state) + state.blobs_at + rank.value() * state.blob_stride;
+  int64_t bytes;
+  std::memcpy(&bytes, at, sizeof(bytes));
+  return absl::string_view(at + sizeof(bytes), bytes);
 }
 
 bool SnapshotPool::Preserve(runtime::SnapshotEntry& entry, int64_t block, const float* const* live) {
@@ -111,7 +176,7 @@ bool SnapshotPool::Preserve(runtime::SnapshotEntry& entry, int64_t block, const 
     return false;
   }
   const uint32_t place_plus_1 = static_cast<uint32_t>(place + 1);
-  for (uint64_t left = header()->plane_mask; left != 0; left &= left - 1) {
+  for (uint64_t left = header()->plane_mask & ~kTrainerState; left != 0; left &= left - 1) {
     const int plane = __builtin_ctzll(left);
     if (live[plane] != nullptr) std::memcpy(kept(place_plus_1, plane), live[plane], kBlockElements * 4);
   }

@@ -4,7 +4,7 @@
 // The creator (server/snapshots.h), before it proposes the snapshot:
 //   absl::StatusOr<SnapshotPool> pool = SnapshotPool::Create(memory, entry.id, mask, pool_blocks);
 // An owner, when it carries out the decision that cuts after s, before it publishes DONE(s):
-//   pool->SaveAtCut(tensor_steps, buffers);
+//   pool->SaveAtCut(memory, s, loss_scale);
 // and whenever it is about to mutate a block in a later step (or to store an import there), before it arms
 // its journal:
 //   if (!pool->Preserve(entry, block, live)) ...   // full: see SnapshotEntry::wait_when_full
@@ -26,7 +26,9 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "core/types.h"
 #include "runtime/control_page.h"
 #include "runtime/job_memory.h"
 #include "runtime/segment.h"
@@ -35,7 +37,10 @@ namespace sherd::server {
 
 class SnapshotPool {
  public:
-  // Bits of the mask: 0 for param, 1 + i for the optimizer's plane i (SnapshotEntry::plane_mask).
+  // Bits of the mask: 0 for param, 1 + i for the optimizer's plane i (SnapshotEntry::plane_mask); and this
+  // one for what trainers committed with the step (their blobs and scalars), which only a save wants.
+  static constexpr uint64_t kTrainerState = uint64_t{1} << 63;
+  static int PlanesIn(uint64_t plane_mask) { return __builtin_popcountll(plane_mask & ~kTrainerState); }
   static int64_t BytesFor(const runtime::JobMemory& memory, uint64_t plane_mask, int64_t pool_blocks);
 
   // Reserves the segment, with a few blocks to spare for those a death wastes. RESOURCE_EXHAUSTED names the
@@ -55,9 +60,9 @@ class SnapshotPool {
     return segment_.Populate(threads, cancel);
   }
 
-  // Keeps what is small whole: update counts per tensor and the buffers, as after the cut step. Sizes are the
-  // job's.
-  void SaveAtCut(const std::atomic<uint64_t>* tensor_steps, absl::Span<const char> buffers);
+  // Keeps what is small whole: update counts per tensor, the buffers, and what trainers committed, as after
+  // the cut step. `memory` is the job's; `loss_scale` is what the step's verdict left.
+  void SaveAtCut(const runtime::JobMemory& memory, Step step, const LossScale& loss_scale);
 
   // Keeps `block` as it is, if it is not kept yet. live[p] is the block in plane p of the job, or null where
   // the block has no such plane. `entry` is this snapshot's. False: no room (nothing was kept; the block must
@@ -72,9 +77,18 @@ class SnapshotPool {
   // What SaveAtCut kept.
   absl::Span<const uint64_t> tensor_steps() const;
   absl::Span<const char> buffers() const;
+  // Of rank 0's record of the cut step; empty before the first step. REQUIRES: kTrainerState in the mask.
+  absl::Span<const GroupScalars> groups() const;
+  const LossScale& loss_scale() const;
+  uint64_t updates() const;  // of the job: what its schedule counts
+  absl::string_view blob(Rank rank) const;
 
  private:
   struct Header;
+  struct TrainerState;
+  static int64_t BlobStride(const JobSpec& spec);
+  static int64_t TrainerBytes(const JobSpec& spec, uint64_t plane_mask);
+  TrainerState* trainers() const;
   explicit SnapshotPool(runtime::Segment segment);
   Header* header() const { return segment_.as<Header>(); }
   std::atomic<uint32_t>* index() const;

@@ -63,6 +63,11 @@ void SnapshotReader::Read(const TensorInfo& tensor, int plane, int64_t first, in
   pool_.Read(plane, memory_->plane(plane), tensor.blocks.begin * kBlockElements + first, count, out);
 }
 
+void SnapshotReader::ReadBlocks(int plane, BlockRange blocks, char* out) const {
+  pool_.Read(plane, memory_->plane(plane), blocks.begin * kBlockElements, blocks.size() * kBlockElements,
+             out);
+}
+
 absl::Status SnapshotReader::Check() {
   // What was copied before must have been copied before the entry is looked at: an owner that finds the entry
   // gone or full mutates without keeping the block.

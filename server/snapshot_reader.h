@@ -39,9 +39,14 @@ class SnapshotReader {
   // Elements [first, first + count) of a tensor, fp32, to `out` (any alignment). REQUIRES: HasPlane, the
   // tensor has the plane, and the range is in it.
   void Read(const TensorInfo& tensor, int plane, int64_t first, int64_t count, char* out) const;
+  // Whole blocks, counted from block 0 of the layout, padding included. REQUIRES: HasPlane, and the plane
+  // reaches so far.
+  void ReadBlocks(int plane, BlockRange blocks, char* out) const;
   // Updates of a tensor up to the snapshot; the bytes of a buffer.
   uint64_t UpdateCount(int tensor) const { return pool_.tensor_steps()[tensor]; }
   absl::Span<const char> buffers() const { return pool_.buffers(); }
+  // The rest of what was kept at the cut.
+  const SnapshotPool& pool() const { return pool_; }
 
   // OK if everything read before this call is of the snapshot; puts its expiry off. NOT_FOUND,
   // RESOURCE_EXHAUSTED as Open.

@@ -16,7 +16,7 @@ using runtime::JobMemory;
 using runtime::MutexLock;
 using runtime::SnapshotEntry;
 
-int64_t BlockBytes(uint64_t plane_mask) { return __builtin_popcountll(plane_mask) * kBlockElements * 4; }
+int64_t BlockBytes(uint64_t plane_mask) { return SnapshotPool::PlanesIn(plane_mask) * kBlockElements * 4; }
 
 bool HasToken(const SnapshotEntry& e, const std::string& token) {
   char padded[sizeof(e.token)] = {};
@@ -105,13 +105,15 @@ absl::StatusOr<uint64_t> Snapshots::Begin(JobMemory& memory, const SnapshotOptio
   free->used = 0;
   free->overflowed = 0;
   free->wait_when_full = options.wait_when_full;
+  free->not_before = options.after_step.value();
   free->idle_ns = absl::ToInt64Nanoseconds(options.idle_timeout);
   free->expires_ns = MonotonicNanos() + free->idle_ns;
   std::memset(free->token, 0, sizeof(free->token));
   std::memcpy(free->token, options.token.data(), std::min(options.token.size(), sizeof(free->token)));
   free->id.store(id, std::memory_order_release);
   control.proposals.snapshot.store(id, std::memory_order_release);
-  control.boundary.snapshot.store(id, std::memory_order_release);
+  // Between two steps it would only be passed over.
+  if (options.after_step.value() == 0) control.boundary.snapshot.store(id, std::memory_order_release);
   RingSlots(control);
   if (AnyTrainer(memory)) {
     // The pool is reserved already: touching it now only spares the steps the page faults.
@@ -130,6 +132,15 @@ absl::StatusOr<SnapshotState> Snapshots::Open(JobMemory& memory, const SnapshotO
     return absl::FailedPreconditionError(
         "the job has no values yet: rank 0 has not written the initial ones");
   }
+  if (options.after_step.value() != 0) {
+    const absl::StatusOr<StepId> done = memory.DoneByAll();
+    if (!done.ok()) return done.status();
+    if (done->step >= options.after_step) {
+      return absl::FailedPreconditionError(absl::StrCat("step ", options.after_step.value(),
+                                                        " is stored already: the job stands at step ",
+                                                        done->step.value()));
+    }
+  }
   {
     MutexLock lock(mu_);
     while (beginning_) {
@@ -145,6 +156,7 @@ absl::StatusOr<SnapshotState> Snapshots::Open(JobMemory& memory, const SnapshotO
     begun_.SignalAll();
   }
   if (!id.ok()) return id.status();
+  if (options.on_proposed) options.on_proposed();
   for (;;) {
     const uint32_t ticket = control.bell.Listen();
     SnapshotEntry* entry = FindSnapshot(control, *id);
@@ -155,6 +167,10 @@ absl::StatusOr<SnapshotState> Snapshots::Open(JobMemory& memory, const SnapshotO
     if (cut_plus_1 != 0 && done.ok() && done->step.value() + 1 >= cut_plus_1) {
       entry->expires_ns = MonotonicNanos() + entry->idle_ns;
       return StateOf(*entry);
+    }
+    if (options.cancelled && options.cancelled()) {
+      Release(memory, *id);
+      return absl::CancelledError("whoever wanted the snapshot has gone");
     }
     if (absl::Now() >= deadline) {
       const std::string who = WhoIsWaitedFor(memory);

@@ -12,6 +12,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -30,10 +31,17 @@
 namespace sherd::server {
 
 struct SnapshotOptions {
-  uint64_t plane_mask = 1;      // bit 0: param, bit 1 + i: the optimizer's plane i; not 0
+  uint64_t plane_mask = 1;      // of SnapshotPool; not 0
   int64_t pool_bytes = 0;       // 0: room for every block
   bool wait_when_full = false;  // false: the snapshot is lost when its pool is full
   absl::Duration idle_timeout = absl::Seconds(60);
+  // Not 0: cut after this step, which is in hand and must not have been decided. Nobody else's snapshot or
+  // pull, which may be cut earlier, changes that.
+  Step after_step;
+  // Called once all is ready and the cut cannot be missed any more: with after_step, before it has happened.
+  std::function<void()> on_proposed;
+  // Asked now and then while Open waits: true gives up.
+  std::function<bool()> cancelled;
   std::string token;  // 1..64 bytes; an open snapshot with this token is the answer
 };
 
@@ -53,8 +61,9 @@ class Snapshots {
   Snapshots() = default;
   ~Snapshots();
 
-  //   FAILED_PRECONDITION  the initial values are not whole yet
+  //   FAILED_PRECONDITION  the initial values are not whole yet; or after_step is stored already
   //   RESOURCE_EXHAUSTED   too many are open, or no room for the pool
+  //   CANCELLED            see above
   //   DEADLINE_EXCEEDED    says which owner had not come to a boundary; nothing is left behind
   absl::StatusOr<SnapshotState> Open(runtime::JobMemory& memory, const SnapshotOptions& options,
                                      absl::Time deadline);

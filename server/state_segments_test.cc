@@ -45,6 +45,7 @@ class StateSegmentsTest : public ::testing::Test {
       memory_->tensor_steps(Step(0))[t] = 10 + t;
     for (int64_t i = 0; i < runtime::BufferArea(memory_->spec()); ++i)
       buffers_.push_back(static_cast<char>('A' + i));
+    std::copy(buffers_.begin(), buffers_.end(), memory_->rank(Rank(0)).buffers(Step(0)).data());
   }
 
   static float ValueOf(int plane, int64_t i) { return static_cast<float>(plane * 100000 + i); }
@@ -57,7 +58,7 @@ class StateSegmentsTest : public ::testing::Test {
     pool_ = std::make_unique<SnapshotPool>(*std::move(pool));
     e.idle_ns = 1000000000;
     e.id = id;
-    pool_->SaveAtCut(memory_->tensor_steps(Step(0)), buffers_);
+    pool_->SaveAtCut(*memory_, Step(0), loss_scale_);
     e.cut_plus_1 = 1;
     return e;
   }
@@ -83,6 +84,7 @@ class StateSegmentsTest : public ::testing::Test {
   std::unique_ptr<JobMemory> memory_;
   std::unique_ptr<SnapshotPool> pool_;
   std::string buffers_;
+  LossScale loss_scale_;
 };
 
 TEST_F(StateSegmentsTest, ReaderSeesTheCutWhileBlocksChange) {
@@ -108,6 +110,24 @@ TEST_F(StateSegmentsTest, ReaderSeesTheCutWhileBlocksChange) {
   } while (!stop);
   owner.join();
   EXPECT_EQ(e.used, memory_->trainable_blocks());
+}
+
+TEST_F(StateSegmentsTest, WhatTrainersCommittedIsKeptForASave) {
+  TrainerStep record;
+  loss_scale_.scale = 512, loss_scale_.i = 7;
+  record.groups = {GroupScalars{}};
+  record.groups[0][kLr] = 0.25;
+  ASSERT_TRUE(memory_->rank(Rank(0)).PublishStep(record, "sampler and generator").ok());
+  Cut(5, 8, 7 | SnapshotPool::kTrainerState);
+  auto reader = SnapshotReader::Open(memory_.get(), 5);
+  ASSERT_TRUE(reader.ok()) << reader.status();
+  record.id = StepId{Step(2), 0};
+  ASSERT_TRUE(memory_->rank(Rank(0)).PublishStep(record, "two steps later").ok());
+  EXPECT_EQ((*reader)->pool().blob(Rank(0)), "sampler and generator");
+  ASSERT_EQ((*reader)->pool().groups().size(), 1u);
+  EXPECT_EQ((*reader)->pool().groups()[0][kLr], 0.25);
+  EXPECT_EQ((*reader)->pool().loss_scale(), loss_scale_);
+  EXPECT_TRUE((*reader)->HasPlane(2));
 }
 
 TEST_F(StateSegmentsTest, OverflowAndReleaseAreSeenByTheReader) {

@@ -18,6 +18,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "absl/time/clock.h"
+#include "client/cli/checkpoint.h"
 #include "client/cli/context.h"
 #include "client/cli/inspect.h"
 #include "client/cli/interrupts.h"
@@ -57,6 +58,8 @@ struct Flags {
   std::string push_path;
   PushChoice push;
   bool push_optimizer = false, push_weights = false;
+  SaveOptions save;
+  RestoreCommandOptions restore;
   int servers = 0;
   PlanOptions plan;
 };
@@ -118,10 +121,10 @@ void Declare(CLI::App& app, Flags& f, std::map<std::string, Command>& commands) 
       "unix:PATH or HOST:PORT of a server, or several with commas. Default: SHERD_ENDPOINT, else the "
       "only job on this host");
   app.add_flag("--json", f.globals.json, "Write one JSON document");
-  app.add_option(
-      "--timeout", f.globals.timeout,
-      "Most time for all of it, in seconds or like 500ms, 2m. Default: 30 s; resize 5 m; pull, push and "
-      "top none");
+  app.add_option("--timeout", f.globals.timeout,
+                 "Most time for all of it, in seconds or like 500ms, 2m. Default: 30 s; resize 5 m; pull, "
+                 "push, save, restore and "
+                 "top none");
   app.require_subcommand(1);
   app.fallthrough();
   DeclareRun(app, f.run);
@@ -172,6 +175,24 @@ void Declare(CLI::App& app, Flags& f, std::map<std::string, Command>& commands) 
   commands["push"] = {absl::InfiniteDuration(),
                       [&f](Context& c) { return PushCommand(c, f.push_path, f.push); }};
 
+  CLI::App* save = app.add_subcommand("save", "All state at one step into a directory; training goes on");
+  save->add_option("directory", f.save.directory, "Gets a folder for each checkpoint, and `latest`")
+      ->required();
+  save->add_option("--tag", f.save.tag, "Name of the checkpoint. Default: step-<step>");
+  save->add_option("--keep", f.save.keep, "Remove the oldest checkpoints there beyond so many")
+      ->check(CLI::Range(1, 1000000));
+  save->add_option("--rate", f.rate, "Most bytes written in a second, like 100M. Default: no limit");
+  commands["save"] = {absl::InfiniteDuration(), [&f](Context& c) { return SaveCommand(c, f.save); }};
+
+  CLI::App* restore =
+      app.add_subcommand("restore", "A checkpoint's values into a running job, between two steps");
+  restore->add_option("directory", f.restore.directory, "As given to save")->required();
+  restore->add_option("--tag", f.restore.tag, "Default: the newest that is whole");
+  restore->add_flag("--weights-only", f.restore.weights_only, "Leave the optimizer's state alone");
+  restore->add_flag("--partial", f.restore.partial,
+                    "Tensors that agree in name and shape; report the others");
+  commands["restore"] = {absl::InfiniteDuration(), [&f](Context& c) { return RestoreCommand(c, f.restore); }};
+
   CLI::App* resize = app.add_subcommand("resize", "Another number of shard servers, while training goes on");
   resize->add_option("--servers", f.servers, "Servers afterwards")
       ->required()
@@ -217,6 +238,7 @@ absl::Status Finish(Flags& f) {
     return absl::OkStatus();
   };
   if (absl::Status status = bytes("--rate", f.rate, 64 << 10, &f.pull.rate); !status.ok()) return status;
+  f.save.rate_bytes_per_second = f.pull.rate;
   return bytes("--max-shard-bytes", f.max_shard_bytes, 1, &f.pull.max_shard_bytes);
 }
 

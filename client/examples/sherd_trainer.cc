@@ -10,6 +10,8 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/time/time.h"
 #include "client/examples/optimizer_choice.h"
 #include "client/examples/torch_errors.h"
 #include "client/examples/weights.h"
@@ -30,13 +32,40 @@ std::vector<sherd::torch::ParamGroup> Groups(const Gpt& model, const TrainOption
   return groups;
 }
 
+// What was restored, for people; on rank 0.
+void TellRestored(const v1::RestoreReport& r) {
+  absl::FPrintF(
+      stderr,
+      "train_gpt: restored step %d from %s (saved by %d trainers, in %d parts): %d tensors, %.1f MB in "
+      "%.2f s\n",
+      r.step(), r.path(), r.world_size(), r.servers(), r.matched_size(), r.bytes() / 1e6,
+      r.duration().seconds() + r.duration().nanos() * 1e-9);
+  const auto list = [](const char* what, const auto& names) {
+    if (!names.empty()) absl::FPrintF(stderr, "train_gpt: %s: %s\n", what, absl::StrJoin(names, ", "));
+  };
+  list("not in the checkpoint, begin with initial values", r.missing());
+  list("in the checkpoint and not in this model", r.extra());
+  list("of another shape, begin with initial values", r.mismatched());
+}
+
 class SherdTrainer : public Trainer {
  public:
   SherdTrainer(std::unique_ptr<Session> session, std::unique_ptr<sherd::torch::ZeroOptimizer> zero,
-               std::shared_ptr<Gpt> model, const SamplerState& sampler)
-      : session_(std::move(session)), zero_(std::move(zero)), model_(std::move(model)), sampler_(sampler) {}
+               std::shared_ptr<Gpt> model, const SamplerState& sampler, const TrainOptions& options)
+      : session_(std::move(session)),
+        zero_(std::move(zero)),
+        model_(std::move(model)),
+        sampler_(sampler),
+        steps_(options.steps),
+        save_every_(options.save_every) {
+    save_.directory = options.save_checkpoint;
+    save_.keep = options.keep;
+  }
 
-  ~SherdTrainer() override { zero_->Detach(finished_).IgnoreError(); }
+  ~SherdTrainer() override {
+    AwaitSave().IgnoreError();
+    zero_->Detach(finished_).IgnoreError();
+  }
 
   int rank() const override { return session_->rank(); }
 
@@ -44,8 +73,18 @@ class SherdTrainer : public Trainer {
     const Batch batch = zero_->Begin();
     if (!batch.status.ok()) return batch.status;
     finished_ = !batch.more;
-    if (finished_) return std::optional<Batch>();
+    if (finished_) {
+      if (absl::Status saved = AwaitSave(); !saved.ok()) return saved;
+      return std::optional<Batch>();
+    }
     sampler_.step = batch.step;
+    const bool last = batch.step == steps_;
+    if (!save_.directory.empty() && rank() == 0 && batch.micro == 0 &&
+        (last || (save_every_ > 0 && batch.step % save_every_ == 0))) {
+      // Every checkpoint that was asked for is made: the one before must be whole first.
+      TellSave(AwaitSave());
+      pending_ = zero_->SaveWithStep(save_);
+    }
     return std::optional<Batch>(batch);
   }
 
@@ -60,10 +99,28 @@ class SherdTrainer : public Trainer {
   absl::Status Save(const std::string& path) override { return SaveWeights(*model_, path); }
 
  private:
+  // The checkpoint that is being written, if there is one.
+  absl::Status AwaitSave() {
+    if (pending_ == nullptr) return absl::OkStatus();
+    const absl::StatusOr<SavedAs> saved = std::exchange(pending_, nullptr)->Wait();
+    if (saved.ok()) {
+      absl::FPrintF(stderr, "train_gpt: saved step %d as %s (%.1f MB in %.2f s)\n", saved->step, saved->path,
+                    saved->bytes / 1e6, absl::ToDoubleSeconds(saved->duration));
+    }
+    return saved.status();
+  }
+  // Training is worth more than a checkpoint: only that of the last step may fail it.
+  static void TellSave(const absl::Status& status) {
+    if (!status.ok()) absl::FPrintF(stderr, "train_gpt: not saved: %s\n", status.message());
+  }
+
   const std::unique_ptr<Session> session_;
   const std::unique_ptr<sherd::torch::ZeroOptimizer> zero_;
   const std::shared_ptr<Gpt> model_;
   SamplerState sampler_;
+  const uint64_t steps_, save_every_;
+  SaveOptions save_;
+  std::shared_ptr<PendingSave> pending_;
   bool finished_ = false;
 };
 
@@ -80,6 +137,7 @@ absl::StatusOr<std::unique_ptr<Trainer>> MakeSherdTrainer(const std::string& end
   }
   SessionOptions where = SessionOptions::FromEnvironment();
   where.endpoints = endpoint;
+  where.restore = {options.restore, options.restore_tag, options.weights_only, options.partial};
   absl::StatusOr<std::unique_ptr<Session>> session = Session::Connect(std::move(where));
   if (!session.ok()) return session.status();
   ZeroOptions how;
@@ -98,12 +156,14 @@ absl::StatusOr<std::unique_ptr<Trainer>> MakeSherdTrainer(const std::string& end
   absl::StatusOr<std::optional<Schedule>> schedule = ChooseSchedule(options, options.steps);
   if (!schedule.ok()) return schedule.status();
   if (schedule->has_value()) (*zero)->SetSchedule(**std::move(schedule));
+  if (!(*session)->restored().path().empty()) TellRestored((*session)->restored());
   if (!(*zero)->blob().empty()) {
     const absl::StatusOr<SamplerState> saved = SamplerState::Parse((*zero)->blob());
     if (!saved.ok()) return saved.status();
     if (absl::Status same = CheckResume(*saved, sampler); !same.ok()) return same;
   }
-  return std::make_unique<SherdTrainer>(*std::move(session), *std::move(zero), std::move(model), sampler);
+  return std::make_unique<SherdTrainer>(*std::move(session), *std::move(zero), std::move(model), sampler,
+                                        options);
 }
 
 }  // namespace sherd::examples

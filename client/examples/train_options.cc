@@ -76,6 +76,25 @@ absl::StatusOr<std::optional<TrainOptions>> ParseTrainOptions(int argc, const ch
                "round updated 16-bit parameters by chance, right in the mean, not to the nearest");
   app.add_option("--json", options.json, "write one JSON object a step to this file");
   app.add_option("--save", options.save, "write the weights to this safetensors file at the end");
+  CLI::Option* save_checkpoint = app.add_option(
+      "--save-checkpoint", options.save_checkpoint,
+      "let the servers save all state into this directory, while training goes on; after the last step at "
+      "least");
+  app.add_option("--save-every", options.save_every, "steps between checkpoints; 0: only after the last step")
+      ->check(NotNegative)
+      ->needs(save_checkpoint);
+  app.add_option("--keep", options.keep, "checkpoints to keep in the directory; 0: all")
+      ->check(in(0, 1000000))
+      ->needs(save_checkpoint);
+  CLI::Option* restore = app.add_option("--restore", options.restore,
+                                        "begin as the newest checkpoint in this directory ends, at any size");
+  app.add_option("--restore-tag", options.restore_tag, "that checkpoint instead of the newest")
+      ->needs(restore);
+  app.add_flag("--weights-only", options.weights_only, "restore parameters alone, and begin at step 0")
+      ->needs(restore);
+  app.add_flag("--partial", options.partial,
+               "restore the tensors that agree in name and shape; others begin with initial values")
+      ->needs(restore);
   CLI::Option* save_optimizer = app.add_flag(
       "--save-optimizer", options.save_optimizer,
       "with --reference: the optimizer's planes too, named as `sherd pull --with-optimizer` names them");
@@ -85,8 +104,11 @@ absl::StatusOr<std::optional<TrainOptions>> ParseTrainOptions(int argc, const ch
   app.add_option("--generate", options.generate, "print this many bytes of the model's own at the end")
       ->check(in(0, 1 << 20))
       ->capture_default_str();
-  save_optimizer->needs(
-      app.add_flag("--reference", options.reference, "one process, libtorch's own optimizer, no Sherd"));
+  CLI::Option* reference =
+      app.add_flag("--reference", options.reference, "one process, libtorch's own optimizer, no Sherd");
+  save_optimizer->needs(reference);
+  save_checkpoint->excludes(reference);
+  restore->excludes(reference);
   try {
     app.parse(argc, const_cast<char**>(argv));
   } catch (const CLI::Success& asked) {

@@ -32,12 +32,18 @@ struct TrainOptions : OptimizerChoice {
   std::optional<LossScaleSpec> loss_scale;  // unset: dynamic for fp16, else none
   bool stochastic_rounding = false;
   bool reference = false;
-  uint64_t eval_every = 0;      // steps between held-out losses; 0: only at the end
-  int64_t generate = 0;         // bytes to print at the end
-  std::string json;             // step log; empty: none
-  std::string save;             // safetensors file; empty: none
-  bool save_optimizer = false;  // with `reference`: the optimizer's planes too
-  std::set<std::string> given;  // flags that stood on the command line, by their first name
+  uint64_t eval_every = 0;                     // steps between held-out losses; 0: only at the end
+  int64_t generate = 0;                        // bytes to print at the end
+  std::string json;                            // step log; empty: none
+  std::string save;                            // safetensors file; empty: none
+  std::string save_checkpoint;                 // directory; empty: none
+  uint64_t save_every = 0;                     // steps between checkpoints; 0: only after the last
+  int keep = 0;                                // checkpoints kept in save_checkpoint; 0: all
+  std::string restore;                         // directory of checkpoints to begin from; empty: none
+  std::string restore_tag;                     // empty: the newest
+  bool weights_only = false, partial = false;  // of the restore
+  bool save_optimizer = false;                 // with `reference`: the optimizer's planes too
+  std::set<std::string> given;                 // flags that stood on the command line, by their first name
 };
 
 // Nothing when --help was asked for (and printed to stdout). kInvalidArgument: one line for a person, to be

@@ -361,6 +361,17 @@ absl::Status JobClient::Pull(const v1::PullRequest& request, absl::Time deadline
                                       deadline, receive);
 }
 
+absl::Status JobClient::Save(const v1::SaveRequest& request, absl::Time deadline,
+                             Receive<v1::SaveProgress> receive) {
+  return impl_->FromServer<v1::SaveProgress>(&Server::checkpoint, &v1::CheckpointService::Stub::Save, request,
+                                             deadline, receive);
+}
+absl::StatusOr<v1::RestoreResponse> JobClient::Restore(const v1::RestoreRequest& request,
+                                                       absl::Time deadline) {
+  return impl_->Unary<v1::RestoreResponse>(&Server::checkpoint, &v1::CheckpointService::Stub::Restore,
+                                           request, deadline);
+}
+
 absl::StatusOr<v1::WriteTensorResponse> JobClient::WriteTensor(Send<v1::WriteTensorRequest> next,
                                                                absl::Time deadline) {
   return impl_->ToServer<v1::WriteTensorResponse>(&Server::shard, &v1::ShardService::Stub::WriteTensor,

@@ -75,6 +75,8 @@ class JobClient {
   absl::StatusOr<v1::ListSnapshotsResponse> ListSnapshots(const v1::ListSnapshotsRequest& request,
                                                           absl::Time deadline);
 
+  absl::StatusOr<v1::RestoreResponse> Restore(const v1::RestoreRequest& request, absl::Time deadline);
+
   // Streams from the server: `receive` gets each message, in order; an error from it ends the call and is its
   // result. OK at the stream's end.
   template <typename Message>
@@ -89,6 +91,7 @@ class JobClient {
   absl::Status TensorStats(const v1::TensorStatsRequest& request, absl::Time deadline,
                            Receive<v1::TensorStat> receive);
   absl::Status Pull(const v1::PullRequest& request, absl::Time deadline, Receive<v1::Chunk> receive);
+  absl::Status Save(const v1::SaveRequest& request, absl::Time deadline, Receive<v1::SaveProgress> receive);
 
   // Streams to the server: `next` fills one message after the other and returns false, leaving the message
   // alone, after the last; an error from it ends the call without a commit and is its result.

@@ -14,6 +14,7 @@
 #include "absl/strings/str_join.h"
 #include "client/step_writer.h"
 #include "client/torch/gradient_outbox.h"
+#include "client/torch/shared_buffers.h"
 #include "client/torch/shared_parameters.h"
 #include "client/torch/tensor_checks.h"
 #include "core/layout.h"
@@ -44,6 +45,7 @@ class ZeroOptimizer::Impl {
   std::string committed_packed_;  // with what PackBlob adds
   std::unique_ptr<client::StepWriter> writer_;
   std::unique_ptr<GradientOutbox> outbox_;
+  std::shared_ptr<PendingSave> save_;  // to be cut by the step in hand
 
  private:
   absl::StatusOr<JobSpec> MakeSpec(const NamedTensors& parameters, const std::vector<ParamGroup>& groups,
@@ -53,13 +55,11 @@ class ZeroOptimizer::Impl {
   // The blob of a STEP record: what the outbox expects, then the user's.
   std::string PackBlob() const { return absl::StrCat(outbox_->PackExpected(), next_blob_); }
   absl::Status UnpackBlob(absl::string_view packed);
-  void CopyBuffers(sherd::Step step);
   bool delivering() const { return options_.stage() >= 2 || micro_ + 1 == options_.accumulation(); }
   double ScaleOf(const SampleRange& samples) const;
 
   std::vector<SharedParameter> params_;
-  std::vector<std::pair<std::string, at::Tensor>> buffers_;
-  std::vector<int64_t> buffer_offsets_;
+  SharedBuffers buffers_;
   std::vector<uint64_t> imports_;
   int micro_ = 0;
   bool begun_ = false;   // Begin was called and Step was not
@@ -128,16 +128,7 @@ absl::StatusOr<JobSpec> ZeroOptimizer::Impl::MakeSpec(const NamedTensors& parame
     nominal_ = static_cast<double>((options_.global_batch() + shares - 1) / shares);
   }
   spec.nominal_samples = nominal_;
-  for (const auto& item : buffers) {
-    const char* type = SafetensorsType(item.value().scalar_type());
-    if (type == nullptr || !item.value().device().is_cpu()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("buffer ", item.key(), " is ", c10::toString(item.value().scalar_type()), " on ",
-                       item.value().device().str(), ", which can not be carried"));
-    }
-    spec.buffers.push_back({item.key(), item.value().sizes().vec(), type});
-    buffers_.emplace_back(item.key(), item.value());
-  }
+  if (absl::Status declared = buffers_.Declare(buffers, &spec); !declared.ok()) return declared;
   return spec;
 }
 
@@ -176,9 +167,6 @@ absl::Status ZeroOptimizer::Impl::Init(const NamedTensors& parameters, const std
     tensors.push_back(p.tensor);
   }
   outbox_ = std::make_unique<GradientOutbox>(layout, names, tensors);
-  for (size_t b = 0; b < buffers_.size(); ++b) {
-    buffer_offsets_.push_back(runtime::BufferOffset(session_.memory().spec(), static_cast<int>(b)));
-  }
   status = PlaceInSharedMemory();
   if (!status.ok()) return status;
   client::StepWriter::Options how;
@@ -198,22 +186,18 @@ absl::Status ZeroOptimizer::Impl::Init(const NamedTensors& parameters, const std
   if (writer_->loss_scale().floor != 0) {
     ended_ = absl::FailedPreconditionError(FloorMessage(writer_->loss_scale()));
   }
-  if (start->next.step.value() > 1) {  // running statistics as they were committed
-    const absl::Span<char> saved =
-        session_.memory().rank(Rank(0)).buffers(sherd::Step(start->next.step.value() - 1));
-    for (size_t b = 0; b < buffers_.size(); ++b) {
-      at::Tensor& t = buffers_[b].second;
-      t.copy_(at::from_blob(saved.data() + buffer_offsets_[b], t.sizes(), t.scalar_type()));
-    }
-  }
+  if (const uint64_t next = start->next.step.value(); next > 1 || session_.restoring())
+    buffers_.Take(session_.memory(), sherd::Step(next - 1));  // running statistics as they were committed
   outbox_->Open(writer_.get(), session_.shared_memory());
   return absl::OkStatus();
 }
 
 absl::Status ZeroOptimizer::Impl::PlaceInSharedMemory() {
   if (session_.must_initialise()) {
-    if (absl::Status written = WriteInitialValues(session_, params_); !written.ok()) return written;
-    CopyBuffers(sherd::Step(0));
+    if (!session_.restoring() || session_.restoring_partially()) {
+      if (absl::Status written = WriteInitialValues(session_, params_); !written.ok()) return written;
+    }
+    buffers_.Publish(session_.memory(), sherd::Step(session_.attached_step()));
     if (absl::Status committed = session_.CommitInitial(); !committed.ok()) return committed;
   } else if (absl::Status waited = session_.WaitInitialized(); !waited.ok()) {
     return waited;
@@ -261,16 +245,6 @@ absl::Status ZeroOptimizer::Impl::UnpackBlob(absl::string_view packed) {
   return status;
 }
 
-void ZeroOptimizer::Impl::CopyBuffers(sherd::Step step) {
-  if (session_.rank() != 0 || buffers_.empty()) return;
-  const absl::Span<char> to = session_.memory().rank(Rank(0)).buffers(step);
-  for (size_t b = 0; b < buffers_.size(); ++b) {
-    const at::Tensor whole = buffers_[b].second.detach().contiguous();
-    std::memcpy(to.data() + runtime::BufferOffset(session_.memory().spec(), static_cast<int>(b)),
-                whole.data_ptr(), whole.nbytes());
-  }
-}
-
 absl::StatusOr<StepInfo> ZeroOptimizer::Impl::Step(const at::Tensor& loss) {
   if (!begun_) return absl::FailedPreconditionError("Step without Begin");
   if (!outbox_->error().ok()) return outbox_->error();
@@ -300,9 +274,14 @@ absl::StatusOr<StepInfo> ZeroOptimizer::Impl::Step(const at::Tensor& loss) {
   if (schedule_.has_value()) schedule_->SetRates(session_.memory().updates(before), &record.groups);
   record.has_grad = outbox_->has_grad();
   record.imports = imports_;
-  CopyBuffers(writer_->current().step);
+  if (session_.rank() == 0) buffers_.Publish(session_.memory(), writer_->current().step);
   const std::string packed = PackBlob();
   info.loss_scale = writer_->loss_scale().scale;
+  if (save_ != nullptr) {
+    // Its error is told by its own Wait.
+    save_->WaitCut().IgnoreError();
+    save_.reset();
+  }
   absl::StatusOr<Verdict> verdict = writer_->Finish(record, packed);
   if (!verdict.ok()) return verdict.status();
   micro_ = 0;
@@ -426,6 +405,14 @@ void ZeroOptimizer::SetBlob(std::string blob) { impl_->next_blob_ = std::move(bl
 const std::string& ZeroOptimizer::blob() const { return impl_->committed_blob_; }
 absl::Status ZeroOptimizer::Write(const std::string& name, const at::Tensor& value) {
   return Guarded<absl::Status>([&] { return impl_->Write(name, value); });
+}
+std::shared_ptr<PendingSave> ZeroOptimizer::Save(const SaveOptions& options) {
+  std::shared_ptr<PendingSave> save = impl_->session_.StartSave(options, 0);
+  save->WaitCut().IgnoreError();
+  return save;
+}
+std::shared_ptr<PendingSave> ZeroOptimizer::SaveWithStep(const SaveOptions& options) {
+  return impl_->save_ = impl_->session_.StartSave(options, impl_->writer_->current().step.value());
 }
 absl::Status ZeroOptimizer::Detach(bool finished) { return impl_->session_.Detach(finished); }
 

@@ -59,6 +59,7 @@ class ZeroOptimizer {
   //   INVALID_ARGUMENT     a parameter that is not fp32, bf16 or fp16 on the CPU, or of another 16-bit type
   //                        than the computation, a stage outside 0..2, accumulation < 1
   //   FAILED_PRECONDITION  the job was started with another model or configuration
+  // With SessionOptions::restore the job's values are a checkpoint's instead of rank 0's.
   static absl::StatusOr<std::unique_ptr<ZeroOptimizer>> Create(Session& session,
                                                                const NamedTensors& parameters,
                                                                const OptimizerOptions& optimizer,
@@ -110,6 +111,14 @@ class ZeroOptimizer {
   // Replaces a parameter's value with the next step, after its update; every rank sees it when Step returns.
   //   NOT_FOUND, INVALID_ARGUMENT  no such parameter, or another shape
   absl::Status Write(const std::string& name, const at::Tensor& value);
+
+  // Lets the servers save the job's state into a directory while training goes on. On one rank. The result is
+  // asked by Wait, which must have returned before this object goes.
+  //   Save          the last whole step, also in the middle of an accumulation. Returns when its state is cut
+  //   SaveWithStep  between Begin and the end of a step: as it will be after that step. What the servers must
+  //                 prepare goes on beside this rank's backward; Step() waits for it only if it is late
+  std::shared_ptr<PendingSave> Save(const SaveOptions& options);
+  std::shared_ptr<PendingSave> SaveWithStep(const SaveOptions& options);
 
   // Leaves the job; the parameters stay readable as they are. `finished`: training is complete. Also done by
   // the session's end.

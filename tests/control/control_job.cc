@@ -136,18 +136,60 @@ v1::AttachRequest ControlJob::AttachRequest() const {
   return request;
 }
 
-v1::AttachResponse ControlJob::Attach(const std::string& id) {
+grpc::Status ControlJob::TryAttach(const v1::AttachRequest& request, const std::string& id,
+                                   v1::AttachResponse* response) {
   grpc::ClientContext context;
   Prepare(&context);
-  v1::AttachResponse response;
-  const grpc::Status s = Stub<v1::ShardService>(id)->Attach(&context, AttachRequest(), &response);
-  EXPECT_TRUE(s.ok()) << s.error_message();
-  if (!s.ok()) return response;
-  incarnation_ = response.incarnation();
+  const grpc::Status s = Stub<v1::ShardService>(id)->Attach(&context, request, response);
+  if (!s.ok()) return s;
+  incarnation_ = response->incarnation();
   auto memory = runtime::JobMemory::Open(&dir_, spec_, runtime::JobMemory::Role::kTrainer);
   EXPECT_TRUE(memory.ok()) << memory.status();
   memory_ = *std::move(memory);
+  return s;
+}
+
+v1::AttachResponse ControlJob::Attach(const std::string& id) {
+  v1::AttachResponse response;
+  const grpc::Status s = TryAttach(AttachRequest(), id, &response);
+  EXPECT_TRUE(s.ok()) << s.error_message();
   return response;
+}
+
+v1::AttachResponse ControlJob::AttachFrom(const v1::RestoreFrom& from, const std::string& id) {
+  v1::AttachRequest request = AttachRequest();
+  *request.mutable_restore() = from;
+  v1::AttachResponse response;
+  const grpc::Status s = TryAttach(request, id, &response);
+  EXPECT_TRUE(s.ok()) << s.error_message();
+  return response;
+}
+
+grpc::Status ControlJob::TryAttachFrom(const v1::RestoreFrom& from, const std::string& id) {
+  v1::AttachRequest request = AttachRequest();
+  *request.mutable_restore() = from;
+  v1::AttachResponse response;
+  return TryAttach(request, id, &response);
+}
+
+grpc::Status ControlJob::TryBegin(const std::string& id) {
+  grpc::ClientContext context;
+  Prepare(&context);
+  v1::CommitInitialRequest request;
+  request.set_job("ctl");
+  request.set_incarnation(incarnation_);
+  request.set_token("init");
+  v1::CommitInitialResponse response;
+  const grpc::Status s = Stub<v1::ShardService>(id)->CommitInitial(&context, request, &response);
+  if (!s.ok()) return s;
+  writer_ = std::make_unique<client::StepWriter>(memory_.get(), Rank(0), client::StepWriter::Options{});
+  EXPECT_TRUE(writer_->Resume().ok());
+  return s;
+}
+
+void ControlJob::Begin(const std::string& id) {
+  const grpc::Status s = TryBegin(id);
+  EXPECT_TRUE(s.ok()) << s.error_message();
 }
 
 void ControlJob::Initialise(const std::string& id) {
@@ -160,17 +202,7 @@ void ControlJob::Initialise(const std::string& id) {
   }
   const float mean[3] = {1, 2, 3};
   std::memcpy(memory_->rank(Rank(0)).buffers(sherd::Step(0)).data(), mean, sizeof(mean));
-  grpc::ClientContext context;
-  Prepare(&context);
-  v1::CommitInitialRequest request;
-  request.set_job("ctl");
-  request.set_incarnation(incarnation_);
-  request.set_token("init");
-  v1::CommitInitialResponse response;
-  const grpc::Status s = Stub<v1::ShardService>(id)->CommitInitial(&context, request, &response);
-  ASSERT_TRUE(s.ok()) << s.error_message();
-  writer_ = std::make_unique<client::StepWriter>(memory_.get(), Rank(0), client::StepWriter::Options{});
-  ASSERT_TRUE(writer_->Resume().ok());
+  Begin(id);
 }
 
 void ControlJob::Detach(const std::string& id) {

@@ -60,6 +60,11 @@ class ControlJob {
   v1::AttachRequest AttachRequest() const;
   // As rank 0 through server `id`; maps the memory.
   v1::AttachResponse Attach(const std::string& id = "s0");
+  // The same for a job that begins from a checkpoint, then Begin in place of Initialise.
+  v1::AttachResponse AttachFrom(const v1::RestoreFrom& from, const std::string& id = "s0");
+  grpc::Status TryAttachFrom(const v1::RestoreFrom& from, const std::string& id = "s0");
+  void Begin(const std::string& id = "s0");
+  grpc::Status TryBegin(const std::string& id = "s0");
   // Parameter element i of the layout is i * 0.001.
   void Initialise(const std::string& id = "s0");
   void Detach(const std::string& id = "s0");
@@ -74,6 +79,8 @@ class ControlJob {
   int Files(const std::string& prefix) const;
 
  private:
+  grpc::Status TryAttach(const v1::AttachRequest& request, const std::string& id,
+                         v1::AttachResponse* response);
   const JobSpec spec_;
   runtime::TestRoot root_{"/dev/shm"};
   runtime::TestRoot logs_;

@@ -1,0 +1,272 @@
+#include "server/restore_operation.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/cleanup/cleanup.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "core/partition.h"
+#include "kernels/convert.h"
+#include "proto/convert.h"
+#include "proto/sherd/v1/checkpoint.grpc.pb.h"
+#include "proto/status.h"
+#include "runtime/kernel_types.h"
+#include "server/checkpoint_manifest.h"
+#include "server/checkpoint_part.h"
+#include "server/import_segment.h"
+#include "server/import_sweeper.h"
+#include "server/restore_plan.h"
+#include "server/slot_crew.h"
+
+namespace sherd::server {
+namespace {
+
+using runtime::JobMemory;
+
+absl::StatusOr<RestorePlan> MakePlan(const JobMemory& memory, const v1::RestoreFrom& from) {
+  absl::StatusOr<SavedCheckpoint> saved = OpenCheckpoint(from.directory(), from.tag());
+  if (!saved.ok()) return saved.status();
+  return RestorePlan::Create(*std::move(saved), memory.spec(), from);
+}
+
+// Lets every server read its part. `from` has a tag.
+absl::StatusOr<int64_t> ReadParts(ServiceContext* context, Coordinator* coordinator, JobMemory& memory,
+                                  const v1::RestoreFrom& from, uint64_t import_id, absl::Time deadline) {
+  const std::optional<runtime::Assignment> owners = memory.control().Newest();
+  if (!owners.has_value()) return absl::UnavailableError("the job has no owners yet: repeat the call");
+  const int servers = owners->servers;
+  std::atomic<int64_t> bytes{0};
+  const auto request_for = [&](Slot slot) {
+    v1::ReadPartRequest request;
+    request.set_job(context->job());
+    *request.mutable_from() = from;
+    request.set_slot(slot.value());
+    request.set_servers(servers);
+    request.set_import_id(import_id);
+    return request;
+  };
+  SlotCrew crew(context, coordinator, servers);
+  SlotWork work;
+  // A server that is only slow must not write into planes that are in use by then; into an import it may.
+  work.stand_in = import_id != 0;
+  work.remote = [&](Slot slot, int, SlotWork::Stub& stub, grpc::ClientContext* client) {
+    v1::ReadPartResponse response;
+    const absl::Status s = FromGrpc(stub.ReadPart(client, request_for(slot), &response));
+    if (s.ok()) bytes += response.bytes();
+    return s;
+  };
+  work.local = [&](Slot slot, int) {
+    const absl::StatusOr<v1::ReadPartResponse> response =
+        ReadPartHere(context, request_for(slot), [&] { return !crew.stopping(); });
+    if (response.ok()) bytes += response->bytes();
+    return response.status();
+  };
+  if (absl::Status s = crew.Run(work, deadline); !s.ok()) return s;
+  return bytes.load();
+}
+
+// Buffers that both jobs have alike, into the area that `to` is.
+void CopyBuffers(const JobSpec& saved, const CheckpointState& state, const JobSpec& job,
+                 absl::Span<char> to) {
+  for (size_t b = 0; b < job.buffers.size(); ++b) {
+    const auto same = std::find(saved.buffers.begin(), saved.buffers.end(), job.buffers[b]);
+    if (same == saved.buffers.end()) continue;
+    const int from = static_cast<int>(same - saved.buffers.begin());
+    std::memcpy(to.data() + runtime::BufferOffset(job, static_cast<int>(b)),
+                state.buffers.data() + runtime::BufferOffset(saved, from), BufferBytes(*same));
+  }
+}
+
+LossScale LossScaleOf(const v1::CheckpointManifest& manifest) {
+  const v1::CheckpointManifest::LossScaleState& from = manifest.loss_scale();
+  LossScale scale;
+  scale.scale = from.scale();
+  scale.last = from.last();
+  scale.i = from.i();
+  scale.skipped = from.skipped();
+  scale.credit = from.credit();
+  scale.floor = from.floor();
+  return scale;
+}
+
+// What trainers committed with the checkpoint's step, as the records of that step in this job.
+absl::Status PublishTrainers(const RestorePlan& plan, const CheckpointState& state, JobMemory& memory,
+                             Step step) {
+  const SavedCheckpoint& saved = plan.saved();
+  const JobSpec& spec = memory.spec();
+  CopyBuffers(saved.spec, state, spec, memory.rank(Rank(0)).buffers(step));
+  if (plan.weights_only()) return absl::OkStatus();
+  TrainerStep record;
+  record.id = StepId{step, 0};
+  Verdict verdict;  // of that step, as far as anybody looks at it
+  verdict.id = record.id;
+  verdict.loss_scale = LossScaleOf(saved.manifest);
+  if (saved.spec.loss_scale != spec.loss_scale) {
+    // A job that scales its losses otherwise begins with its own scale; what was counted goes on.
+    const LossScale before = verdict.loss_scale;
+    verdict.loss_scale = FirstLossScale(spec.loss_scale);
+    verdict.loss_scale.i = before.i;
+    verdict.loss_scale.last = before.i - 1;
+    verdict.loss_scale.skipped = before.skipped;
+  }
+  record.loss_scale = verdict.loss_scale;
+  absl::StatusOr<runtime::OwnerRecords*> first = memory.owner(Slot(0));
+  if (!first.ok()) return first.status();
+  (*first)->WriteVerdict(verdict);
+  for (const v1::CheckpointManifest::Group& g : saved.manifest.groups()) {
+    if (static_cast<int>(record.groups.size()) == runtime::GroupCount(spec)) break;
+    GroupScalars& scalars = record.groups.emplace_back(GroupScalars{});
+    std::copy_n(g.scalars().begin(), std::min<size_t>(g.scalars_size(), scalars.size()), scalars.begin());
+  }
+  for (int r = 0; r < spec.world_size; ++r) {
+    // Ranks that the saved job did not have go on with the states of those that it had, in turn.
+    const std::string& blob = state.blobs[r % state.blobs.size()];
+    if (absl::Status s = memory.rank(Rank(r)).PublishStep(record, blob); !s.ok()) return s;
+  }
+  return absl::OkStatus();
+}
+
+// The parameters that trainers compute with, from the masters that were read: rounded as the checkpoint's
+// step has rounded them.
+void RoundPart(const RestorePlan& plan, JobMemory& memory, Slot slot, int servers) {
+  const JobSpec& spec = memory.spec();
+  if (memory.compute() == nullptr) return;
+  const kernels::DType dtype = runtime::KernelType(spec.compute);
+  for (const UnitRange& r : OwnedRanges(spec.layout, slot, servers)) {
+    spec.layout.ForEachRun(r.blocks, [&](int t, BlockRange run) {
+      if (plan.SavedTensor(t) < 0) return;
+      const float* const from = memory.plane(0) + run.begin * kBlockElements;
+      uint16_t* const to = memory.compute() + run.begin * kBlockElements;
+      if (spec.stochastic_rounding && plan.UpdateCount(t) > 0) {
+        kernels::RoundBlocks(from, run.begin, run.size(), dtype, to,
+                             {spec.rounding_seed, plan.saved().manifest.step()});
+      } else {
+        kernels::FromFloat(from, run.size() * kBlockElements, dtype, to);
+      }
+    });
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<v1::ReadPartResponse> ReadPartHere(ServiceContext* context, const v1::ReadPartRequest& request,
+                                                  const std::function<bool()>& go_on) {
+  const absl::StatusOr<JobMemory*> got = context->Memory();
+  if (!got.ok()) return got.status();
+  JobMemory& memory = **got;
+  absl::Status s = CheckInRange("servers", request.servers(), 1, runtime::kMaxSlots);
+  if (s.ok()) s = CheckInRange("slot", request.slot(), 0, request.servers() - 1);
+  if (!s.ok()) return s;
+  const absl::StatusOr<RestorePlan> plan = MakePlan(memory, request.from());
+  if (!plan.ok()) return plan.status();
+  std::optional<ImportSegment> import;
+  RestoreInto into = [&](int plane, BlockRange blocks) {
+    return memory.plane(plane) + blocks.begin * kBlockElements;
+  };
+  const auto has_values = [&] { return memory.control().initialized.load(std::memory_order_acquire) != 0; };
+  std::function<bool()> allowed = go_on;
+  if (request.import_id() != 0) {
+    absl::StatusOr<ImportSegment> opened =
+        ImportSegment::Open(memory, request.import_id(), runtime::Segment::Access::kReadWrite);
+    if (!opened.ok()) return opened.status();
+    import = *std::move(opened);
+    into = [&](int plane, BlockRange blocks) { return import->Writable(plane, blocks.begin); };
+  } else {
+    if (has_values()) return absl::FailedPreconditionError("the job has values: nothing is read into it");
+    allowed = [&] { return go_on() && !has_values(); };
+  }
+  const absl::StatusOr<int64_t> bytes =
+      ReadPart(*plan, memory, Slot(request.slot()), request.servers(), into, allowed);
+  if (!bytes.ok()) return bytes.status();
+  // Of an import whoever stores it does that.
+  if (!import.has_value()) RoundPart(*plan, memory, Slot(request.slot()), request.servers());
+  v1::ReadPartResponse response;
+  response.set_bytes(*bytes);
+  return response;
+}
+
+absl::StatusOr<v1::RestoreReport> RestoreInitial(ServiceContext* context, Coordinator* coordinator,
+                                                 const v1::RestoreRecord& record, absl::Time deadline) {
+  const absl::Time begun = absl::Now();
+  const absl::StatusOr<JobMemory*> got = context->Memory();
+  if (!got.ok()) return got.status();
+  JobMemory& memory = **got;
+  v1::RestoreFrom from;
+  from.set_directory(record.directory());
+  from.set_tag(record.tag());
+  from.set_weights_only(record.weights_only());
+  from.set_partial(record.partial());
+  const absl::StatusOr<RestorePlan> plan = MakePlan(memory, from);
+  if (!plan.ok()) return plan.status();
+  const Step step(record.step());
+  if (!plan->weights_only() && plan->saved().manifest.step() != step.value()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(plan->saved().path, " was replaced while the job began from it: it is of step ",
+                     plan->saved().manifest.step(), ", the job begins with ", step.value()));
+  }
+  const SavedCheckpoint& saved = plan->saved();
+  const absl::StatusOr<formats::FileSum> sum = SumOf(saved.manifest.state());
+  if (!sum.ok()) return sum.status();
+  const absl::StatusOr<CheckpointState> state =
+      ReadState(saved.spec, saved.PathOf(saved.manifest.state()), *sum);
+  if (!state.ok()) return state.status();
+  const absl::StatusOr<int64_t> bytes = ReadParts(context, coordinator, memory, from, 0, deadline);
+  if (!bytes.ok()) return bytes.status();
+  for (size_t t = 0; t < memory.layout().tensors().size(); ++t)
+    memory.tensor_steps(step)[t].store(plan->UpdateCount(static_cast<int>(t)), std::memory_order_relaxed);
+  memory.updates(step).store(plan->weights_only() ? 0 : saved.manifest.updates(), std::memory_order_relaxed);
+  if (absl::Status s = PublishTrainers(*plan, *state, memory, step); !s.ok()) return s;
+  v1::RestoreReport report = plan->Report(memory.spec());
+  report.set_bytes(*bytes);
+  ToProto(absl::Now() - begun, report.mutable_duration());
+  return report;
+}
+
+absl::StatusOr<v1::RestoreResponse> RestoreIntoJob(ServiceContext* context, Coordinator* coordinator,
+                                                   const v1::RestoreRequest& request, absl::Time deadline) {
+  const absl::Time begun = absl::Now();
+  const absl::StatusOr<JobMemory*> got = context->Memory();
+  if (!got.ok()) return got.status();
+  JobMemory& memory = **got;
+  const absl::StatusOr<RestorePlan> plan = MakePlan(memory, request.from());
+  if (!plan.ok()) return plan.status();
+  std::vector<ImportSegment::Item> items;
+  std::vector<int> counted;
+  for (const TensorInfo& t : memory.layout().tensors()) {
+    for (int p = 0; p < plan->PlanesFor(t); ++p) items.push_back({t.index, p});
+    if (plan->PlanesFor(t) > 1) counted.push_back(t.index);
+  }
+  const int values = static_cast<int>(items.size());
+  for (const int t : counted) items.push_back({t, ImportSegment::kUpdateCount});
+  if (items.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(plan->saved().path, " has no tensor of this job: nothing to restore"));
+  }
+  const uint64_t id = ImportSweeper::UnnamedId();
+  const absl::StatusOr<ImportSegment> import = ImportSegment::Create(memory, id, std::move(items));
+  if (!import.ok()) return import.status();
+  const auto remove = absl::MakeCleanup([&] { ImportSegment::Remove(memory.dir(), id).IgnoreError(); });
+  for (size_t i = 0; i < counted.size(); ++i)
+    import->Values(values + static_cast<int>(i))[0] = static_cast<float>(plan->UpdateCount(counted[i]));
+  v1::RestoreFrom from = request.from();
+  from.set_tag(plan->saved().tag);
+  const absl::StatusOr<int64_t> bytes = ReadParts(context, coordinator, memory, from, id, deadline);
+  if (!bytes.ok()) return bytes.status();
+  const absl::StatusOr<Step> step = coordinator->StoreImport(
+      request.token(), [&](uint64_t to) { return ImportSegment::Rename(memory.dir(), id, to); }, deadline);
+  if (!step.ok()) return step.status();
+  v1::RestoreResponse response;
+  *response.mutable_restored() = plan->Report(memory.spec());
+  response.mutable_restored()->set_bytes(*bytes);
+  ToProto(absl::Now() - begun, response.mutable_restored()->mutable_duration());
+  response.set_step(step->value());
+  return response;
+}
+
+}  // namespace sherd::server
