@@ -15,11 +15,13 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "bench/memory_patterns.h"
 #include "bench/pinned_threads.h"
 #include "kernels/block.h"
+#include "kernels/convert.h"
 #include "kernels/optimizer.h"
 #include "kernels/reduce.h"
 
@@ -27,7 +29,10 @@ namespace sherd {
 namespace bench {
 namespace {
 
+using kernels::DType;
 using kernels::kBlockElements;
+
+constexpr std::pair<const char*, DType> kHalves[] = {{"bf16", DType::kBFloat16}, {"fp16", DType::kFloat16}};
 
 constexpr int kArrays = 5;
 constexpr int64_t kChunkElements = 512 * 1024;
@@ -120,6 +125,12 @@ class KernelsBench {
     out["save"] = NsPerCall([&] { save(Args(0), undo); });
     out["save_and_adamw"] = NsPerCall([&] { save(Args(0), undo), update(Args(0), s, kBlockElements); });
     out["reduce_2"] = NsPerCall([&] { Reduce(0, kBlockElements, false, false); });
+    for (const auto& [name, dtype] : kHalves) {
+      out[std::string("round_") + name] = NsPerCall([&, d = dtype] { Round(0, d, false); });
+      out[std::string("round_") + name + "_stochastic"] = NsPerCall([&, d = dtype] { Round(0, d, true); });
+      out[std::string("reduce_2_") + name] =
+          NsPerCall([&, d = dtype] { Reduce(0, kBlockElements, false, false, d); });
+    }
     return out;
   }
 
@@ -135,16 +146,29 @@ class KernelsBench {
   }
 
   // out is array 4 or, to accumulate, array 2.
-  void Reduce(int64_t begin, int64_t end, bool accumulate, bool stream) {
+  void Reduce(int64_t begin, int64_t end, bool accumulate, bool stream, DType dtype = DType::kFloat32) {
     // 0.5 keeps every array of ones at one, and costs the multiplication that a mean over ranks costs.
     const float scale = accumulate ? 1e-6f : 0.5f;
-    const kernels::Source sources[] = {{arrays_[0] + begin, scale}, {arrays_[3] + begin, scale}};
+    const auto at = [&](int array) {
+      return reinterpret_cast<const char*>(arrays_[array]) + begin * SizeOf(dtype);
+    };
+    const kernels::Source sources[] = {{at(0), scale, dtype}, {at(3), scale, dtype}};
     kernels::ReduceBlocks(sources, 2, accumulate, arrays_[accumulate ? 2 : 4] + begin,
                           (end - begin) / kBlockElements, &block_sumsq_[begin / kBlockElements], stream);
   }
 
+  // A block's parameters to 16 bits, in array 4.
+  void Round(int64_t at, DType dtype, bool stochastic) {
+    auto* const to = reinterpret_cast<uint16_t*>(arrays_[4]) + at;
+    if (stochastic) {
+      kernels::RoundBlocks(arrays_[0] + at, at / kBlockElements, 1, dtype, to, {1, 2});
+    } else {
+      kernels::FromFloat(arrays_[0] + at, kBlockElements, dtype, to);
+    }
+  }
+
   // As a server does it: the block's old values to an undo buffer, a stamp, the update in place, a stamp.
-  void Journaled(int64_t begin, int64_t end) {
+  void Journaled(int64_t begin, int64_t end, DType compute = DType::kFloat32) {
     const kernels::Scalars s = AdamWScalars();
     const kernels::UpdateFn update = kernels::Resolve(kernels::OptimizerKind::kAdamW);
     const kernels::SaveFn save = kernels::ResolveSave(kernels::OptimizerKind::kAdamW);
@@ -154,6 +178,7 @@ class KernelsBench {
       save(Args(at), undo);
       stamp.store(1, std::memory_order_release);
       update(Args(at), s, kBlockElements);
+      if (compute != DType::kFloat32) Round(at, compute, false);
       stamp.store(2, std::memory_order_release);
     }
   }
@@ -180,6 +205,12 @@ class KernelsBench {
                        [this](int64_t b, int64_t e) { Reduce(b, e, false, false); }});
     entries.push_back({"reduce 2, accumulated", "accumulate", 16, true,
                        [this](int64_t b, int64_t e) { Reduce(b, e, true, false); }});
+    for (const auto& [name, dtype] : kHalves) {
+      entries.push_back({std::string("adamw, journaled, ") + name, "update", 30, true,
+                         [this, d = dtype](int64_t b, int64_t e) { Journaled(b, e, d); }});
+      entries.push_back({std::string("reduce 2, streamed, ") + name, "triad", 8, true,
+                         [this, d = dtype](int64_t b, int64_t e) { Reduce(b, e, false, true, d); }});
+    }
     return entries;
   }
 

@@ -1,11 +1,13 @@
 #include "kernels/convert.h"
 
 #include <cstring>
+#include <type_traits>
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/convert.cc"
 #include <hwy/foreach_target.h>
 // foreach_target.h comes first: it includes this file once per instruction set.
+#include <hwy/cache_control.h>
 #include <hwy/highway.h>
 
 #include "kernels/half_simd.inc"  // after it, and once per instruction set, too
@@ -22,13 +24,20 @@ using half_simd::Fp16;
 using half_simd::kLanes;
 using half_simd::VectorBitOps;
 
+// What is written comes from far: its lines are asked for early, which is also right when the caller comes
+// one block at a time.
+constexpr int64_t kPrefetchElements = 2 * kBlockElements;
+
 VectorBitOps::U BitsAt(const float* from) { return hn::BitCast(BitsTag(), hn::LoadU(FloatTag(), from)); }
 
 // Returns how many were done: all but less than a vector.
 template <class Half>
 int64_t Narrow(const float* HWY_RESTRICT from, int64_t n, uint16_t* HWY_RESTRICT to) {
   int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) half_simd::StoreHalf(Half::Nearest(BitsAt(from + i)), to + i);
+  for (; i + kLanes <= n; i += kLanes) {
+    hwy::Prefetch(to + i + kPrefetchElements);
+    half_simd::StoreNearest<Half>(hn::LoadU(FloatTag(), from + i), to + i);
+  }
   return i;
 }
 
@@ -44,6 +53,7 @@ int64_t Widen(const uint16_t* HWY_RESTRICT from, int64_t n, float* HWY_RESTRICT 
 template <class Half>
 void Dither(const float* HWY_RESTRICT from, uint64_t key, uint16_t* HWY_RESTRICT to) {
   for (int i = 0; i < kBlockElements; i += kLanes) {
+    hwy::Prefetch(to + i + kPrefetchElements);
     const VectorBitOps::U lane = hn::Iota(BitsTag(), static_cast<uint32_t>(i));
     const VectorBitOps::U noise = half_simd::NoiseOf<VectorBitOps>(key, lane);
     half_simd::StoreHalf(Half::Dithered(BitsAt(from + i), noise), to + i);

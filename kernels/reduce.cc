@@ -1,5 +1,7 @@
 #include "kernels/reduce.h"
 
+#include <type_traits>
+
 #include "kernels/lane_tree.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -39,7 +41,7 @@ constexpr int64_t kPrefetchElements = 512;
 HWY_INLINE FloatVec LoadSource(const float* from) { return hn::Load(FloatTag(), from); }
 template <class Half>
 HWY_INLINE FloatVec LoadSource(const Half* from) {
-  return half_simd::LoadHalf(from);
+  return half_simd::LoadForSum(from);
 }
 
 template <bool kScaled, typename T>
