@@ -84,9 +84,9 @@ constexpr KeySpec kKeys[] = {
     Free("checkpoint.writer").Warned("no effect: servers write their own parts side by side, always"),
     Free("checkpoint.checkpoint_serialization")
         .Warned("no effect: formats are named when a checkpoint is written"),
-    Free("nebula").Warned("no effect: no service of that kind is used; `sherd pull` writes to a folder"),
+    Free("nebula").Warned("no effect: no service of that kind is used; `sherd save` writes checkpoints"),
     Free("datastates_ckpt")
-        .Warned("no effect: no service of that kind is used; `sherd pull` writes to a folder"),
+        .Warned("no effect: no service of that kind is used; `sherd save` writes checkpoints"),
     Bool("dataloader_drop_last")
         .Default("false")
         .Unless("false")
