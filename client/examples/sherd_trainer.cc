@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <optional>
 #include <utility>
@@ -31,6 +32,9 @@ std::vector<sherd::torch::ParamGroup> Groups(const Gpt& model, const TrainOption
   }
   return groups;
 }
+
+// Steps before a checkpoint's own in which it is asked for.
+constexpr uint64_t kAskAhead = 2;
 
 // What was restored, for people; on rank 0.
 void TellRestored(const v1::RestoreReport& r) {
@@ -78,13 +82,7 @@ class SherdTrainer : public Trainer {
       return std::optional<Batch>();
     }
     sampler_.step = batch.step;
-    const bool last = batch.step == steps_;
-    if (!save_.directory.empty() && rank() == 0 && batch.micro == 0 &&
-        (last || (save_every_ > 0 && batch.step % save_every_ == 0))) {
-      // Every checkpoint that was asked for is made: the one before must be whole first.
-      TellSave(AwaitSave());
-      pending_ = zero_->SaveWithStep(save_);
-    }
+    if (!save_.directory.empty() && rank() == 0 && batch.micro == 0) BeginSave(batch.step);
     return std::optional<Batch>(batch);
   }
 
@@ -99,6 +97,17 @@ class SherdTrainer : public Trainer {
   absl::Status Save(const std::string& path) override { return SaveWeights(*model_, path); }
 
  private:
+  // Asks for the next checkpoint as long before its step as the servers need to make room for it.
+  void BeginSave(uint64_t step) {
+    uint64_t next = steps_;
+    if (save_every_ > 0) next = std::min(steps_, (step + save_every_ - 1) / save_every_ * save_every_);
+    if (next <= asked_ || next > step + kAskAhead) return;
+    // Every checkpoint that was asked for is made: the one before must be whole, if this is the last moment.
+    if (pending_ != nullptr && !pending_->done() && next > step) return;
+    TellSave(AwaitSave());
+    pending_ = zero_->SaveWithStep(save_, next);
+    asked_ = next;
+  }
   // The checkpoint that is being written, if there is one.
   absl::Status AwaitSave() {
     if (pending_ == nullptr) return absl::OkStatus();
@@ -121,6 +130,7 @@ class SherdTrainer : public Trainer {
   const uint64_t steps_, save_every_;
   SaveOptions save_;
   std::shared_ptr<PendingSave> pending_;
+  uint64_t asked_ = 0;  // the step of the last one
   bool finished_ = false;
 };
 

@@ -45,7 +45,8 @@ class ZeroOptimizer::Impl {
   std::string committed_packed_;  // with what PackBlob adds
   std::unique_ptr<client::StepWriter> writer_;
   std::unique_ptr<GradientOutbox> outbox_;
-  std::shared_ptr<PendingSave> save_;  // to be cut by the step in hand
+  std::shared_ptr<PendingSave> save_;  // to be cut by step save_step_
+  uint64_t save_step_ = 0;
 
  private:
   absl::StatusOr<JobSpec> MakeSpec(const NamedTensors& parameters, const std::vector<ParamGroup>& groups,
@@ -277,7 +278,7 @@ absl::StatusOr<StepInfo> ZeroOptimizer::Impl::Step(const at::Tensor& loss) {
   if (session_.rank() == 0) buffers_.Publish(session_.memory(), writer_->current().step);
   const std::string packed = PackBlob();
   info.loss_scale = writer_->loss_scale().scale;
-  if (save_ != nullptr) {
+  if (save_ != nullptr && writer_->current().step.value() >= save_step_) {
     // Its error is told by its own Wait.
     save_->WaitCut().IgnoreError();
     save_.reset();
@@ -411,8 +412,9 @@ std::shared_ptr<PendingSave> ZeroOptimizer::Save(const SaveOptions& options) {
   save->WaitCut().IgnoreError();
   return save;
 }
-std::shared_ptr<PendingSave> ZeroOptimizer::SaveWithStep(const SaveOptions& options) {
-  return impl_->save_ = impl_->session_.StartSave(options, impl_->writer_->current().step.value());
+std::shared_ptr<PendingSave> ZeroOptimizer::SaveWithStep(const SaveOptions& options, uint64_t step) {
+  impl_->save_step_ = step != 0 ? step : impl_->writer_->current().step.value();
+  return impl_->save_ = impl_->session_.StartSave(options, impl_->save_step_);
 }
 absl::Status ZeroOptimizer::Detach(bool finished) { return impl_->session_.Detach(finished); }
 

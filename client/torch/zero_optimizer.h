@@ -115,10 +115,11 @@ class ZeroOptimizer {
   // Lets the servers save the job's state into a directory while training goes on. On one rank. The result is
   // asked by Wait, which must have returned before this object goes.
   //   Save          the last whole step, also in the middle of an accumulation. Returns when its state is cut
-  //   SaveWithStep  between Begin and the end of a step: as it will be after that step. What the servers must
-  //                 prepare goes on beside this rank's backward; Step() waits for it only if it is late
+  //   SaveWithStep  as it will be after `step`, which is in hand or still to come (0: in hand). What the
+  //                 servers must prepare, memory for a copy of the state, goes on beside training; Step() of
+  //                 that step waits for it only if it is late, so ask a step or two ahead. One at a time
   std::shared_ptr<PendingSave> Save(const SaveOptions& options);
-  std::shared_ptr<PendingSave> SaveWithStep(const SaveOptions& options);
+  std::shared_ptr<PendingSave> SaveWithStep(const SaveOptions& options, uint64_t step = 0);
 
   // Leaves the job; the parameters stay readable as they are. `finished`: training is complete. Also done by
   // the session's end.
