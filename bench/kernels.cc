@@ -183,6 +183,16 @@ class KernelsBench {
     }
   }
 
+  void LambNorms(int64_t begin, int64_t end) {
+    const kernels::Scalars s = kernels::Prepare(kernels::OptimizerKind::kLamb, kernels::Hyper(), 10, 0.5f);
+    const kernels::NormsFn norms = kernels::ResolveNorms(kernels::OptimizerKind::kLamb);
+    for (int64_t at = begin; at < end; at += kBlockElements) {
+      double of_block[2];
+      norms(Args(at), s, of_block);
+      block_sumsq_[at / kBlockElements] = of_block[1];
+    }
+  }
+
   std::vector<Entry> Entries() {
     std::vector<Entry> entries;
     for (const MemoryPattern& p : MemoryPatterns()) {
@@ -199,6 +209,9 @@ class KernelsBench {
     entries.push_back(
         {"adamw, journaled", "update", 28, true, [this](int64_t b, int64_t e) { Journaled(b, e); }});
     entries.push_back({"sgd", "update", 20, true, update(kernels::OptimizerKind::kSgd)});
+    // Norms of all blocks come before any update: the whole model is read twice.
+    entries.push_back({"lamb, norms", "update", 16, true, [this](int64_t b, int64_t e) { LambNorms(b, e); }});
+    entries.push_back({"lamb, update", "update", 28, true, update(kernels::OptimizerKind::kLamb)});
     entries.push_back({"reduce 2, streamed", "triad", 12, true,
                        [this](int64_t b, int64_t e) { Reduce(b, e, false, true); }});
     entries.push_back({"reduce 2, stored", "triad", 12, true,

@@ -18,6 +18,12 @@ GroupScalars DefaultScalars(OptimizerKind kind) {
     case OptimizerKind::kLion:
       s[kLr] = 1e-4, s[kBeta2] = 0.99;
       break;
+    case OptimizerKind::kLamb:
+      s[kMinCoeff] = 0.01, s[kMaxCoeff] = 10;
+      break;
+    case OptimizerKind::kMuon:
+      s[kWeightDecay] = 0.1, s[kMomentum] = 0.95, s[kNesterov] = 1, s[kNsSteps] = 5;
+      break;
   }
   return s;
 }

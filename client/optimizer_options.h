@@ -91,6 +91,27 @@ class LionOptions : public NamedOptions<LionOptions> {
   LionOptions& betas(double b1, double b2) { return With(kBeta1, b1), With(kBeta2, b2); }
 };
 
+// You et al., 2020: AdamW's direction times a trust ratio for each tensor, bounded as DeepSpeed bounds it
+// (0.01 to 10; max_coeff 0: no upper bound). Weight decay is part of the direction, default 0.
+class LambOptions : public AdamLikeOptions<LambOptions> {
+ public:
+  LambOptions() : AdamLikeOptions(OptimizerKind::kLamb) {}
+  LambOptions& coeffs(double min, double max) { return With(kMinCoeff, min), With(kMaxCoeff, max); }
+};
+
+// Jordan et al., 2024: hidden matrices move along their orthogonalised momentum, by Newton-Schulz steps on
+// the whole matrix. lr, momentum, nesterov, weight_decay (decoupled, default 0.1) and eps as
+// torch.optim.Muon's, lr multiplied by sqrt(max(1, rows / columns)). Parameters with more dimensions count as
+// [first, rest]; those with fewer, and groups with ns_steps 0 (embeddings, heads), are AdamW's, with betas
+// and eps.
+class MuonOptions : public AdamLikeOptions<MuonOptions> {
+ public:
+  MuonOptions() : AdamLikeOptions(OptimizerKind::kMuon) {}
+  MuonOptions& momentum(double v) { return With(kMomentum, v); }
+  MuonOptions& nesterov(bool v) { return With(kNesterov, v ? 1 : 0); }
+  MuonOptions& ns_steps(int v) { return With(kNsSteps, v); }
+};
+
 }  // namespace sherd
 
 #endif  // SHERD_CLIENT_OPTIMIZER_OPTIONS_H_

@@ -10,6 +10,9 @@ JobSizes::JobSizes(const JobSpec& spec)
       compute_block_bytes_(spec.compute == DType::kFloat32 ? 0 : kBlockElements * SizeOf(spec.compute)),
       staging_block_bytes_(kBlockElements * SizeOf(spec.staging)),
       ring_(spec.stage >= 2) {
+  const kernels::OptimizerInfo* optimizer = kernels::FindOptimizer(spec.optimizer);
+  norms_ = optimizer != nullptr && optimizer->norms;
+  directions_ = optimizer != nullptr && optimizer->directions;
   for (const UnitInfo& unit : spec.layout.units()) {
     largest_unit_blocks_ = std::max(largest_unit_blocks_, unit.blocks.size());
     bool trainable = false;

@@ -34,13 +34,18 @@ class JobSizes {
   // Segment grad.
   int64_t grad_bytes() const { return trainable_blocks_ * kBlockBytes; }
 
+  // Segment directions: the step's directions of whole matrices, for optimizers that have them; else 0.
+  int64_t directions_bytes() const { return directions_ ? grad_bytes() : 0; }
+
   // Segment stamps: reduce stamps and sums of squares per trainable block, apply stamps per block, update
-  // counts per tensor and of the job twice; each area from a cache line on.
+  // counts per tensor and of the job twice; for optimizers that take norms of whole tensors, two more sums
+  // per trainable block. Each area from a cache line on.
   int64_t sumsq_at() const { return Aligned(trainable_blocks_ * 8); }
   int64_t apply_at() const { return 2 * sumsq_at(); }
   int64_t steps_at() const { return apply_at() + Aligned(total_blocks_ * 8); }
   int64_t steps_bytes() const { return Aligned((tensors_ + 1) * 8); }  // of one of the two
-  int64_t stamps_bytes() const { return steps_at() + 2 * steps_bytes(); }
+  int64_t norms_at() const { return steps_at() + 2 * steps_bytes(); }
+  int64_t stamps_bytes() const { return norms_at() + (norms_ ? Aligned(trainable_blocks_ * 16) : 0); }
 
   // What a trainer reserves of staging at first: the whole model in stages 0 and 1; in stage 2 a ring of two
   // units, or of `ring_bytes` if that is more than one (0: two units), and never more than the model. Grows
@@ -52,7 +57,7 @@ class JobSizes {
 
   int64_t total_blocks_ = 0, trainable_blocks_ = 0, largest_unit_blocks_ = 0, tensors_ = 0;
   int64_t compute_block_bytes_ = 0, staging_block_bytes_ = kBlockBytes;
-  bool ring_ = false;
+  bool ring_ = false, norms_ = false, directions_ = false;
 };
 
 }  // namespace sherd

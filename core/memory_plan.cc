@@ -64,6 +64,7 @@ SherdPlan PlanSherd(const PlanRequest& request, int stage) {
   }
   if (sizes.compute_bytes() > 0) add("plane.compute", sizes.compute_bytes());
   add("grad", Share(sizes.grad_bytes(), hosts));
+  if (sizes.directions_bytes() > 0) add("directions", Share(sizes.directions_bytes(), hosts));
   add("stamps", Share(sizes.stamps_bytes(), hosts));
   add("staging", ranks * sizes.staging_bytes());
   add("records",

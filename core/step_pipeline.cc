@@ -27,7 +27,7 @@ void StepPipeline::BeginStep(StepId id) {
   units_.assign(config_.owns.size(), UnitState{});
   steps_seen_ = 0;
   for (OwnerPage& o : owners_) o.prepared.reset();
-  boundary_offered_ = boundary_deciding_ = changing_ranges_ = false;
+  boundary_offered_ = boundary_deciding_ = changing_ranges_ = phase_asked_ = false;
 }
 
 void StepPipeline::OnDelivered(Rank rank, int unit, Mark delivered, std::vector<Effect>* out) {
@@ -122,6 +122,7 @@ void StepPipeline::OnOwner(Slot slot, const OwnerPage& page, std::vector<Effect>
   o.boundary = page.boundary;
   o.boundary_done = page.boundary_done;
   o.done = page.done;
+  o.phased = page.phased;
   if (page.prepared.has_value() && page.prepared->id == id_ &&
       page.prepared->ranges_epoch == config_.ranges_epoch) {
     o.prepared = page.prepared;
@@ -142,6 +143,7 @@ void StepPipeline::OnOwner(Slot slot, const OwnerPage& page, std::vector<Effect>
   TryBoundary(out);
   TryPrepare(out);
   TryDecide(out);
+  TryConclude(out);
   TryLeave(out);
 }
 
@@ -207,6 +209,23 @@ void StepPipeline::TryDecide(std::vector<Effect>* out) {
   steps.reserve(ranks_.size());
   for (const RankState& r : ranks_) steps.push_back(*r.step);
   verdict_ = Decide(steps, prepared, config_.loss_scale);
+  phase_ = Phase::kPhasing;
+  TryConclude(out);
+}
+
+void StepPipeline::TryConclude(std::vector<Effect>* out) {
+  if (phase_ != Phase::kPhasing) return;
+  if (config_.pre_update && verdict_.kind == VerdictKind::kCommit) {
+    // What a predecessor has published stands: from then on blocks may have changed.
+    if (owners_[config_.slot.value()].phased != id_) {
+      if (!phase_asked_) out->push_back({Effect::kPreUpdate, -1, -1, id_});
+      phase_asked_ = true;
+      return;
+    }
+    for (const OwnerPage& o : owners_) {
+      if (o.phased != id_) return;
+    }
+  }
   phase_ = Phase::kApplying;
   out->push_back({Effect::kStoreVerdict, -1, -1, id_});
   if (verdict_.kind == VerdictKind::kReject) {
@@ -233,6 +252,9 @@ std::string StepPipeline::WaitsFor() const {
     const OwnerPage& o = owners_[m];
     if (phase_ == Phase::kPrepared && !o.prepared.has_value()) {
       return absl::StrCat("slot ", m, " (PREPARED of step ", id_.ToString(), ")");
+    }
+    if (phase_ == Phase::kPhasing && o.phased != id_) {
+      return absl::StrCat("slot ", m, " (norms of step ", id_.ToString(), ")");
     }
     if (decided_.ranges > config_.ranges_epoch && phase_ == Phase::kReducing) {
       if (o.done.step < after_.step)

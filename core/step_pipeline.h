@@ -8,6 +8,7 @@
 //   p.OnDelivered(rank, unit, mark, &todo);  // -> kReduce when every rank has delivered that part
 //   p.OnTrainerStep(rank, record, &todo);    // -> kPrepare when all is reduced and every rank has recorded
 //   STEP p.OnOwner(slot, page, &todo);            // -> kStoreVerdict + kApply when all owners are PREPARED
+//                                                 // (pre_update: -> kPreUpdate, and when all are PHASED)
 //   p.OnApplied(&todo);                      // -> kPublishDone; the pipeline stands in the next step
 //
 // A successor of a dead owner builds a fresh pipeline at the step after its slot's DONE and shows it all
@@ -34,9 +35,12 @@ namespace sherd {
 
 struct Effect {
   enum Kind : uint8_t {
-    kReduce,   // sum part `part` of `unit` over the ranks that delivered it; then OnReduced
-    kPrepare,  // publish PREPARED{id, exact sum of own block norms, proposals read now}; then OnOwner(own
-               // slot)
+    kReduce,     // sum part `part` of `unit` over the ranks that delivered it; then OnReduced
+    kPrepare,    // publish PREPARED{id, exact sum of own block norms, proposals read now}; then OnOwner(own
+                 // slot)
+    kPreUpdate,  // the step will be committed: compute what updates of whole tensors need, publish PHASED;
+                 // then OnOwner(own slot). No block has changed yet, nor will before all owners are PHASED: a
+                 // successor that does not find it computes it again
     kStoreVerdict,     // write `verdict()` to the own page, before anything is stored
     kApply,            // bring every own block to step `id`; then OnApplied
     kPublishDone,      // publish DONE{id} (REJECTED{id} if the verdict is kReject); wake the trainers if all
@@ -61,6 +65,7 @@ struct OwnerPage {
   BoundaryOffer boundary;                 // the last published
   BoundaryOffer boundary_done;            // the last carried out (its proposals do not count)
   StepId done;                            // the last step that is DONE
+  StepId phased;                          // the last step that is PHASED; {0, 0}: none
 };
 
 class StepPipeline {
@@ -72,6 +77,8 @@ class StepPipeline {
     uint64_t ranges_epoch = 0;
     std::vector<bool> owns;  // per unit: this slot owns at least one of its blocks
     LossScaleSpec loss_scale;
+    bool pre_update =
+        false;  // something of whole tensors stands before their updates (kernels::OptimizerInfo)
   };
 
   // Stands before the step after `done`. `decided`: what earlier verdicts and boundaries have carried out.
@@ -97,7 +104,8 @@ class StepPipeline {
   // All own blocks stand at the step; nothing to apply is applied at once by the engine.
   void OnApplied(std::vector<Effect>* out);
 
-  // REQUIRES: a kStoreVerdict effect was returned for current(), and OnApplied was not called since.
+  // REQUIRES: a kPreUpdate or kStoreVerdict effect was returned for current(), and OnApplied was not called
+  // since.
   const Verdict& verdict() const { return verdict_; }
   // A rank's STEP record of the step in hand, if it has been seen.
   const std::optional<TrainerStep>& step(Rank rank) const { return ranks_[rank.value()].step; }
@@ -111,7 +119,7 @@ class StepPipeline {
   std::string WaitsFor() const;
 
  private:
-  enum class Phase : uint8_t { kReducing, kPreparing, kPrepared, kApplying };
+  enum class Phase : uint8_t { kReducing, kPreparing, kPrepared, kPhasing, kApplying };
   struct RankState {
     std::vector<uint16_t> delivered;  // per unit, parts of the step in hand
     std::optional<TrainerStep> step;
@@ -128,6 +136,7 @@ class StepPipeline {
   void TryReduce(int unit, std::vector<Effect>* out);
   void TryPrepare(std::vector<Effect>* out);
   void TryDecide(std::vector<Effect>* out);
+  void TryConclude(std::vector<Effect>* out);
   void TryBoundary(std::vector<Effect>* out);
   void TryOffer(std::vector<Effect>* out);
   void TryLeave(std::vector<Effect>* out);
@@ -153,7 +162,7 @@ class StepPipeline {
   uint32_t boundary_n_ = 1;  // the next boundary after after_
   bool boundary_offered_ = false, boundary_deciding_ = false;
   bool changing_ranges_ = false;  // a boundary that will change them waits for reduces in hand
-  bool own_seen_ = false, left_ = false;
+  bool own_seen_ = false, left_ = false, phase_asked_ = false;
 };
 
 }  // namespace sherd

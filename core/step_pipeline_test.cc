@@ -1,5 +1,7 @@
 #include "core/step_pipeline.h"
 
+#include <cmath>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "gtest/gtest.h"
@@ -20,6 +22,9 @@ std::string Text(const Effects& effects) {
         break;
       case Effect::kPrepare:
         words.push_back("prepare");
+        break;
+      case Effect::kPreUpdate:
+        words.push_back("norms");
         break;
       case Effect::kStoreVerdict:
         words.push_back("verdict");
@@ -96,6 +101,10 @@ class Under {
     pages[slot].boundary_done = {before, n, p_.ranges_epoch(), {}};
     return Page(slot);
   }
+  std::string Phased(int slot, StepId id = kStep1) {
+    pages[slot].phased = id;
+    return Page(slot);
+  }
   std::string Done(int slot, StepId id) {
     pages[slot].done = id;
     return Page(slot);
@@ -120,6 +129,52 @@ class Under {
  public:
   std::vector<OwnerPage> pages;
 };
+
+StepPipeline WithNorms(int servers, StepId done = {}) {
+  StepPipeline::Config config{1, servers, Slot(0), 1, {true}};
+  config.pre_update = true;
+  return StepPipeline(config, done, Proposals());
+}
+
+TEST(StepPipelineTest, NormsOfAllStandBeforeTheVerdict) {
+  Under p(WithNorms(2), 2);
+  EXPECT_EQ(p.Stepped(0, StepOf(kStep1, {1})), "reduce 0.0");
+  EXPECT_EQ(p.Reduced(0), "prepare");
+  EXPECT_EQ(p.Prepared(0), "");
+  EXPECT_EQ(p.Prepared(1), "norms");
+  EXPECT_EQ(p.Page(1), "") << "asked for once";
+  EXPECT_EQ(p->verdict().kind, VerdictKind::kCommit);
+  EXPECT_EQ(p.Phased(0), "");
+  EXPECT_EQ(p->WaitsFor(), "slot 1 (norms of step 1)");
+  EXPECT_EQ(p.Phased(1), "verdict; apply");
+  EXPECT_EQ(p.Applied(), "done");
+  EXPECT_EQ(p.Stepped(0, StepOf(kStep1.NextStep(), {1})), "reduce 0.0");
+  EXPECT_EQ(p.Reduced(0), "prepare");
+  EXPECT_EQ(p.Prepared(1, kStep1.NextStep()), "");
+  EXPECT_EQ(p.Prepared(0, kStep1.NextStep()), "norms");
+}
+
+TEST(StepPipelineTest, ASuccessorKeepsNormsThatWerePublishedAndTakesOthersAgain) {
+  for (const bool published : {false, true}) {
+    Under p(WithNorms(2), 2, /*show_own_page=*/false);
+    p.pages[0].prepared = p.pages[1].prepared = PreparedOf(kStep1);
+    p.pages[1].phased = kStep1;
+    if (published) p.pages[0].phased = kStep1;
+    EXPECT_EQ(p.Page(1), "");
+    EXPECT_EQ(p.Page(0), "");
+    EXPECT_EQ(p.Stepped(0, StepOf(kStep1, {1})), published ? "verdict; apply" : "norms");
+  }
+}
+
+TEST(StepPipelineTest, ASkippedStepNeedsNoNorms) {
+  Under p(WithNorms(1), 1);
+  EXPECT_EQ(p.Stepped(0, StepOf(kStep1, {1})), "reduce 0.0");
+  EXPECT_EQ(p.Reduced(0), "prepare");
+  p.pages[0].prepared = PreparedOf(kStep1);
+  p.pages[0].prepared->sum_squares.Add(std::nan(""));
+  EXPECT_EQ(p.Page(0), "verdict; apply");
+  EXPECT_EQ(p->verdict().kind, VerdictKind::kSkip);
+}
 
 TEST(StepPipelineTest, AStepFromTheFirstGradientToDone) {
   Under p(2, 2, {true, true});

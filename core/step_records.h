@@ -28,6 +28,9 @@ enum ScalarField : int {
   kNesterov,  // 0 or 1
   kLrDecay,
   kInitialAccumulatorValue,
+  kMinCoeff,
+  kMaxCoeff,
+  kNsSteps,  // of Muon: Newton-Schulz steps; 0: the group is AdamW's
   kScalarFields,
 };
 const char* ScalarFieldName(int field);

@@ -55,7 +55,8 @@ std::string BadScalar(const TrainerStep& step) {
       return absl::StrFormat("%s of parameter group %d is %g: it must be %s", ScalarFieldName(f), g, v[f],
                              rule);
     };
-    for (ScalarField f : {kLr, kWeightDecay, kMomentum, kLrDecay, kInitialAccumulatorValue}) {
+    for (ScalarField f :
+         {kLr, kWeightDecay, kMomentum, kLrDecay, kInitialAccumulatorValue, kMinCoeff, kMaxCoeff}) {
       if (!(std::isfinite(v[f]) && v[f] >= 0)) return bad(f, "finite and at least 0");
     }
     for (ScalarField f : {kBeta1, kBeta2}) {
@@ -63,6 +64,9 @@ std::string BadScalar(const TrainerStep& step) {
     }
     if (!(std::isfinite(v[kEps]) && static_cast<float>(v[kEps]) > 0))
       return bad(kEps, "finite and above 0 in fp32");
+    if (!(v[kNsSteps] >= 0 && v[kNsSteps] <= 100 && v[kNsSteps] == std::floor(v[kNsSteps]))) {
+      return bad(kNsSteps, "a whole number, at least 0 and at most 100");
+    }
     if (!std::isfinite(v[kDampening])) return bad(kDampening, "finite");
     if (v[kNesterov] != 0 && !(v[kMomentum] > 0 && v[kDampening] == 0)) {
       return bad(kNesterov, "0 unless momentum is above 0 and dampening is 0");
@@ -82,8 +86,9 @@ std::string BadScalar(const TrainerStep& step) {
 
 const char* ScalarFieldName(int field) {
   static constexpr const char* kNames[kScalarFields] = {
-      "lr",       "beta1",     "beta2",    "eps",      "weight_decay",
-      "momentum", "dampening", "nesterov", "lr_decay", "initial_accumulator_value"};
+      "lr",        "beta1",     "beta2",    "eps",      "weight_decay",
+      "momentum",  "dampening", "nesterov", "lr_decay", "initial_accumulator_value",
+      "min_coeff", "max_coeff", "ns_steps"};
   return field >= 0 && field < kScalarFields ? kNames[field] : "unknown";
 }
 

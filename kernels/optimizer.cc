@@ -3,6 +3,7 @@
 #include <cmath>
 #include <iterator>
 
+#include "kernels/lane_tree.h"
 #include "kernels/ops.h"
 #include "kernels/optimizer_simd.h"
 
@@ -25,17 +26,43 @@ void UpdateScalar(const UpdateArgs& args, const Scalars& scalars, int64_t elemen
   }
 }
 
+template <class Optimizer>
+void NormsScalar(const UpdateArgs& args, const Scalars& scalars, double norms[2]) {
+  double values[kNormLanes] = {}, directions[kNormLanes] = {};
+  for (int64_t i = 0; i < kBlockElements; ++i) {
+    float a = args.planes[0][i], b = args.planes[1][i];
+    const double value = args.param[i];
+    const double direction =
+        Optimizer::template Direction<FloatOps>(scalars, args.grad[i], args.param[i], a, b);
+    values[i % kNormLanes] += value * value;
+    directions[i % kNormLanes] += direction * direction;
+  }
+  norms[0] = SumLanes(values);
+  norms[1] = SumLanes(directions);
+}
+
+template <class Optimizer>
+constexpr NormsFn NormsOf() {
+  if constexpr (FindOptimizer(Optimizer::kKind)->norms) {
+    return &NormsScalar<Optimizer>;
+  } else {
+    return nullptr;
+  }
+}
+
 // One row of the registry.
 struct Entry {
   OptimizerKind kind;
   std::string (*check)(const Hyper&);
   void (*prepare)(const Hyper&, uint64_t, Scalars*);
   UpdateFn update_scalar;
+  NormsFn norms_scalar;
 };
 
 template <class Optimizer>
 constexpr Entry MakeEntry() {
-  return {Optimizer::kKind, &Optimizer::Check, &Optimizer::Prepare, &UpdateScalar<Optimizer>};
+  return {Optimizer::kKind, &Optimizer::Check, &Optimizer::Prepare, &UpdateScalar<Optimizer>,
+          NormsOf<Optimizer>()};
 }
 
 template <class... Optimizers>
@@ -76,6 +103,10 @@ Scalars Prepare(OptimizerKind kind, const Hyper& hyper, uint64_t tensor_step, fl
 UpdateFn Resolve(OptimizerKind kind) { return ResolveSimd(kind).update; }
 
 UpdateFn ResolveScalar(OptimizerKind kind) { return Get(kind).update_scalar; }
+
+NormsFn ResolveNorms(OptimizerKind kind) { return ResolveSimd(kind).norms; }
+
+NormsFn ResolveNormsScalar(OptimizerKind kind) { return Get(kind).norms_scalar; }
 
 SaveFn ResolveSave(OptimizerKind kind) { return ResolveSimd(kind).save; }
 

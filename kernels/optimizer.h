@@ -63,6 +63,15 @@ UpdateFn ResolveScalar(OptimizerKind kind);
 using SaveFn = void (*)(const UpdateArgs& args, float* undo);
 SaveFn ResolveSave(OptimizerKind kind);
 
+// For optimizers with OptimizerInfo::norms, before the update: takes the sums of squares of one block, in
+// double by the one order of lane_tree.h: norms[0] of its values, norms[1] of the direction that the update
+// with the same args and scalars would move them along (lr left aside). Changes nothing else.
+using NormsFn = void (*)(const UpdateArgs& args, const Scalars& scalars, double norms[2]);
+
+// Null for an optimizer that needs none. REQUIRES: a known kind (aborts otherwise).
+NormsFn ResolveNorms(OptimizerKind kind);
+NormsFn ResolveNormsScalar(OptimizerKind kind);
+
 // Floats of an undo buffer that fits every optimizer.
 constexpr int64_t kMaxUndoElements = (1 + kMaxPlanes) * kBlockElements;
 

@@ -18,7 +18,15 @@ namespace sherd {
 namespace kernels {
 
 // Values are stable: they are written to layouts, job records and checkpoints.
-enum class OptimizerKind : uint8_t { kSgd = 1, kAdam = 2, kAdamW = 3, kAdagrad = 4, kLion = 5 };
+enum class OptimizerKind : uint8_t {
+  kSgd = 1,
+  kAdam = 2,
+  kAdamW = 3,
+  kAdagrad = 4,
+  kLion = 5,
+  kLamb = 6,
+  kMuon = 7
+};
 
 // Planes beside the parameter that an optimizer may have.
 constexpr int kMaxPlanes = 3;
@@ -28,6 +36,9 @@ struct OptimizerInfo {
   const char* name;                     // as users write it
   int planes;                           // how many of the names below are set
   const char* plane_names[kMaxPlanes];  // as torch.optim's state_dict names them: "exp_avg", ...
+  // What of whole tensors has to stand before any block of them is updated:
+  bool norms = false;       // sums of squares of values and direction
+  bool directions = false;  // the direction itself, of groups that ask for it
 };
 
 inline constexpr OptimizerInfo kOptimizers[] = {
@@ -36,6 +47,8 @@ inline constexpr OptimizerInfo kOptimizers[] = {
     {OptimizerKind::kAdamW, "adamw", 2, {"exp_avg", "exp_avg_sq"}},
     {OptimizerKind::kAdagrad, "adagrad", 1, {"sum"}},
     {OptimizerKind::kLion, "lion", 1, {"exp_avg"}},
+    {OptimizerKind::kLamb, "lamb", 2, {"exp_avg", "exp_avg_sq"}, true},
+    {OptimizerKind::kMuon, "muon", 2, {"exp_avg", "exp_avg_sq"}, false, true},
 };
 
 // Null if there is no such optimizer.

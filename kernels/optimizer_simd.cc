@@ -3,12 +3,16 @@
 #include <cmath>
 #include <string>
 
+#include "kernels/lane_tree.h"
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/optimizer_simd.cc"
 #include <hwy/foreach_target.h>
 // foreach_target.h comes first: it includes this file once per instruction set.
 #include <hwy/cache_control.h>
 #include <hwy/highway.h>
+
+#include "kernels/squares_simd.inc"  // after it, and once per instruction set, too
 
 HWY_BEFORE_NAMESPACE();
 namespace sherd {
@@ -88,10 +92,46 @@ void Save(const UpdateArgs& args, float* undo) {
   }
 }
 
+template <class Optimizer>
+void Norms(const UpdateArgs& args, const Scalars& scalars, double norms[2]) {
+  const Tag d;
+  const Scalars s = scalars;
+  squares_simd::DoubleVec values[squares_simd::kDoubleVecs], directions[squares_simd::kDoubleVecs];
+  squares_simd::Clear(values);
+  squares_simd::Clear(directions);
+  for (int64_t at = 0; at < kBlockElements; at += kLine) {
+    hwy::Prefetch(args.grad + at + kPrefetchElements);
+    hwy::Prefetch(args.param + at + kPrefetchElements);
+    hwy::Prefetch(args.planes[0] + at + kPrefetchElements);
+    hwy::Prefetch(args.planes[1] + at + kPrefetchElements);
+    for (int j = 0; j < kLine / kLanes; ++j) {
+      const int64_t i = at + j * kLanes;
+      const auto p = hn::Load(d, args.param + i);
+      auto a = hn::Load(d, args.planes[0] + i), b = hn::Load(d, args.planes[1] + i);
+      squares_simd::AddSquares(p, j, values);
+      squares_simd::AddSquares(
+          Optimizer::template Direction<VectorOps>(s, hn::Load(d, args.grad + i), p, a, b), j, directions);
+    }
+  }
+  norms[0] = squares_simd::Sum(values);
+  norms[1] = squares_simd::Sum(directions);
+}
+
+template <class Optimizer>
+constexpr NormsFn NormsOf() {
+  if constexpr (FindOptimizer(Optimizer::kKind)->norms) {
+    return &Norms<Optimizer>;
+  } else {
+    return nullptr;
+  }
+}
+
 template <class... Optimizers>
 SimdFunctions Find(OptimizerKind kind, OptimizerList<Optimizers...>) {
-  SimdFunctions found = {nullptr, nullptr};
-  ((Optimizers::kKind == kind ? void(found = {&Update<Optimizers>, &Save<Optimizers>}) : void()), ...);
+  SimdFunctions found = {nullptr, nullptr, nullptr};
+  ((Optimizers::kKind == kind ? void(found = {&Update<Optimizers>, &Save<Optimizers>, NormsOf<Optimizers>()})
+                              : void()),
+   ...);
   return found;
 }
 

@@ -11,6 +11,7 @@ namespace kernels {
 struct SimdFunctions {
   UpdateFn update;
   SaveFn save;
+  NormsFn norms;
 };
 SimdFunctions ResolveSimd(OptimizerKind kind);
 

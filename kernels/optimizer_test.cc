@@ -81,6 +81,30 @@ TEST(Optimizer, EveryInstructionSetGivesTheBitsOfThePlainLoop) {
   EXPECT_GE(targets, 1);
 }
 
+TEST(Optimizer, NormsAreThoseOfThePlainLoopAndChangeNothing) {
+  ForEachSimdTarget([] {
+    for (OptimizerKind kind : kKinds) {
+      ASSERT_EQ(ResolveNorms(kind) != nullptr, Info(kind).norms);
+      ASSERT_EQ(ResolveNormsScalar(kind) != nullptr, Info(kind).norms);
+      if (!Info(kind).norms) continue;
+      for (const Hyper& hyper : Settings()) {
+        State state(kind, kElements, 15, false);
+        const State before = state;
+        const Floats grad = RandomFloats(kElements, state.random, false);
+        const Scalars s = Prepare(kind, hyper, 4, 0.37f);
+        double want[2], got[2];
+        ResolveNormsScalar(kind)(state.Args(grad), s, want);
+        ResolveNorms(kind)(state.Args(grad), s, got);
+        EXPECT_TRUE(SameBits(got, want, 2));
+        EXPECT_GT(want[1], 0);
+        EXPECT_TRUE(SameBits(state.param.data(), before.param.data(), kElements));
+        EXPECT_TRUE(SameBits(state.planes[0].data(), before.planes[0].data(), kElements));
+        EXPECT_TRUE(SameBits(state.planes[1].data(), before.planes[1].data(), kElements));
+      }
+    }
+  });
+}
+
 TEST(Optimizer, BlockByBlockIsTheSameAsAllAtOnce) {
   for (OptimizerKind kind : kKinds) {
     State whole(kind, kElements, 5, false), parts(kind, kElements, 5, false);

@@ -11,7 +11,9 @@
 #include <hwy/cache_control.h>
 #include <hwy/highway.h>
 
-#include "kernels/half_simd.inc"  // after it, and once per instruction set, too
+// After it, and once per instruction set, too.
+#include "kernels/half_simd.inc"
+#include "kernels/squares_simd.inc"
 
 HWY_BEFORE_NAMESPACE();
 namespace sherd {
@@ -19,21 +21,16 @@ namespace kernels {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-using FloatTag = hn::CappedTag<float, kNormLanes>;
-using FloatVec = hn::Vec<FloatTag>;
-#if HWY_TARGET == HWY_SCALAR
-using DoubleTag = hn::CappedTag<double, 1>;
-#else
-using DoubleTag = hn::Repartition<double, FloatTag>;
-#endif
-using DoubleVec = hn::Vec<DoubleTag>;
+using squares_simd::AddSquares;
+using squares_simd::DoubleVec;
+using squares_simd::FloatTag;
+using squares_simd::FloatVec;
+using squares_simd::kDoubleVecs;
+using squares_simd::kFloatLanes;
+using squares_simd::kFloatVecs;
 
-constexpr int kFloatLanes = static_cast<int>(hn::MaxLanes(FloatTag()));
-constexpr int kDoubleLanes = static_cast<int>(hn::MaxLanes(DoubleTag()));
 // Work goes line by line: 64 bytes, one element for each norm lane.
 constexpr int kLine = kNormLanes;
-constexpr int kFloatVecs = kLine / kFloatLanes;
-constexpr int kDoubleVecs = kLine / kDoubleLanes;
 // How far ahead of the loads each source is prefetched: the hardware's prefetcher stops at each page.
 constexpr int64_t kPrefetchElements = 512;
 
@@ -48,21 +45,6 @@ template <bool kScaled, typename T>
 HWY_INLINE FloatVec Term(const T* from, float scale) {
   const FloatVec v = LoadSource(from);
   return kScaled ? hn::Mul(v, hn::Set(FloatTag(), scale)) : v;
-}
-
-// Squares are exact in double (24 + 24 bits), so only the order of the additions matters.
-HWY_INLINE void AddSquares(FloatVec v, int j, DoubleVec (&acc)[kDoubleVecs]) {
-  const DoubleTag dd;
-#if HWY_TARGET == HWY_SCALAR
-  const DoubleVec x = hn::PromoteTo(dd, v);
-  acc[j] = hn::Add(acc[j], hn::Mul(x, x));
-#else
-  const hn::Half<FloatTag> half;
-  const DoubleVec lo = hn::PromoteTo(dd, hn::LowerHalf(half, v));
-  const DoubleVec hi = hn::PromoteTo(dd, hn::UpperHalf(half, v));
-  acc[2 * j] = hn::Add(acc[2 * j], hn::Mul(lo, lo));
-  acc[2 * j + 1] = hn::Add(acc[2 * j + 1], hn::Mul(hi, hi));
-#endif
 }
 
 // Adds sources[first...] to t, for the line at element `at`. Skips null ones.
@@ -84,7 +66,6 @@ enum class Store { kPlain, kAccumulate, kStream };
 template <typename T, bool kScaled, Store kStore, bool kPair>
 void Reduce(const Source* sources, int n, float* out, int64_t blocks, double* block_sumsq) {
   const FloatTag df;
-  const DoubleTag dd;
   // Copies: stores to out could otherwise alias the scales.
   const T* const first = n > 0 ? static_cast<const T*>(sources[0].data) : nullptr;
   const float first_scale = n > 0 ? sources[0].scale : 1.0f;
@@ -92,7 +73,7 @@ void Reduce(const Source* sources, int n, float* out, int64_t blocks, double* bl
   const float second_scale = kPair ? sources[1].scale : 1.0f;
   for (int64_t b = 0; b < blocks; ++b) {
     DoubleVec acc[kDoubleVecs];
-    for (int j = 0; j < kDoubleVecs; ++j) acc[j] = hn::Zero(dd);
+    squares_simd::Clear(acc);
     for (int64_t at = b * kBlockElements; at < (b + 1) * kBlockElements; at += kLine) {
       FloatVec t[kFloatVecs];
       if (first != nullptr) hwy::Prefetch(first + at + kPrefetchElements);
@@ -115,9 +96,7 @@ void Reduce(const Source* sources, int n, float* out, int64_t blocks, double* bl
         AddSquares(t[j], j, acc);
       }
     }
-    HWY_ALIGN double lanes[kNormLanes];
-    for (int j = 0; j < kDoubleVecs; ++j) hn::Store(acc[j], dd, lanes + j * kDoubleLanes);
-    block_sumsq[b] = SumLanes(lanes);
+    block_sumsq[b] = squares_simd::Sum(acc);
   }
   if (kStore == Store::kStream) hwy::FlushStream();
 }

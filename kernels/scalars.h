@@ -14,15 +14,17 @@ namespace kernels {
 // not its own.
 struct Hyper {
   double lr = 1e-3;
-  double beta1 = 0.9;                    // Adam, AdamW, Lion: betas[0]
-  double beta2 = 0.999;                  // Adam, AdamW, Lion: betas[1]
-  double eps = 1e-8;                     // Adam, AdamW, Adagrad
-  double weight_decay = 0;               // SGD, Adam, Adagrad: added to the gradient; AdamW, Lion: decoupled
-  double momentum = 0;                   // SGD
-  double dampening = 0;                  // SGD
-  bool nesterov = false;                 // SGD
-  double lr_decay = 0;                   // Adagrad
+  double beta1 = 0.9;       // Adam, AdamW, Lion, LAMB: betas[0]
+  double beta2 = 0.999;     // Adam, AdamW, Lion, LAMB: betas[1]
+  double eps = 1e-8;        // Adam, AdamW, Adagrad, LAMB
+  double weight_decay = 0;  // SGD, Adam, Adagrad: added to the gradient; AdamW, Lion, LAMB: decoupled
+  double momentum = 0;      // SGD
+  double dampening = 0;     // SGD
+  bool nesterov = false;    // SGD
+  double lr_decay = 0;      // Adagrad
   double initial_accumulator_value = 0;  // Adagrad
+  double min_coeff = 0.01;               // LAMB: least trust ratio
+  double max_coeff = 10;                 // LAMB: largest; 0: none
 };
 
 // Factors of the expressions, already rounded to fp32. Filled by an optimizer's Prepare; one may use a part.
@@ -33,7 +35,7 @@ struct Scalars {
   float keep1, take1;  // first moment or momentum: m = keep1 * m + take1 * g
   float keep2, take2;  // second moment: v = keep2 * v + take2 * g * g
   float add;           // Adagrad: the sum of squares begins with it
-  float use_moment;    // SGD, Lion: direction = use_moment * m + use_grad * g
+  float use_moment;    // SGD, Lion, LAMB: direction = use_moment * m + use_grad * g
   float use_grad;
   float denom_scale;  // 1 / sqrt(bias correction 2): denominator = sqrt(v) * denom_scale + eps
   float eps;

@@ -13,8 +13,8 @@ JobMemory::JobMemory(const JobDir* dir, JobSpec spec, Role role)
 
 int64_t JobMemory::BytesFor(const JobSpec& spec) {
   const JobSizes sizes(spec);
-  int64_t bytes = sizes.grad_bytes() + sizes.stamps_bytes() + sizes.compute_bytes() +
-                  spec.world_size * RankRecords::BytesFor(spec);
+  int64_t bytes = sizes.grad_bytes() + sizes.directions_bytes() + sizes.stamps_bytes() +
+                  sizes.compute_bytes() + spec.world_size * RankRecords::BytesFor(spec);
   for (size_t p = 0; p < spec.PlaneNames().size(); ++p) bytes += sizes.plane_bytes(static_cast<int>(p));
   return bytes;
 }
@@ -80,6 +80,9 @@ absl::Status JobMemory::MapAll(bool create) {
   }
   absl::Status s = get(&stamps_, "stamps", SegmentKind::kStamps, sizes_.stamps_bytes(), owner);
   if (s.ok()) s = get(&grad_, "grad", SegmentKind::kReduced, sizes_.grad_bytes(), owner);
+  if (s.ok() && sizes_.directions_bytes() > 0) {
+    s = get(&directions_, "directions", SegmentKind::kReduced, sizes_.directions_bytes(), owner);
+  }
   if (s.ok()) {
     s = get(&members_, "members", SegmentKind::kControl,
             spec_.world_size * static_cast<int64_t>(sizeof(MemberEntry)), role_ != Role::kReader);
@@ -114,7 +117,7 @@ absl::StatusOr<std::unique_ptr<JobMemory>> JobMemory::Create(const JobDir* dir, 
     for (int p = 0; p < memory->planes(); ++p) {
       Segment::Unlink(*dir, absl::StrCat("plane.", memory->plane_name(p))).IgnoreError();
     }
-    for (const char* name : {kComputeName, "stamps", "grad", "members"})
+    for (const char* name : {kComputeName, "stamps", "grad", "directions", "members"})
       Segment::Unlink(*dir, name).IgnoreError();
     for (int r = 0; r < memory->spec_.world_size; ++r) {
       Segment::Unlink(*dir, absl::StrCat("rank.", r)).IgnoreError();

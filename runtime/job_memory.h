@@ -75,6 +75,12 @@ class JobMemory {
   // Owners only.
   float* grad() const { return grad_.as<float>(); }
   double* block_sumsq() const { return reinterpret_cast<double*>(stamps_.data() + sizes_.sumsq_at()); }
+  // For optimizers with kernels::OptimizerInfo::norms: two sums of squares per trainable block of the step in
+  // hand, of values and of the direction of their update. Stable from its owner's PHASED to the next step's.
+  double* block_norms() const { return reinterpret_cast<double*>(stamps_.data() + sizes_.norms_at()); }
+  // For optimizers with kernels::OptimizerInfo::directions: directions of the step in hand, trainable blocks.
+  // Of a matrix, stable from PHASED of the owner of its first block to the next step's.
+  float* directions() const { return directions_.as<float>(); }
   std::atomic<uint64_t>* reduce_stamps() const;
   std::atomic<uint64_t>* apply_stamps() const;
   // Updates so far of each tensor after `step`: two arrays by parity. All owners write the same values.
@@ -120,7 +126,7 @@ class JobMemory {
   const Role role_;
   const std::vector<std::string> plane_names_;
   const JobSizes sizes_;
-  Segment control_, grad_, stamps_, members_;
+  Segment control_, grad_, directions_, stamps_, members_;
   std::vector<Segment> planes_;
   Segment compute_;  // without data in an fp32 job
   std::vector<Segment> rank_segments_;

@@ -49,14 +49,6 @@ uint64_t RecordWord(StepId id) { return Mark::Of(id, 1).word(); }
 
 int GroupCount(const JobSpec& spec) { return std::max<int>(1, static_cast<int>(spec.groups.size())); }
 
-int64_t BufferOffset(const JobSpec& spec, int index) {
-  int64_t at = 0;
-  for (int i = 0; i < index; ++i) at += (BufferBytes(spec.buffers[i]) + 7) / 8 * 8;
-  return at;
-}
-
-int64_t BufferArea(const JobSpec& spec) { return BufferOffset(spec, static_cast<int>(spec.buffers.size())); }
-
 // ---------------------------------------------------------------- trainer
 
 struct RankRecords::Entry {
@@ -229,6 +221,7 @@ struct OwnerRecords::Page {
   uint64_t prepared_ranges;
   ProposalWords prepared_proposals;
   ExactSum sum;
+  alignas(64) Word phased;
   alignas(64) BoundaryRecord boundary;
   BoundaryRecord boundary_done[2];  // by parity of n: a death while one is written leaves the one before
   alignas(64) Word verdict;
@@ -346,6 +339,10 @@ std::optional<OwnerPrepared> OwnerRecords::ReadPrepared(StepId id) const {
   return out;
 }
 
+void OwnerRecords::PublishPhased(StepId id) {
+  page()->phased.store(Mark::Of(id).word(), std::memory_order_seq_cst);
+}
+
 void OwnerRecords::WriteBoundary(BoundaryRecord& record, const BoundaryOffer& offer) {
   Invalidate(record.mark);
   record.ranges_epoch = offer.ranges_epoch;
@@ -374,6 +371,7 @@ OwnerPage OwnerRecords::ReadPage(StepId current) const {
   out.boundary = ReadBoundary(page()->boundary);
   out.boundary_done = ReadBoundaryDone();
   out.done = Done();
+  out.phased = Mark(page()->phased.load(std::memory_order_seq_cst)).id();
   return out;
 }
 

@@ -35,8 +35,14 @@ inline constexpr int kMaxStepImports = 16;  // imports a rank may name in one ST
 int GroupCount(const JobSpec& spec);
 // The area that holds the job's buffers one after another, each at a multiple of 8: its size, and where one
 // begins.
-int64_t BufferArea(const JobSpec& spec);
-int64_t BufferOffset(const JobSpec& spec, int index);
+inline int64_t BufferOffset(const JobSpec& spec, int index) {
+  int64_t at = 0;
+  for (int i = 0; i < index; ++i) at += (BufferBytes(spec.buffers[i]) + 7) / 8 * 8;
+  return at;
+}
+inline int64_t BufferArea(const JobSpec& spec) {
+  return BufferOffset(spec, static_cast<int>(spec.buffers.size()));
+}
 
 // Where a delivered unit lies in its rank's staging.
 struct Delivery {
@@ -135,6 +141,8 @@ class OwnerRecords {
 
   void PublishPrepared(const OwnerPrepared& prepared);
   std::optional<OwnerPrepared> ReadPrepared(StepId id) const;
+  // PHASED: what the update of `id` needs of whole tensors stands in JobMemory::block_norms for own blocks.
+  void PublishPhased(StepId id);
   void PublishBoundary(const BoundaryOffer& offer);
   void PublishBoundaryDone(const BoundaryOffer& done);
   // Everything a pipeline looks at, in the order it relies on.

@@ -8,13 +8,12 @@
 #include "absl/strings/str_cat.h"
 #include "core/block_journal.h"
 #include "runtime/kernel_types.h"
+#include "server/update_scalars.h"
 
 namespace sherd::server {
 namespace {
 
 constexpr int64_t kBlockBytes = kBlockElements * 4;
-// Blocks a worker takes at a time: 256 KiB of each plane.
-constexpr int64_t kGrain = 256;
 // Reduced gradients of more than this do not stay in the cache until they are applied: write past it.
 constexpr int64_t kStreamBytes = 8 << 20;
 
@@ -26,14 +25,6 @@ uint64_t NowNs() {
 
 BlockRange Intersect(BlockRange a, BlockRange b) {
   return {std::max(a.begin, b.begin), std::max(std::max(a.begin, b.begin), std::min(a.end, b.end))};
-}
-
-kernels::Hyper ToHyper(const GroupScalars& v) {
-  kernels::Hyper h;
-  h.lr = v[kLr], h.beta1 = v[kBeta1], h.beta2 = v[kBeta2], h.eps = v[kEps], h.weight_decay = v[kWeightDecay];
-  h.momentum = v[kMomentum], h.dampening = v[kDampening], h.nesterov = v[kNesterov] != 0;
-  h.lr_decay = v[kLrDecay], h.initial_accumulator_value = v[kInitialAccumulatorValue];
-  return h;
 }
 
 }  // namespace
@@ -162,8 +153,8 @@ absl::Status BlockWork::Reduce(StepId id, const std::vector<Part>& parts) {
       const BlockRange own = Intersect(r.blocks, {0, memory_->trainable_blocks()});
       bytes += own.size() *
                (live * memory_->sizes().staging_block_bytes() + kBlockBytes * (parts[i].part == 0 ? 1 : 2));
-      for (int64_t b = own.begin; b < own.end; b += kGrain) {
-        pieces.push_back({&parts[i], unit, {b, std::min(b + kGrain, own.end)}, &sources[i]});
+      for (int64_t b = own.begin; b < own.end; b += kRunBlocks) {
+        pieces.push_back({&parts[i], unit, {b, std::min(b + kRunBlocks, own.end)}, &sources[i]});
       }
     }
   }
@@ -187,17 +178,6 @@ ExactSum BlockWork::SumSquares(const std::vector<uint64_t>& has_grad) const {
     });
   }
   return sum;
-}
-
-std::vector<BlockWork::Run> BlockWork::SplitRuns(int64_t grain) const {
-  std::vector<Run> runs;
-  for (const UnitRange& r : ranges_) {
-    memory_->layout().ForEachRun(r.blocks, [&](int tensor, BlockRange run) {
-      for (int64_t b = run.begin; b < run.end; b += grain)
-        runs.push_back({tensor, {b, std::min(b + grain, run.end)}});
-    });
-  }
-  return runs;
 }
 
 void BlockWork::CountUpdates(const Verdict& verdict, const std::vector<ImportSegment>& imports) {
@@ -313,7 +293,7 @@ void BlockWork::CutSnapshots(uint64_t last, Step step) {
   }
 }
 
-void BlockWork::ApplyRun(const Verdict& verdict, const Run& run, const kernels::Scalars* scalars,
+void BlockWork::ApplyRun(const Verdict& verdict, const BlockRun& run, const TensorUpdate* update,
                          const std::vector<ImportSegment>& imports, int worker) {
   const Mark mark = Mark::Of(verdict.id);
   const runtime::WorkerUndo undo = records_->undo(worker);
@@ -328,7 +308,7 @@ void BlockWork::ApplyRun(const Verdict& verdict, const Run& run, const kernels::
     args.param = memory_->plane(0) + at;
     const bool whole = b < memory_->trainable_blocks();
     for (int p = 1; p < planes && whole; ++p) args.planes[p - 1] = memory_->plane(p) + at;
-    args.grad = scalars != nullptr ? memory_->grad() + at : nullptr;
+    args.grad = update != nullptr ? memory_->grad() + at : nullptr;
     JournaledMutate(
         *undo.apply, stamps[b], mark, b,
         [&] {
@@ -339,7 +319,11 @@ void BlockWork::ApplyRun(const Verdict& verdict, const Run& run, const kernels::
           }
         },
         [&] {
-          if (scalars != nullptr) update_(args, *scalars, kBlockElements);
+          if (update != nullptr && update->ns_steps > 0) {
+            kernels::MuonUpdate(args, memory_->directions() + at, update->muon, kBlockElements);
+          } else if (update != nullptr) {
+            update_(args, update->scalars, kBlockElements);
+          }
           bool by_hand = false;
           for (const ImportSegment& import : imports) {
             for (int p = 0; p < planes && (p == 0 || whole); ++p) {
@@ -351,7 +335,7 @@ void BlockWork::ApplyRun(const Verdict& verdict, const Run& run, const kernels::
           }
           // What a person wrote is rounded to the nearest.
           const bool noisy = memory_->spec().stochastic_rounding && !by_hand;
-          if (scalars != nullptr || by_hand) StoreCompute(b, noisy ? &noise : nullptr);
+          if (update != nullptr || by_hand) StoreCompute(b, noisy ? &noise : nullptr);
         });
   }
 }
@@ -375,38 +359,25 @@ absl::Status BlockWork::Apply(const Verdict& verdict, uint64_t push) {
   absl::StatusOr<std::vector<ImportSegment>> imports = OpenImports(ids);
   if (!imports.ok()) return imports.status();
   CountUpdates(verdict, *imports);
-  const std::atomic<uint64_t>* steps = memory_->tensor_steps(verdict.id.step);
   const std::vector<TensorInfo>& tensors = memory_->layout().tensors();
-  // A scalar set per tensor that this owner has a part of.
-  std::vector<kernels::Scalars> scalars(tensors.size());
-  std::vector<Run> runs;
-  int prepared = -1;
+  const absl::StatusOr<std::vector<TensorUpdate>> updates =
+      UpdatesOf(*memory_, verdict, ranges_, /*with_trust=*/kernels::Info(kind_).norms);
+  if (!updates.ok()) return updates.status();
+  std::vector<BlockRun> runs;
   int64_t bytes = 0;
-  for (const Run& run : SplitRuns(kGrain)) {
-    const bool update = verdict.kind == VerdictKind::kCommit && TestBit(verdict.has_grad, run.tensor) &&
-                        run.blocks.end <= memory_->trainable_blocks();
-    if (!update && !Covers(*imports, tensors[run.tensor], memory_->planes())) continue;
-    if (update && prepared != run.tensor) {
-      const int32_t group = tensors[run.tensor].spec.group;
-      if (group >= static_cast<int32_t>(verdict.groups.size())) {
-        return absl::InternalError(absl::StrCat("tensor ", tensors[run.tensor].spec.name, " is in group ",
-                                                group, " of ", verdict.groups.size()));
-      }
-      scalars[run.tensor] = kernels::Prepare(kind_, ToHyper(verdict.groups[group]),
-                                             steps[run.tensor].load(std::memory_order_relaxed),
-                                             static_cast<float>(verdict.grad_scale));
-      prepared = run.tensor;
+  for (const BlockRun& run : SplitRuns(memory_->layout(), ranges_)) {
+    if (!Updates(*memory_, verdict, run.tensor) &&
+        !Covers(*imports, tensors[run.tensor], memory_->planes())) {
+      continue;
     }
     bytes += run.blocks.size() * kBlockBytes * (1 + 2 * memory_->planes());
     if (memory_->compute() != nullptr) bytes += run.blocks.size() * kBlockBytes / 2;
     runs.push_back(run);
   }
   LookForSnapshots(verdict.id.step, /*at_boundary=*/false);
-  const bool commit = verdict.kind == VerdictKind::kCommit;
   pool_->Run(static_cast<int64_t>(runs.size()), [&](int worker, int64_t i) {
-    const bool update = commit && TestBit(verdict.has_grad, runs[i].tensor) &&
-                        runs[i].blocks.end <= memory_->trainable_blocks();
-    ApplyRun(verdict, runs[i], update ? &scalars[runs[i].tensor] : nullptr, *imports, worker);
+    const bool update = Updates(*memory_, verdict, runs[i].tensor);
+    ApplyRun(verdict, runs[i], update ? &(*updates)[runs[i].tensor] : nullptr, *imports, worker);
   });
   counters_->apply_bytes.fetch_add(bytes, std::memory_order_relaxed);
   counters_->apply_ns.fetch_add(NowNs() - start, std::memory_order_relaxed);
@@ -419,7 +390,7 @@ absl::Status BlockWork::StoreImport(uint64_t import, StepId after) {
   LookForSnapshots(after.step, /*at_boundary=*/true);
   const std::vector<TensorInfo>& tensors = memory_->layout().tensors();
   SetUpdateCounts(*imports, after.step);
-  for (const Run& run : SplitRuns(kGrain)) {
+  for (const BlockRun& run : SplitRuns(memory_->layout(), ranges_)) {
     if (!Covers(*imports, tensors[run.tensor], memory_->planes())) continue;
     for (int64_t b = run.blocks.begin; b < run.blocks.end; ++b) {
       if (!snapshots_.empty()) Preserve(b);

@@ -17,8 +17,10 @@
 #include "kernels/optimizer.h"
 #include "kernels/reduce.h"
 #include "runtime/job_memory.h"
+#include "server/block_runs.h"
 #include "server/import_segment.h"
 #include "server/snapshot_pool.h"
+#include "server/update_scalars.h"
 #include "server/worker_pool.h"
 
 namespace sherd::server {
@@ -68,10 +70,6 @@ class BlockWork {
   void CutSnapshots(uint64_t last, Step step);
 
  private:
-  struct Run {  // consecutive blocks of one tensor
-    int tensor;
-    BlockRange blocks;
-  };
   absl::StatusOr<std::vector<kernels::Source>> SourcesOf(StepId id, const Part& part) const;
   void ReduceRun(StepId id, const Part& part, BlockRange unit, BlockRange run,
                  const std::vector<kernels::Source>& sources, int worker);
@@ -80,7 +78,7 @@ class BlockWork {
     uint64_t id;
     SnapshotPool pool;
   };
-  void ApplyRun(const Verdict& verdict, const Run& run, const kernels::Scalars* scalars,
+  void ApplyRun(const Verdict& verdict, const BlockRun& run, const TensorUpdate* update,
                 const std::vector<ImportSegment>& imports, int worker);
   // Rounds a block's parameters to what trainers compute with, if that has 16 bits: in the same pass that
   // wrote them, while they are in the cache. `noise`: stochastically; null: to nearest even. Done again after
@@ -93,7 +91,6 @@ class BlockWork {
   void Preserve(int64_t block);
   void SetUpdateCounts(const std::vector<ImportSegment>& imports, Step step);
   static bool Covers(const std::vector<ImportSegment>& imports, const TensorInfo& tensor, int planes);
-  std::vector<Run> SplitRuns(int64_t grain) const;
   void CountUpdates(const Verdict& verdict, const std::vector<ImportSegment>& imports);
 
   runtime::JobMemory* const memory_;

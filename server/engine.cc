@@ -6,6 +6,7 @@
 #include "absl/memory/memory.h"
 #include "absl/strings/str_cat.h"
 #include "core/partition.h"
+#include "server/pre_update.h"
 #include "server/snapshot_reader.h"
 
 namespace sherd::server {
@@ -163,6 +164,8 @@ bool Engine::EnsurePipeline() {
   config.slot = slot_;
   config.ranges_epoch = a->epoch;
   config.loss_scale = memory_->spec().loss_scale;
+  const kernels::OptimizerInfo& optimizer = kernels::Info(memory_->spec().optimizer);
+  config.pre_update = optimizer.norms || optimizer.directions;
   config.owns.assign(memory_->layout().units().size(), false);
   int64_t elements = 0;
   for (const UnitRange& r : work_.ranges()) {
@@ -227,6 +230,9 @@ absl::Status Engine::CarryOut() {
         break;
       case Effect::kPrepare:
         Prepare(e);
+        break;
+      case Effect::kPreUpdate:
+        status = PreUpdate(e);
         break;
       case Effect::kStoreVerdict:
         StoreVerdict();
@@ -294,6 +300,15 @@ void Engine::Prepare(const Effect& e) {
   });
   if (boundary || last) RingOwners();
   ShowOwner(slot_);
+}
+
+absl::Status Engine::PreUpdate(const Effect& e) {
+  absl::Status status = server::PreUpdate(*memory_, pipeline_->verdict(), work_.ranges(), &pool_);
+  if (!status.ok()) return status;
+  records_->PublishPhased(e.id);
+  RingOwners();
+  ShowOwner(slot_);
+  return absl::OkStatus();
 }
 
 void Engine::StoreVerdict() {

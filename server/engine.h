@@ -79,6 +79,7 @@ class Engine {
   absl::Status CarryOut();
   absl::Status Reduce(const std::vector<Effect>& effects, size_t* i);
   void Prepare(const Effect& e);
+  absl::Status PreUpdate(const Effect& e);
   void StoreVerdict();
   absl::Status Apply();
   void PublishDone(const Effect& e);

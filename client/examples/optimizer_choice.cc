@@ -21,10 +21,11 @@ double DefaultRate(const std::string& optimizer, const std::string& size) {
   return DefaultScalars(kind)[kLr];
 }
 
-OptimizerOptions ChooseOptimizer(const OptimizerChoice& choice, double weight_decay) {
+OptimizerOptions ChooseOptimizer(const OptimizerChoice& choice, double weight_decay, bool matrices) {
   if (choice.own_optimizer.has_value()) {
     OptimizerOptions own = *choice.own_optimizer;
     own.Set(kWeightDecay, weight_decay);
+    if (own.kind() == OptimizerKind::kMuon && !matrices) own.Set(kNsSteps, 0);
     return own;
   }
   OptimizerOptions chosen(kernels::FindOptimizer(choice.optimizer)->kind);
@@ -33,6 +34,8 @@ OptimizerOptions ChooseOptimizer(const OptimizerChoice& choice, double weight_de
   if (chosen.kind() == OptimizerKind::kAdam || chosen.kind() == OptimizerKind::kAdamW) {
     chosen.Set(kBeta2, 0.95);
   }
+  // As Muon's authors: embeddings, norms and biases are AdamW's.
+  if (chosen.kind() == OptimizerKind::kMuon && !matrices) chosen.Set(kNsSteps, 0);
   if (chosen.kind() == OptimizerKind::kSgd) chosen.Set(kMomentum, 0.9);
   return chosen;
 }

@@ -32,9 +32,10 @@ std::vector<std::string> OptimizerNames();
 // REQUIRES: optimizer is one of OptimizerNames, size one of kGptSizes.
 double DefaultRate(const std::string& optimizer, const std::string& size);
 
-// The chosen optimizer with this weight decay; betas of the Adams are 0.9 and
-// 0.95, the momentum of SGD is 0.9, everything else is the optimizer's default. REQUIRES: as above.
-OptimizerOptions ChooseOptimizer(const OptimizerChoice& choice, double weight_decay);
+// The chosen optimizer with this weight decay, for the blocks' matrices or for everything else; betas of the
+// Adams are 0.9 and 0.95, the momentum of SGD is 0.9, everything else is the optimizer's default. REQUIRES:
+// as above.
+OptimizerOptions ChooseOptimizer(const OptimizerChoice& choice, double weight_decay, bool matrices = true);
 
 // The chosen schedule of `steps` updates; nothing where none was. INVALID_ARGUMENT as Schedule::Create.
 absl::StatusOr<std::optional<Schedule>> ChooseSchedule(const OptimizerChoice& choice, uint64_t steps);

@@ -7,6 +7,8 @@
 #include <torch/optim/adamw.h>
 #include <torch/optim/sgd.h>
 
+#include <algorithm>
+#include <cmath>
 #include <map>
 #include <utility>
 
@@ -148,12 +150,67 @@ class Lion : public PaperOptimizer {
   }
 };
 
+// You et al., arXiv 1904.00962, algorithm 2, with DeepSpeed's bounds of the ratio.
+class Lamb : public PaperOptimizer {
+  using PaperOptimizer::PaperOptimizer;
+  void Update(const GroupScalars& s, int64_t updates, at::Tensor& parameter, const at::Tensor& grad,
+              std::vector<at::Tensor>& state) override {
+    at::Tensor &m = state[0], &v = state[1];
+    m.mul_(s[kBeta1]).add_(grad, 1 - s[kBeta1]);
+    v.mul_(s[kBeta2]).addcmul_(grad, grad, 1 - s[kBeta2]);
+    const double n = static_cast<double>(updates);
+    const at::Tensor direction =
+        (m / (1 - std::pow(s[kBeta1], n))) / ((v / (1 - std::pow(s[kBeta2], n))).sqrt() + s[kEps]) +
+        parameter * s[kWeightDecay];
+    const double values = parameter.norm(2, at::kDouble).item<double>();
+    const double along = direction.norm(2, at::kDouble).item<double>();
+    double ratio = values > 0 && along > 0 ? std::max(s[kMinCoeff], values / along) : 1;
+    if (s[kMaxCoeff] > 0 && values > 0 && along > 0) ratio = std::min(ratio, s[kMaxCoeff]);
+    parameter.sub_(direction, s[kLr] * ratio);
+  }
+};
+
+// Jordan et al., 2024, as torch.optim.Muon, in fp32; what is no matrix, or in a group without Newton-Schulz
+// steps, as AdamW.
+class Muon : public PaperOptimizer {
+  using PaperOptimizer::PaperOptimizer;
+  void Update(const GroupScalars& s, int64_t updates, at::Tensor& parameter, const at::Tensor& grad,
+              std::vector<at::Tensor>& state) override {
+    at::Tensor &m = state[0], &v = state[1];
+    parameter.mul_(1 - s[kLr] * s[kWeightDecay]);
+    if (s[kNsSteps] == 0 || parameter.dim() < 2) {
+      m.mul_(s[kBeta1]).add_(grad, 1 - s[kBeta1]);
+      v.mul_(s[kBeta2]).addcmul_(grad, grad, 1 - s[kBeta2]);
+      const double n = static_cast<double>(updates);
+      const at::Tensor denominator = v.sqrt() / std::sqrt(1 - std::pow(s[kBeta2], n)) + s[kEps];
+      parameter.addcdiv_(m, denominator, -s[kLr] / (1 - std::pow(s[kBeta1], n)));
+      return;
+    }
+    m.mul_(s[kMomentum]).add_(grad, 1 - s[kMomentum]);
+    at::Tensor x = s[kNesterov] != 0 ? grad * (1 - s[kMomentum]) + m * s[kMomentum] : m.clone();
+    x = x.flatten(1);
+    const bool tall = x.size(0) > x.size(1);
+    const double rate = s[kLr] * std::sqrt(std::max(1.0, static_cast<double>(x.size(0)) / x.size(1)));
+    if (tall) x = x.t();
+    x = x / std::max(x.norm().item<double>(), s[kEps]);
+    for (int step = 0; step < s[kNsSteps]; ++step) {
+      const at::Tensor gram = at::mm(x, x.t());
+      x = x * 3.4445 + at::mm(gram * -4.7750 + at::mm(gram, gram) * 2.0315, x);
+    }
+    parameter.sub_((tall ? x.t() : x).reshape(parameter.sizes()), rate);
+  }
+};
+
 }  // namespace
 
 std::unique_ptr<ReferenceOptimizer> MakeReferenceOptimizer(std::vector<ReferenceGroup> groups) {
   switch (groups[0].options.kind()) {
     case OptimizerKind::kLion:
       return std::make_unique<Lion>(std::move(groups));
+    case OptimizerKind::kLamb:
+      return std::make_unique<Lamb>(std::move(groups));
+    case OptimizerKind::kMuon:
+      return std::make_unique<Muon>(std::move(groups));
     default:
       return std::make_unique<LibtorchOptimizer>(std::move(groups));
   }

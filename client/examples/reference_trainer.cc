@@ -39,8 +39,8 @@ std::vector<at::Tensor> Masters(Gpt& model, DType compute) {
 
 std::vector<ReferenceGroup> Groups(const Gpt& model, const std::vector<at::Tensor>& masters,
                                    const TrainOptions& options) {
-  std::vector<ReferenceGroup> groups = {{{}, ChooseOptimizer(options, options.weight_decay)},
-                                        {{}, ChooseOptimizer(options, 0)}};
+  std::vector<ReferenceGroup> groups = {{{}, ChooseOptimizer(options, options.weight_decay, true)},
+                                        {{}, ChooseOptimizer(options, 0, false)}};
   size_t i = 0;
   for (const std::string& name : model.named_parameters().keys()) {
     groups[IsDecayed(name) ? 0 : 1].parameters.push_back(masters[i++]);

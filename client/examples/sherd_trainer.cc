@@ -25,8 +25,8 @@ namespace {
 // As in the reference: decay for the blocks' matrices alone.
 std::vector<sherd::torch::ParamGroup> Groups(const Gpt& model, const TrainOptions& options) {
   std::vector<sherd::torch::ParamGroup> groups = {
-      {"decayed", {}, ChooseOptimizer(options, options.weight_decay)},
-      {"others", {}, ChooseOptimizer(options, 0)}};
+      {"decayed", {}, ChooseOptimizer(options, options.weight_decay, true)},
+      {"others", {}, ChooseOptimizer(options, 0, false)}};
   for (const std::string& name : model.named_parameters().keys()) {
     groups[IsDecayed(name) ? 0 : 1].parameters.push_back(name);
   }

@@ -25,6 +25,7 @@ def show(name, hyper, param, planes):
     fields += [hyper.get(key, 0.0) for key in ("weight_decay", "momentum", "dampening")]
     texts = [repr(float(f)) for f in fields] + [str(hyper.get("nesterov", False)).lower()]
     texts += [repr(float(hyper.get(key, 0.0))) for key in ("lr_decay", "initial_accumulator_value")]
+    texts += [repr(float(hyper.get(key, default))) for key, default in (("min_coeff", 0.01), ("max_coeff", 10.0))]
     print('{"%s",\n {%s},' % (name, ", ".join(texts)))
     rows = [floats(param)] + [floats(x) if x is not None else "{}" for x in planes]
     print(" {" + ",\n  ".join(rows) + "},\n %d}," % (1 + sum(x is not None for x in planes)))

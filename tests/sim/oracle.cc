@@ -130,11 +130,19 @@ void Oracle::OnVerdict(const Verdict& v, const Proposals& decided) {
   }
   std::vector<uint64_t> imports = v.imports;
   for (uint64_t id = decided_.import + 1; id <= v.proposals.import; ++id) imports.push_back(id);
+  std::vector<double> trust(job_.tensors.size(), 1);
+  for (size_t t = 0; t < trust.size() && job_.norms; ++t) {
+    double sum = 0;
+    for (int64_t b = job_.tensors[t].blocks.begin; b < job_.tensors[t].blocks.end; ++b) {
+      sum += Job::Norm(planes_[b], sums[b]);
+    }
+    trust[t] = Job::Trust(sum);
+  }
   for (int b = 0; b < job_.blocks; ++b) {
     bool touched = v.kind == VerdictKind::kCommit && TestBit(v.has_grad, job_.TensorOf(b));
     for (int e = 0; e < kElements && touched; ++e) {
       planes_[b].momentum[e] += sums[b][e];
-      planes_[b].param[e] -= v.groups[0][kLr] * planes_[b].momentum[e];
+      planes_[b].param[e] -= v.groups[0][kLr] * trust[job_.TensorOf(b)] * planes_[b].momentum[e];
     }
     for (uint64_t id : imports) touched |= job_.Import(id, b).has_value();
     planes_[b].updates += touched;

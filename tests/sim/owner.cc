@@ -23,6 +23,7 @@ class Owner {
     w_.Trace(absl::StrCat("takes slot ", slot_.value()));
     if (w_.bug != Bug::kNoUndoOnRecovery) Recover();
     if (w_.bug == Bug::kRewritePrepared) page_.prepared.reset();
+    if (w_.bug == Bug::kPhaseAgain) page_.phased = {};
     for (;;) {
       const uint64_t ticket = w_.s.Listen();
       if (EnsurePipeline()) {
@@ -118,6 +119,7 @@ class Owner {
     for (const UnitShape& u : w_.job.units) {
       config.owns.push_back(!Owned(u.blocks, slot_, a->servers).empty());
     }
+    config.pre_update = w_.job.norms;
     const uint8_t attempts = page_.rejected.step == page_.done.step.Next() ? page_.rejected.attempt + 1 : 0;
     pipeline_.emplace(std::move(config), page_.done, page_.Decided(), attempts);
     effects_.clear();
@@ -153,6 +155,8 @@ class Owner {
     page.boundary_done = o.BoundaryDone();
     w_.Tick();
     page.done = o.done;
+    w_.Tick();
+    page.phased = o.phased;
     pipeline_->OnOwner(slot, page, &effects_);
   }
 
@@ -166,6 +170,9 @@ class Owner {
           break;
         case Effect::kPrepare:
           Prepare(e.id);
+          break;
+        case Effect::kPreUpdate:
+          PreUpdate(e.id);
           break;
         case Effect::kStoreVerdict:
           StoreVerdict();
@@ -284,6 +291,32 @@ class Owner {
     ShowOwner(slot_);
   }
 
+  void PreUpdate(StepId id) {
+    const Verdict& v = pipeline_->verdict();
+    if (w_.bug == Bug::kPhasedEarly) page_.phased = id;
+    for (const UnitShape& u : w_.job.units) {
+      const BlockRange own = Owned(u.blocks, slot_, assignment_.servers);
+      for (int64_t b = own.begin; b < own.end; ++b) {
+        if (!TestBit(v.has_grad, w_.job.TensorOf(static_cast<int>(b)))) continue;
+        w_.Tick();
+        w_.norms[b] = Job::Norm(w_.planes[b], w_.grad[b]);
+      }
+    }
+    w_.Tick();
+    page_.phased = id;
+    w_.Trace(absl::StrCat("PHASED ", id.ToString()));
+    w_.s.Ring();
+    ShowOwner(slot_);
+  }
+
+  double TrustOf(int64_t block) const {
+    if (!w_.job.norms) return 1;
+    const BlockRange blocks = w_.job.tensors[w_.job.TensorOf(static_cast<int>(block))].blocks;
+    double sum = 0;
+    for (int64_t b = blocks.begin; b < blocks.end; ++b) sum += w_.norms[b];
+    return Job::Trust(sum);
+  }
+
   void StoreVerdict() {
     const Verdict& v = pipeline_->verdict();
     decided_before_ = pipeline_->decided();
@@ -325,10 +358,11 @@ class Owner {
 
   void Mutate(int64_t b, const Verdict& v, bool update, const std::vector<uint64_t>& imports) {
     Planes& p = w_.planes[b];
+    const double rate = v.groups[0][kLr] * (update ? TrustOf(b) : 1);
     for (int e = 0; e < kElements && update; ++e) {
       p.momentum[e] += w_.grad[b][e];
       w_.Tick();
-      p.param[e] -= v.groups[0][kLr] * p.momentum[e];
+      p.param[e] -= rate * p.momentum[e];
       w_.Tick();
     }
     Overlay(b, imports);

@@ -1,6 +1,7 @@
 #include "tests/sim/world.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <limits>
 
@@ -20,6 +21,8 @@ const char* BugName(Bug bug) {
                                            "wrong_start",
                                            "no_barrier",
                                            "next_attempt_early",
+                                           "phased_early",
+                                           "phase_again",
                                            "retire_early"};
   static_assert(sizeof(kNames) / sizeof(kNames[0]) == static_cast<size_t>(Bug::kBugs));
   return kNames[static_cast<int>(bug)];
@@ -33,6 +36,7 @@ Job Job::FromSeed(uint64_t seed) {
   job.servers = 1 + random.Below(kMaxSlots);
   job.steps = 3 + random.Below(3);
   job.ring = random.Chance(60);
+  job.norms = Random::Mix(seed ^ 0x2078) % 2 == 0;
   const int units = 1 + random.Below(3);
   for (int u = 0; u < units; ++u) {
     UnitShape unit;
@@ -155,6 +159,14 @@ std::optional<Values> Job::Import(uint64_t import, int block) const {
   return v;
 }
 
+double Job::Norm(const Planes& planes, const Values& grad) {
+  double sum = 0;
+  for (int e = 0; e < kElements; ++e) sum += planes.param[e] + planes.momentum[e] + grad[e];
+  return sum;
+}
+
+double Job::Trust(double sum) { return 1 + std::fabs(std::fmod(sum, 3)); }
+
 World::World(const Job& j, Scheduler* scheduler, Bug b, bool t)
     : job(j), s(*scheduler), bug(b), trace(t), ranks(job.world_size), owners(kMaxSlots) {
   for (RankShared& r : ranks) {
@@ -169,6 +181,7 @@ World::World(const Job& j, Scheduler* scheduler, Bug b, bool t)
   planes.resize(job.blocks);
   grad.resize(job.blocks);
   sumsq.assign(job.blocks, 0);
+  norms.assign(job.blocks, 0);
   for (int i = 0; i < job.blocks; ++i) {
     reduce_stamp.emplace_back(0);
     apply_stamp.emplace_back(0);

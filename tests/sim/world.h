@@ -42,10 +42,20 @@ enum class Bug {
   kWrongStart,          // a slot that a resize lets in starts where it once stood
   kNoBarrier,           // owners take up new ranges one by one
   kNextAttemptEarly,    // trainers begin again at the first REJECTED
+  kPhasedEarly,         // PHASED is published before the norms are there
+  kPhaseAgain,          // a successor takes the norms again though its predecessor was PHASED
   kRetireEarly,         // slots are given up before their owners have left the old ranges
   kBugs,
 };
 const char* BugName(Bug bug);
+
+struct Planes {
+  Values param{}, momentum{};
+  double updates = 0;  // stands for the tensor's update count; in the block, so that the journal covers it
+  friend bool operator==(const Planes& a, const Planes& b) {
+    return a.param == b.param && a.momentum == b.momentum && a.updates == b.updates;
+  }
+};
 
 struct UnitShape {
   BlockRange blocks;
@@ -60,6 +70,7 @@ struct Job {
   uint64_t seed = 0;
   int world_size = 1, servers = 1, steps = 4;
   bool ring = false;   // stage 2
+  bool norms = false;  // the optimizer updates whole tensors by their norms
   int ring_units = 2;  // of the first ring
   std::vector<UnitShape> units;
   std::vector<TensorShape> tensors;
@@ -84,17 +95,12 @@ struct Job {
   uint64_t Blob(Rank rank, StepId id) const;
   // What an import stores in a block: nothing, or one value for each element.
   std::optional<Values> Import(uint64_t import, int block) const;
+  // What a block contributes to its tensor's norm, and the factor that a tensor's sum makes of the update.
+  static double Norm(const Planes& planes, const Values& grad);
+  static double Trust(double sum);
 
  private:
   uint64_t Hash(uint64_t a, uint64_t b, uint64_t c = 0, uint64_t d = 0, uint64_t e = 0) const;
-};
-
-struct Planes {
-  Values param{}, momentum{};
-  double updates = 0;  // stands for the tensor's update count; in the block, so that the journal covers it
-  friend bool operator==(const Planes& a, const Planes& b) {
-    return a.param == b.param && a.momentum == b.momentum && a.updates == b.updates;
-  }
 };
 
 struct Undo {
@@ -109,7 +115,7 @@ struct OwnerShared {
   std::optional<OwnerPrepared> prepared;
   BoundaryOffer boundary;
   BoundaryOffer boundary_done[2];  // by parity of n
-  StepId done, rejected;
+  StepId done, rejected, phased;
   Proposals decided_by_done[2];  // by parity of the step
   uint64_t entered = 0;
   std::optional<Verdict> verdict;
@@ -180,6 +186,7 @@ struct World {
   std::vector<Planes> planes;
   std::vector<Values> grad;
   std::vector<double> sumsq;
+  std::vector<double> norms;  // per block
   std::deque<std::atomic<uint64_t>> reduce_stamp, apply_stamp;
 
   Proposals proposals, boundary;

@@ -8,8 +8,10 @@
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
 #include "kernels/convert.h"
+#include "kernels/muon.h"
 #include "kernels/optimizer.h"
 #include "kernels/reduce.h"
+#include "kernels/trust_ratio.h"
 #include "runtime/kernel_types.h"
 
 namespace sherd::tests {
@@ -52,7 +54,7 @@ double SumSquares(const float* block) {
 
 }  // namespace
 
-JobSpec StepSpec(int world, int stage, int parts) {
+JobSpec StepSpec(int world, int stage, int parts, OptimizerKind optimizer) {
   JobSpec spec;
   spec.job = "step-test";
   spec.uuid = "u";
@@ -60,7 +62,7 @@ JobSpec StepSpec(int world, int stage, int parts) {
                                  {{"c", {5}}, {"d", {256}}, {"e", {1000}}},
                                  {{"big", {40, 300}}},
                                  {{"frozen", {300}, DType::kFloat32, 0, false}}});
-  spec.optimizer = OptimizerKind::kAdamW;
+  spec.optimizer = optimizer;
   spec.groups = {"all"};
   spec.world_size = world;
   spec.stage = stage;
@@ -72,6 +74,8 @@ JobSpec StepSpec(int world, int stage, int parts) {
 GroupScalars StepScalars() {
   GroupScalars s{};
   s[kLr] = 1e-2, s[kBeta1] = 0.9, s[kBeta2] = 0.95, s[kEps] = 1e-8, s[kWeightDecay] = 0.1;
+  s[kMinCoeff] = 0.01, s[kMaxCoeff] = 10;
+  s[kMomentum] = 0.9, s[kNesterov] = 1, s[kNsSteps] = 3;
   return s;
 }
 
@@ -101,6 +105,35 @@ std::vector<float> StepOracle::Reduced(uint64_t step, const TensorInfo& t, const
   return g;
 }
 
+void StepOracle::Update(const TensorInfo& t, const std::vector<float>& grad, float grad_scale) {
+  kernels::Hyper h;
+  h.lr = 1e-2, h.beta1 = 0.9, h.beta2 = 0.95, h.eps = 1e-8, h.weight_decay = 0.1;
+  h.momentum = 0.9, h.nesterov = true;
+  const OptimizerKind kind = spec_.optimizer;
+  const int64_t at = t.blocks.begin * kBlockElements, elements = t.blocks.size() * kBlockElements;
+  const kernels::UpdateArgs args{&p_[at], {&m_[at], &v_[at]}, grad.data()};
+  const uint64_t updates = ++steps_[t.index];
+  if (kind == OptimizerKind::kMuon && t.spec.shape.size() >= 2) {
+    const int64_t rows = t.spec.shape[0], columns = t.spec.shape[1];
+    const kernels::MuonScalars s = kernels::PrepareMuon(h, rows, columns, grad_scale);
+    std::vector<float> direction(elements);
+    kernels::MuonDirection(args, s, rows, columns, 3, direction.data());
+    kernels::MuonUpdate(args, direction.data(), s, elements);
+    return;
+  }
+  if (const kernels::NormsFn norms = kernels::ResolveNormsScalar(kind); norms != nullptr) {
+    const kernels::Scalars s = kernels::Prepare(kind, h, updates, grad_scale);
+    double values = 0, direction = 0;
+    for (int64_t e = 0; e < elements; e += kBlockElements) {
+      double of_block[2];
+      norms({args.param + e, {args.planes[0] + e, args.planes[1] + e}, args.grad + e}, s, of_block);
+      values += of_block[0], direction += of_block[1];
+    }
+    h.lr *= kernels::TrustRatio(values, direction, h.min_coeff, h.max_coeff);
+  }
+  kernels::ResolveScalar(kind)(args, kernels::Prepare(kind, h, updates, grad_scale), elements);
+}
+
 void StepOracle::Step(uint64_t step, const StepPlan& plan) {
   const int absent = step == 2 ? plan.absent : -1;
   std::vector<std::vector<float>> g(spec_.layout.tensors().size());
@@ -116,15 +149,10 @@ void StepOracle::Step(uint64_t step, const StepPlan& plan) {
   loss_scale_ = NextLossScale(spec_.loss_scale, loss_scale_, skip);
   if (skip) return;
   const double clip = plan.max_norm > 0 ? std::min(1.0, plan.max_norm / (norm_ + 1e-6)) : 1.0;
-  kernels::Hyper h;
-  h.lr = 1e-2, h.beta1 = 0.9, h.beta2 = 0.95, h.eps = 1e-8, h.weight_decay = 0.1;
   for (const TensorInfo& t : spec_.layout.tensors()) {
     if (g[t.index].empty() || t.blocks.empty()) continue;
-    const auto s = kernels::Prepare(kernels::OptimizerKind::kAdamW, h, ++steps_[t.index],
-                                    static_cast<float>(mean * clip));
+    Update(t, g[t.index], static_cast<float>(mean * clip));
     const int64_t at = t.blocks.begin * kBlockElements;
-    kernels::UpdateArgs args{&p_[at], {&m_[at], &v_[at]}, g[t.index].data()};
-    kernels::ResolveScalar(kernels::OptimizerKind::kAdamW)(args, s, t.blocks.size() * kBlockElements);
     for (int64_t i = at; i < t.blocks.end * kBlockElements && !compute_.empty(); ++i) {
       const uint32_t noise = kernels::Noise({spec_.rounding_seed, step}, i);
       if (spec_.compute == DType::kBFloat16) {

@@ -18,7 +18,7 @@
 namespace sherd::tests {
 
 // Four units: tensors of many sizes, a scalar, an empty one, one larger than its neighbours, a frozen one.
-JobSpec StepSpec(int world, int stage, int parts);
+JobSpec StepSpec(int world, int stage, int parts, OptimizerKind optimizer = OptimizerKind::kAdamW);
 GroupScalars StepScalars();
 
 // What happens in the steps of a run, the same to all.
@@ -47,6 +47,8 @@ class StepOracle {
  private:
   // Reduced gradient of a tensor, padded to its blocks.
   std::vector<float> Reduced(uint64_t step, const TensorInfo& t, const StepPlan& plan) const;
+  // One tensor by its reduced gradient.
+  void Update(const TensorInfo& t, const std::vector<float>& grad, float grad_scale);
 
   const JobSpec spec_;
   std::vector<float> p_, m_, v_;

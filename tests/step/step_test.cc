@@ -11,12 +11,12 @@
 namespace sherd::tests {
 namespace {
 
-class StepTest : public ::testing::TestWithParam<std::tuple<int, int, int, int>> {};
+class StepTest : public ::testing::TestWithParam<std::tuple<int, int, int, int, OptimizerKind>> {};
 
 TEST_P(StepTest, EqualsOneProcessBitForBit) {
-  const auto [stage, world, servers, parts] = GetParam();
+  const auto [stage, world, servers, parts, optimizer] = GetParam();
   if (stage < 2 && parts > 1) GTEST_SKIP() << "stages 0 and 1 accumulate in the trainer";
-  const JobSpec spec = StepSpec(world, stage, parts);
+  const JobSpec spec = StepSpec(world, stage, parts, optimizer);
   InProcessJob job(spec, servers, /*workers=*/servers == 2 ? 2 : 1);
   Initialise(job);
   StepOracle oracle(spec);
@@ -37,10 +37,14 @@ TEST_P(StepTest, EqualsOneProcessBitForBit) {
 
 INSTANTIATE_TEST_SUITE_P(All, StepTest,
                          ::testing::Combine(::testing::Values(0, 1, 2), ::testing::Values(1, 2, 3),
-                                            ::testing::Values(1, 2, 5), ::testing::Values(1, 3)));
+                                            ::testing::Values(1, 2, 5), ::testing::Values(1, 3),
+                                            ::testing::Values(OptimizerKind::kAdamW, OptimizerKind::kLamb,
+                                                              OptimizerKind::kMuon)));
 
-TEST(StepTest, OwnersMayStopAndResizeAtAnyTime) {
-  const JobSpec spec = StepSpec(2, 2, 2);
+class OwnersStopTest : public ::testing::TestWithParam<OptimizerKind> {};
+
+TEST_P(OwnersStopTest, AndResizeAtAnyTime) {
+  const JobSpec spec = StepSpec(2, 2, 2, GetParam());
   InProcessJob job(spec, 2);
   Initialise(job);
   constexpr int kSteps = 400;
@@ -63,6 +67,10 @@ TEST(StepTest, OwnersMayStopAndResizeAtAnyTime) {
   ExpectEqual(job, oracle);
   EXPECT_EQ(job.memory().control().Newest()->servers, 2);
 }
+
+INSTANTIATE_TEST_SUITE_P(All, OwnersStopTest,
+                         ::testing::Values(OptimizerKind::kAdamW, OptimizerKind::kLamb,
+                                           OptimizerKind::kMuon));
 
 // Each rank has nothing for one unit and a late part for the other: neither may wait for the other's first
 // part.

@@ -8,6 +8,7 @@
 
 #include <cmath>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <string>
 #include <tuple>
@@ -198,6 +199,33 @@ TEST(ZeroOptimizerTest, RunningStatisticsComeBackAfterARestart) {
     *result = absl::StrCat(weight[0].item<float>());
   });
   EXPECT_TRUE(ends[0].result == ends[1].result);
+}
+
+// Step 2 is skipped, rank 1 dies in step 4: rates go by updates that were made, not by what a process
+// counted.
+TEST(ZeroOptimizerTest, ASchedulePassesOverSkippedStepsAndGoesOnAfterARestart) {
+  SmallCluster cluster(2);
+  const std::vector<RankEnd> ends = cluster.RunRanks(2, [](Session& session, int life, std::string* result) {
+    at::Tensor weight = at::ones({3}).requires_grad_();
+    NamedTensors parameters;
+    parameters.insert("weight", weight);
+    auto zero = MustCreate(
+        ZeroOptimizer::Create(session, parameters, SgdOptions(1), ZeroOptions().stage(1).steps(6)));
+    zero->SetSchedule(*Schedule::Create({"linear", {{"total_num_steps", 8}}, ""}));
+    while (Batch batch = zero->Begin()) {
+      const bool bad = batch.step == 2 && session.rank() == 0;
+      (weight.sum() * (bad ? std::numeric_limits<double>::infinity() : 1.0)).backward();
+      if (life == 0 && session.rank() == 1 && batch.step == 4) Die();
+      const absl::StatusOr<StepInfo> info = zero->Step();
+      ASSERT_TRUE(info.ok()) << info.status();
+      EXPECT_EQ(info->skipped, batch.step == 2);
+      const uint64_t updates = batch.step <= 2 ? batch.step - 1 : batch.step - 2;
+      EXPECT_EQ(info->lr, 1 - static_cast<double>(updates) / 8) << "step " << batch.step;
+    }
+    *result = absl::StrCat(weight[0].item<float>());
+  });
+  // 1 less the rates of five updates.
+  for (const RankEnd& end : ends) EXPECT_EQ(end.result, "-2.75");
 }
 
 TEST(ZeroOptimizerTest, WrittenValuesAppearOnEveryRankWithTheStep) {
