@@ -82,11 +82,15 @@ SherdPlan PlanSherd(const PlanRequest& request, int stage) {
   const double compute = job.compute == DType::kFloat32 ? 0.0 : static_cast<double>(SizeOf(job.compute));
   const double state = 4.0 * static_cast<double>(planes.size());
   const double reduce = elements * (ranks * staged + 4);
-  plan.memory_traffic_bytes = (reduce + elements * (4 + 2 * state + compute)) / hosts;
+  // Before it, once more what a norm is taken of; or the gradient and momentum, and the direction both ways.
+  const kernels::OptimizerInfo* info = kernels::FindOptimizer(job.optimizer);
+  const double before = info->norms ? 4 + state : info->directions ? 16 : 0;
+  const double update = elements * (4 + 2 * state + compute + before);
+  plan.memory_traffic_bytes = (reduce + update) / hosts;
   // Sums of gradients go to the host that owns them, parameters come back to all.
   if (hosts > 1) {
     const double others = static_cast<double>(hosts - 1) / hosts;
-    plan.memory_traffic_bytes = reduce + elements * (4 + 2 * state + compute) / hosts;
+    plan.memory_traffic_bytes = reduce + update / hosts;
     plan.network_traffic_bytes = elements * others * (staged + (compute > 0 ? compute : 4.0));
   }
   return plan;

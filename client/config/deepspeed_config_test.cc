@@ -168,6 +168,29 @@ TEST(DeepSpeedConfig, Optimizers) {
   const TrainingConfig none = Resolved("{}");
   EXPECT_FALSE(none.has_optimizer);
   EXPECT_EQ(none.optimizer.scalars()[kBeta2], 0.95);
+  const GroupScalars lamb = Resolved(R"({"optimizer": {"type": "Lamb", "params": {"max_coeff": 0.3,
+      "min_coeff": 0.1}}})")
+                                .optimizer.scalars();
+  EXPECT_EQ(lamb[kMaxCoeff], 0.3);
+  EXPECT_EQ(lamb[kMinCoeff], 0.1);
+  TrainingConfig muon = Resolved(R"({"optimizer": {"type": "Muon"}})");
+  ASSERT_TRUE(muon.others.has_value());
+  EXPECT_EQ(muon.optimizer.scalars()[kLr], 0.02);
+  EXPECT_EQ(muon.optimizer.scalars()[kMomentum], 0.95);
+  EXPECT_EQ(muon.optimizer.scalars()[kNsSteps], 5);
+  EXPECT_EQ(muon.others->kind(), OptimizerKind::kMuon);
+  EXPECT_EQ(muon.others->scalars()[kLr], 3e-4);
+  EXPECT_EQ(muon.others->scalars()[kBeta2], 0.95);
+  EXPECT_EQ(muon.others->scalars()[kEps], 1e-10);
+  EXPECT_EQ(muon.others->scalars()[kNsSteps], 0);
+  muon = Resolved(
+      R"({"optimizer": {"type": "Muon", "params": {"lr": 0.1, "adam_lr": 0.2, "ns_method": "standard"}}})");
+  EXPECT_EQ(muon.optimizer.scalars()[kLr], 0.1);
+  EXPECT_EQ(muon.others->scalars()[kLr], 0.2);
+  muon = Resolved(R"({"optimizer": {"type": "Muon", "params": {"lr": 0.1, "muon_lr": 0.3}}})");
+  EXPECT_EQ(muon.optimizer.scalars()[kLr], 0.3);
+  EXPECT_EQ(muon.others->scalars()[kLr], 0.1);
+  EXPECT_FALSE(Resolved(R"({"optimizer": {"type": "Lion"}})").others.has_value());
   const GroupScalars sgd = Resolved(R"({"optimizer": {"type": "SGD", "params": {"lr": 0.1, "momentum": 0.9,
       "nesterov": true}}})")
                                .optimizer.scalars();
@@ -177,7 +200,8 @@ TEST(DeepSpeedConfig, Optimizers) {
   EXPECT_NE(ErrorOf(R"({"optimizer": {"type": "AdamW", "params": {"momentum": 0.9}}})")
                 .find("AdamW has no such parameter"),
             std::string::npos);
-  EXPECT_NE(ErrorOf(R"({"optimizer": {"type": "OneBitAdam"}})").find("use one of Adam, AdamW, SGD"),
+  EXPECT_NE(ErrorOf(R"({"optimizer": {"type": "OneBitAdam"}})")
+                .find("use one of Adam, AdamW, SGD, Adagrad, Lion, Lamb, Muon"),
             std::string::npos);
   EXPECT_NE(ErrorOf(R"({"optimizer": {"params": {"lr": 1}}})").find("optimizer.type"), std::string::npos);
   EXPECT_NE(ErrorOf(R"({"optimizer": {"type": "AdamW", "params": {"betas": [0.9]}}})").find("two numbers"),

@@ -33,6 +33,9 @@ constexpr Kind kOptimizers[] = {
     {"SGD", "lr weight_decay momentum dampening nesterov"},
     {"Adagrad", "lr eps weight_decay lr_decay initial_accumulator_value amsgrad fp32_optimizer_states"},
     {"Lion", "lr betas weight_decay fp32_optimizer_states set_grad_none"},
+    {"Lamb",
+     "lr betas eps weight_decay max_coeff min_coeff bias_correction eps_inside_sqrt amsgrad max_grad_norm"},
+    {"Muon", "lr betas eps weight_decay momentum muon_lr adam_lr ns_method"},
 };
 
 constexpr Kind kSchedulers[] = {
@@ -77,11 +80,12 @@ const Kind* FindKind(ValueSource& from, const std::string& section, const Kind (
 
 std::string Param(absl::string_view name) { return absl::StrCat("optimizer.params.", name); }
 
-// DeepSpeed's defaults, which are not Sherd's own in all cases; those of the table but for Adagrad.
+// DeepSpeed's defaults, which are not Sherd's own in all cases; those of the table but for Adagrad and Muon.
 GroupScalars FileDefaults(OptimizerKind kind) {
   GroupScalars s = DefaultScalars(kind);
   s[kWeightDecay] = 0;
   if (kind == OptimizerKind::kLion) s[kLr] = 1e-3, s[kBeta2] = 0.999;
+  if (kind == OptimizerKind::kMuon) s[kLr] = 0.02, s[kBeta2] = 0.95;
   return s;
 }
 
@@ -104,8 +108,11 @@ OptimizerOptions FromFile(ValueSource& from, const ProgramValues& program, Optim
     if (name == "dampening") number(name, kDampening, {});
     if (name == "lr_decay") number(name, kLrDecay, {});
     if (name == "initial_accumulator_value") number(name, kInitialAccumulatorValue, {});
+    if (name == "min_coeff") number(name, kMinCoeff, {});
+    if (name == "max_coeff") number(name, kMaxCoeff, {});
+    if (name == "muon_lr") number(name, kLr, {});  // after lr, which it replaces
     if (name == "nesterov") options.Set(kNesterov, *from.Bool(Param(name)) ? 1 : 0);
-    if (name == "betas") {
+    if (name == "betas" && (from.At(Param(name)) != nullptr || !program.betas.flag.empty())) {
       const auto betas = from.Pair(Param(name), program.betas);
       if (betas.has_value()) options.Set(kBeta1, betas->first), options.Set(kBeta2, betas->second);
     }
@@ -123,6 +130,19 @@ OptimizerOptions OwnOptimizer(const ProgramValues& program) {
   return options;
 }
 
+// What Muon does to parameters that are no hidden matrices: AdamW, with a rate of its own.
+OptimizerOptions OthersOfMuon(ValueSource& from, const OptimizerOptions& muon) {
+  OptimizerOptions others = muon;
+  others.Set(kNsSteps, 0);
+  const auto rate = [&](absl::string_view name, double otherwise) {
+    return from.IsSet(Param(name)) ? *from.Number(Param(name)) : otherwise;
+  };
+  const bool lr_said = from.At(Param("lr")) != nullptr;
+  others.Set(kLr, rate("adam_lr", lr_said ? rate("lr", muon.scalars()[kLr]) : 3e-4));
+  if (from.At(Param("eps")) == nullptr) others.Set(kEps, 1e-10);
+  return others;
+}
+
 OptimizerKind KindOf(ValueSource& from, absl::string_view name) {
   if (name == "Adam") return *from.Bool(Param("adam_w_mode")) ? OptimizerKind::kAdamW : OptimizerKind::kAdam;
   return kernels::FindOptimizer(std::string(absl::AsciiStrToLower(name)))->kind;
@@ -135,6 +155,9 @@ void ResolveOptimizer(ValueSource& from, const ProgramValues& program, TrainingC
   out->has_optimizer = kind != nullptr;
   out->optimizer = kind == nullptr ? OwnOptimizer(program)
                                    : FromFile(from, program, KindOf(from, kind->name), kind->params);
+  if (out->has_optimizer && out->optimizer.kind() == OptimizerKind::kMuon) {
+    out->others = OthersOfMuon(from, out->optimizer);
+  }
 }
 
 void ResolveScheduler(ValueSource& from, const ProgramValues& program, bool complete, TrainingConfig* out) {

@@ -21,6 +21,8 @@ struct TrainingConfig {
   int asked_stage = 0;  // 0..3
   // The optimizer of the file, or the program's.
   OptimizerOptions optimizer = AdamWOptions();
+  // Of Muon alone: for parameters that are no hidden matrices (embeddings, heads, norms, biases).
+  absl::optional<OptimizerOptions> others;
   bool has_optimizer = false;             // the file names one
   absl::optional<ScheduleSpec> schedule;  // of the file
   double max_grad_norm = 0;               // 0: no clipping

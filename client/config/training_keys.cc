@@ -9,8 +9,6 @@ constexpr absl::string_view kBatch =
 constexpr absl::string_view kExact =
     "no effect: gradients are summed in fp32 in the order of ranks and divided once, by the samples";
 constexpr absl::string_view kScale = "dynamic loss scale of fp16";
-constexpr absl::string_view kLamb = "Lamb is not there; use AdamW";
-constexpr absl::string_view kMuon = "Muon is not there; use AdamW";
 constexpr absl::string_view kCycle =
     "OneCycle is not there; use WarmupCosineLR, or set the learning rate from the program";
 constexpr absl::string_view kRange =
@@ -44,20 +42,24 @@ constexpr KeySpec kKeys[] = {
     Choice("optimizer.type",
            "Adam|AdamW|SGD|Adagrad|Lamb|Lion|Muon|OneBitAdam|ZeroOneAdam|OneBitLamb|MuAdam|MuAdamW|MuSGD")
         .Honoured(
-            "Adam, AdamW, SGD, Adagrad and Lion; \"Adam\" is AdamW unless adam_w_mode is false. The others "
-            "are refused: not there"),
+            "\"Adam\" is AdamW unless adam_w_mode is false. The compressed (OneBit, ZeroOne) and the muP "
+            "variants are refused: not there"),
     Object("optimizer.params").Honoured("see its keys; one that the optimizer does not have is an error"),
-    Number("optimizer.params.lr", 0).Default("1e-3").Honoured("learning rate; of Adagrad 1e-2 by default"),
+    Number("optimizer.params.lr", 0)
+        .Default("1e-3")
+        .Honoured("learning rate; of Adagrad 1e-2 by default; of Muon see muon_lr"),
     Numbers("optimizer.params.betas", 0, 1)
         .Default("[0.9, 0.999]")
-        .Honoured("decay of the moments, two numbers"),
+        .Honoured("decay of the moments, two numbers; of AdamW beside Muon [0.9, 0.95] by default"),
     Number("optimizer.params.eps", 0)
         .Default("1e-8")
-        .Honoured("added to the denominator; of Adagrad 1e-10 by default"),
+        .Honoured("added to the denominator; of Adagrad, and of AdamW beside Muon, 1e-10 by default"),
     Number("optimizer.params.weight_decay", 0)
         .Default("0")
-        .Honoured("decoupled in AdamW and Lion, added to the gradient in Adam, SGD and Adagrad"),
-    Number("optimizer.params.momentum", 0, 1).Default("0").Honoured("of SGD"),
+        .Honoured("decoupled in AdamW, Lion, Lamb and Muon, added to the gradient in Adam, SGD and Adagrad"),
+    Number("optimizer.params.momentum", 0, 1)
+        .Default("0")
+        .Honoured("of SGD and Muon; of Muon 0.95 by default"),
     Number("optimizer.params.dampening", 0, 1).Default("0").Honoured("of SGD"),
     Bool("optimizer.params.nesterov").Default("false").Honoured("of SGD"),
     Bool("optimizer.params.adam_w_mode").Default("true").Honoured("false makes \"Adam\" plain Adam"),
@@ -85,16 +87,20 @@ constexpr KeySpec kKeys[] = {
         .Refused("write gradient_clipping at the top level instead"),
     Number("optimizer.params.lr_decay", 0).Default("0").Honoured("of Adagrad"),
     Number("optimizer.params.initial_accumulator_value", 0).Default("0").Honoured("of Adagrad"),
-    Number("optimizer.params.max_coeff", 0).Default("10.0").Unless("10|10.0").Refused(kLamb),
-    Number("optimizer.params.min_coeff", 0).Default("0.01").Unless("0.01").Refused(kLamb),
+    Number("optimizer.params.max_coeff", 0).Default("10.0").Honoured("of Lamb: largest trust ratio"),
+    Number("optimizer.params.min_coeff", 0).Default("0.01").Honoured("of Lamb: smallest trust ratio"),
     Bool("optimizer.params.eps_inside_sqrt")
         .Default("false")
         .Unless("false")
         .Refused("eps is added outside of the square root; set it to false"),
-    Number("optimizer.params.muon_lr", 0).Refused(kMuon),
-    Number("optimizer.params.adam_lr", 0).Refused(kMuon),
-    Integer("optimizer.params.ns_steps", 1, 100).Default("5").Unless("5").Refused(kMuon),
-    Choice("optimizer.params.ns_method", "gram|standard").Default("gram").Unless("gram").Refused(kMuon),
+    Number("optimizer.params.muon_lr", 0)
+        .Honoured("of Muon: learning rate of hidden matrices, instead of lr; 0.02 without either"),
+    Number("optimizer.params.adam_lr", 0)
+        .Honoured("of Muon: learning rate of all other parameters, instead of lr; 3e-4 without either"),
+    Choice("optimizer.params.ns_method", "gram|standard")
+        .Default("gram")
+        .Unless("gram|standard")
+        .Honoured("of Muon: both are the same iteration, up to rounding; Sherd's is its own, in fp32"),
     Integer("optimizer.params.freeze_step", 0),
     Bool("optimizer.params.cuda_aware"),
     Text("optimizer.params.comm_backend_name"),

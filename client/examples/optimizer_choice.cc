@@ -23,9 +23,9 @@ double DefaultRate(const std::string& optimizer, const std::string& size) {
 
 OptimizerOptions ChooseOptimizer(const OptimizerChoice& choice, double weight_decay, bool matrices) {
   if (choice.own_optimizer.has_value()) {
-    OptimizerOptions own = *choice.own_optimizer;
+    OptimizerOptions own =
+        !matrices && choice.own_others.has_value() ? *choice.own_others : *choice.own_optimizer;
     own.Set(kWeightDecay, weight_decay);
-    if (own.kind() == OptimizerKind::kMuon && !matrices) own.Set(kNsSteps, 0);
     return own;
   }
   OptimizerOptions chosen(kernels::FindOptimizer(choice.optimizer)->kind);

@@ -22,6 +22,7 @@ struct OptimizerChoice {
   std::string warmup_type;          // of DeepSpeed's schedules; empty: log
   // From a configuration, instead of the above.
   std::optional<OptimizerOptions> own_optimizer;
+  std::optional<OptimizerOptions> own_others;  // for what is no matrix of a block, where that differs
   std::optional<ScheduleSpec> own_schedule;
 };
 

@@ -31,7 +31,7 @@ ProgramValues FromFlags(const TrainOptions& options, int world_size) {
   mine.lr = value(options.lr, "--lr");
   mine.weight_decay = value(options.weight_decay, "--weight-decay");
   mine.max_grad_norm = value(options.clip, "--clip");
-  const GroupScalars own = ChooseOptimizer(options, options.weight_decay).scalars();
+  const GroupScalars own = ChooseOptimizer(options, options.weight_decay, true).scalars();
   mine.compute = value(options.compute, "--precision");
   if (options.given.count("--loss-scale") != 0) {
     mine.loss_scale = value(options.loss_scale->dynamic ? 0.0 : options.loss_scale->initial, "--loss-scale");
@@ -64,6 +64,7 @@ absl::Status ApplyConfig(const DeepSpeedConfig& file, int world_size, TrainOptio
       if (!asked.ok()) return asked.status();
     }
     options->own_optimizer = asked->optimizer;
+    if (asked->others.has_value()) options->own_others = *asked->others;
     options->lr = asked->optimizer.scalars()[kLr];
     options->weight_decay = asked->optimizer.scalars()[kWeightDecay];
   }

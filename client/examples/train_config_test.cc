@@ -43,11 +43,12 @@ TEST(TrainConfig, TheFileReplacesDefaults) {
   EXPECT_EQ(options.stage, 1);
   EXPECT_EQ(options.bucket_elements, 1000);
   EXPECT_EQ(options.optimizer, "adamw");
-  const OptimizerOptions decayed = ChooseOptimizer(options, options.weight_decay);
+  const OptimizerOptions decayed = ChooseOptimizer(options, options.weight_decay, true);
   EXPECT_EQ(decayed.scalars()[kLr], 0.01);
   EXPECT_EQ(decayed.scalars()[kBeta1], 0.8);
   EXPECT_EQ(decayed.scalars()[kWeightDecay], 0.2);
-  EXPECT_EQ(ChooseOptimizer(options, 0).scalars()[kWeightDecay], 0);  // what does not decay still does not
+  EXPECT_EQ(ChooseOptimizer(options, 0, false).scalars()[kWeightDecay],
+            0);  // what does not decay still does not
   const auto schedule = ChooseSchedule(options, options.steps);
   ASSERT_TRUE(schedule.ok() && schedule->has_value());
   EXPECT_EQ((*schedule)->name(), "WarmupLR");
@@ -64,17 +65,32 @@ TEST(TrainConfig, AutoIsWhatTheFlagsHave) {
   EXPECT_EQ(options.accumulation, 3);
   EXPECT_EQ(options.clip, 1.0);
   EXPECT_EQ(options.bucket_elements, 384 * 384);
-  EXPECT_EQ(ChooseOptimizer(options, 0).scalars()[kLr], 1e-3);  // that of SGD, not AdamW's for this size
+  EXPECT_EQ(ChooseOptimizer(options, 0, false).scalars()[kLr],
+            1e-3);  // that of SGD, not AdamW's for this size
   EXPECT_EQ(options.weight_decay, 0.1);
   TrainOptions own = Flags({"--lr", "0.5"});
   ASSERT_TRUE(Apply(text, &own).ok());
-  EXPECT_EQ(ChooseOptimizer(own, 0).scalars()[kLr], 0.5);
+  EXPECT_EQ(ChooseOptimizer(own, 0, false).scalars()[kLr], 0.5);
+}
+
+TEST(TrainConfig, MuonHasTwoRates) {
+  TrainOptions options = Flags({});
+  ASSERT_TRUE(
+      Apply(R"({"optimizer": {"type": "Muon", "params": {"muon_lr": 0.05, "adam_lr": 0.001}}})", &options)
+          .ok());
+  const OptimizerOptions hidden = ChooseOptimizer(options, 0.1, true),
+                         others = ChooseOptimizer(options, 0, false);
+  EXPECT_EQ(hidden.kind(), OptimizerKind::kMuon);
+  EXPECT_EQ(hidden.scalars()[kLr], 0.05);
+  EXPECT_GT(hidden.scalars()[kNsSteps], 0);
+  EXPECT_EQ(others.scalars()[kLr], 0.001);
+  EXPECT_EQ(others.scalars()[kNsSteps], 0);
 }
 
 TEST(TrainConfig, WithoutASectionTheProgramsOwnCounts) {
   TrainOptions options = Flags({"--schedule", "cosine", "--optimizer", "lion"});
   ASSERT_TRUE(Apply("{}", &options).ok());
-  EXPECT_EQ(ChooseOptimizer(options, 0).kind(), OptimizerKind::kLion);
+  EXPECT_EQ(ChooseOptimizer(options, 0, false).kind(), OptimizerKind::kLion);
   EXPECT_EQ((*ChooseSchedule(options, 10))->name(), "cosine");
   EXPECT_EQ(options.stage, 0);  // DeepSpeed's default: the file has no ZeRO
 }

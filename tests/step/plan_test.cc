@@ -87,7 +87,8 @@ TEST_P(PlanTest, IsWhatAJobReserves) {
 INSTANTIATE_TEST_SUITE_P(Jobs, PlanTest,
                          testing::Combine(testing::Values(1, 3), testing::Values(1, 2),
                                           testing::Values(0, 1, 2),
-                                          testing::Values(OptimizerKind::kAdamW, OptimizerKind::kSgd),
+                                          testing::Values(OptimizerKind::kAdamW, OptimizerKind::kSgd,
+                                                          OptimizerKind::kLamb, OptimizerKind::kMuon),
                                           testing::Values(DType::kFloat32, DType::kBFloat16)));
 
 }  // namespace
