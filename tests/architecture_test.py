@@ -21,7 +21,8 @@ MAY_INCLUDE = {
 }
 # Libraries that stand in few places, by the start of their includes and their targets.
 PLACES = {
-    ("torch/", "ATen/", "c10/", "@sys//:torch"): ("client/torch/", "client/examples/", "tests/torch/", "bench/"),
+    ("torch/", "ATen/", "c10/", "@sys//:torch"): ("client/torch/", "client/examples/", "tests/torch/", "tests/interop/",
+                                             "bench/"),
     ("grpc", "@sys//:grpc++"): ("proto/", "server/", "client/rpc/", "client/cli/", "tests/", "bench/"),
 }
 # core/ is pure: Abseil and the standard library, without I/O, clocks and threads. kernels/ has not even Abseil.
