@@ -1,11 +1,13 @@
-// What every stage must keep, whatever the world size, the number of servers, the precision and the optimizer:
-// the result is that of one process on the joint batch, bit for bit for the sums that this world size makes.
+// What every stage must keep, whatever the world size, the number of servers, the precision and the
+// optimizer: the result is that of one process on the joint batch, bit for bit for the sums that this world
+// size makes.
 //
-// Each case runs real engines over shared memory with everything at once: micro-batches (stage 2: accumulated by
-// the owners), clipping by the global norm, tensors that are scalars, empty, frozen, odd, smaller than the number
-// of owners or larger than a unit's others, one that no rank has a gradient for in some step, ranks that deliver in
-// different orders, and an infinity on one rank that skips its step on all. Verdicts, masters, every plane of the
-// optimizer, the 16-bit parameters and the loss scale are compared with the unsharded model's.
+// Each case runs real engines over shared memory with everything at once: micro-batches (stage 2: accumulated
+// by the owners), clipping by the global norm, tensors that are scalars, empty, frozen, odd, smaller than the
+// number of owners or larger than a unit's others, one that no rank has a gradient for in some step, ranks
+// that deliver in different orders, and an infinity on one rank that skips its step on all. Verdicts,
+// masters, every plane of the optimizer, the 16-bit parameters and the loss scale are compared with the
+// unsharded model's.
 #include <cmath>
 #include <thread>
 #include <tuple>
