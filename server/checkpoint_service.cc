@@ -306,7 +306,7 @@ class CheckpointServiceImpl final : public v1::CheckpointService::Service {
     const absl::StatusOr<JobMemory*> memory = context_->Memory();
     if (!memory.ok()) return memory.status();
     const absl::StatusOr<std::unique_ptr<ImportWriter>> writer =
-        ImportWriter::Create(*memory, begin.manifest(), !begin.partial());
+        ImportWriter::Create(*memory, begin.manifest(), !begin.partial(), /*by_step_record=*/false);
     if (!writer.ok()) return writer.status();
     if (absl::Status s = TakeImport<v1::PushRequest>(reader, **writer); !s.ok()) return s;
     return coordinator.StoreImport(

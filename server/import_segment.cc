@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cmath>
+#include <random>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -20,6 +21,10 @@ using runtime::Segment;
 using runtime::SegmentKind;
 
 constexpr int64_t kBlockBytes = kBlockElements * 4;
+
+// Ids of imports that are being filled: this bit, the process, a random number.
+constexpr uint64_t kUnnamed = uint64_t{1} << 62;
+uint64_t OwnPart() { return kUnnamed | (static_cast<uint64_t>(::getpid()) & 0x3fffffff) << 32; }
 
 std::string SegmentName(uint64_t id) { return absl::StrCat("import.", id); }
 
@@ -44,6 +49,15 @@ struct ImportSegment::Entry {
   int32_t plane;
   int32_t item;  // in the order given to Create
 };
+
+uint64_t ImportSegment::UnnamedId() {
+  std::random_device random;
+  return OwnPart() | random();
+}
+
+bool ImportSegment::IsLeftUnnamed(uint64_t id) {
+  return (id & kNamedByStep) == 0 && (id & kUnnamed) != 0 && (id >> 32 << 32) != OwnPart();
+}
 
 int64_t ImportSegment::BytesFor(const JobMemory& memory, absl::Span<const Item> items) {
   int64_t bytes = (sizeof(Header) + items.size() * sizeof(Entry) + 63) / 64 * 64;

@@ -25,6 +25,13 @@ namespace sherd::server {
 
 class ImportSegment {
  public:
+  // Ids of imports that STEP records name have this bit; those that the coordinator proposes have not.
+  static constexpr uint64_t kNamedByStep = uint64_t{1} << 63;
+  // An id for an import that this process fills for as long as it takes, and then renames to what is proposed
+  // (or removes). Left behind by a process that died, and no other: `id` of another process than this one.
+  static uint64_t UnnamedId();
+  static bool IsLeftUnnamed(uint64_t id);
+
   // In place of a plane: the tensor's count of updates, one value, taken by Adam's bias correction.
   static constexpr int kUpdateCount = -1;
 

@@ -19,10 +19,6 @@ namespace sherd::server {
 
 class ImportSweeper {
  public:
-  // An id for an import that this process fills for as long as it takes, and then renames to what is proposed
-  // (or removes).
-  static uint64_t UnnamedId();
-
   // `decided`: the last proposed import that every owner has stored; `done`: the step that every owner has
   // stored.
   void Sweep(const runtime::JobMemory& memory, uint64_t decided, Step done);

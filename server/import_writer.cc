@@ -17,9 +17,10 @@
 namespace sherd::server {
 namespace {
 
-uint64_t NewId() {
+uint64_t NewId(bool by_step_record) {
+  if (!by_step_record) return ImportSegment::UnnamedId();
   std::random_device random;
-  return ImportWriter::kNamedByStep | (uint64_t{random()} << 31 ^ random());
+  return ImportSegment::kNamedByStep | (uint64_t{random()} << 31 ^ random());
 }
 
 absl::StatusOr<ImportSegment::Item> ItemFor(const runtime::JobMemory& memory,
@@ -45,7 +46,7 @@ absl::StatusOr<ImportSegment::Item> ItemFor(const runtime::JobMemory& memory,
 
 absl::StatusOr<std::unique_ptr<ImportWriter>> ImportWriter::Create(const runtime::JobMemory* memory,
                                                                    const v1::ImportManifest& manifest,
-                                                                   bool whole_model) {
+                                                                   bool whole_model, bool by_step_record) {
   if (manifest.tensors().empty())
     return absl::InvalidArgumentError("manifest.tensors is empty: nothing to write");
   std::vector<ImportSegment::Item> items;
@@ -76,7 +77,7 @@ absl::StatusOr<std::unique_ptr<ImportWriter>> ImportWriter::Create(const runtime
                                                    memory->layout().tensors().size(),
                                                    " are needed, or say that the push is partial"));
   }
-  const uint64_t id = NewId();
+  const uint64_t id = NewId(by_step_record);
   absl::StatusOr<ImportSegment> segment = ImportSegment::Create(*memory, id, std::move(items));
   if (!segment.ok()) return segment.status();
   return std::unique_ptr<ImportWriter>(new ImportWriter(memory, id, std::move(parts), *std::move(segment)));

@@ -1,6 +1,6 @@
 // Takes values that a peer sends, checks them, and makes them an import (server/import_segment.h).
 //
-//   absl::StatusOr<std::unique_ptr<ImportWriter>> w = ImportWriter::Create(memory, manifest, whole_model);
+//   auto w = ImportWriter::Create(memory, manifest, whole_model, /*by_step_record=*/false);
 //   for (each chunk) (*w)->Append(chunk);
 //   absl::Status whole = (*w)->Finish();
 //   (*w)->RenameTo(id);             // or (*w)->Keep(): under (*w)->id(), for a STEP record
@@ -26,17 +26,15 @@ namespace sherd::server {
 
 class ImportWriter {
  public:
-  // Ids of imports that STEP records name have this bit; those that the coordinator proposes have not.
-  static constexpr uint64_t kNamedByStep = uint64_t{1} << 63;
-
   // Checks the manifest against the job; reserves the memory. `whole_model`: every tensor must be there in
-  // plane "param".
+  // plane "param". `by_step_record`: it will be kept, and named by a STEP record soon; else it may take as
+  // long as it takes, however many steps are made meanwhile.
   //   NOT_FOUND            no such tensor or plane
   //   INVALID_ARGUMENT     a shape differs, a tensor comes twice or is missing, a buffer, an unknown dtype
   //   RESOURCE_EXHAUSTED   no room
   static absl::StatusOr<std::unique_ptr<ImportWriter>> Create(const runtime::JobMemory* memory,
                                                               const v1::ImportManifest& manifest,
-                                                              bool whole_model);
+                                                              bool whole_model, bool by_step_record);
   ~ImportWriter();
 
   // The next bytes. INVALID_ARGUMENT: not the offset that follows, or past the end; DATA_LOSS: the crc does

@@ -20,7 +20,6 @@
 #include "server/checkpoint_manifest.h"
 #include "server/checkpoint_part.h"
 #include "server/import_segment.h"
-#include "server/import_sweeper.h"
 #include "server/restore_plan.h"
 #include "server/slot_crew.h"
 
@@ -248,7 +247,7 @@ absl::StatusOr<v1::RestoreResponse> RestoreIntoJob(ServiceContext* context, Coor
     return absl::InvalidArgumentError(
         absl::StrCat(plan->saved().path, " has no tensor of this job: nothing to restore"));
   }
-  const uint64_t id = ImportSweeper::UnnamedId();
+  const uint64_t id = ImportSegment::UnnamedId();
   const absl::StatusOr<ImportSegment> import = ImportSegment::Create(memory, id, std::move(items));
   if (!import.ok()) return import.status();
   const auto remove = absl::MakeCleanup([&] { ImportSegment::Remove(memory.dir(), id).IgnoreError(); });

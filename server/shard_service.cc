@@ -342,7 +342,7 @@ class ShardServiceImpl final : public v1::ShardService::Service {
     const absl::StatusOr<JobMemory*> memory = context_->Memory();
     if (!memory.ok()) return memory.status();
     const absl::StatusOr<std::unique_ptr<ImportWriter>> writer =
-        ImportWriter::Create(*memory, begin.manifest(), /*whole_model=*/false);
+        ImportWriter::Create(*memory, begin.manifest(), /*whole_model=*/false, begin.by_step_record());
     if (!writer.ok()) return writer.status();
     if (absl::Status s = TakeImport<v1::WriteTensorRequest>(reader, **writer); !s.ok()) return s;
     if (begin.by_step_record()) {

@@ -82,6 +82,18 @@ class SizesTest(SaveCase):
                     # The smallest differences of sums come through the square root of a second moment.
                     self.assertCloseWeights(job.weights(), whole.weights(), 1e-3)
 
+    def test_any_optimizer_and_precision(self):
+        """Other planes, a schedule, a loss scale, 16-bit parameters that are made anew: bit for bit."""
+        for optimizer, precision in [("lamb", "fp32"), ("muon", "bf16"), ("adamw", "fp16")]:
+            with self.subTest(optimizer=optimizer, precision=precision):
+                how = ["--optimizer", optimizer, "--precision", precision, "--schedule", "cosine"]
+                folder = self.folder()
+                with self.job(2, 2, [*self.args, *how, "--save-checkpoint", folder, "--save-every", 10]) as job:
+                    whole = job.finish()
+                job = self.restored(folder, 2, 3, "--restore-tag", "step-10", *how)
+                self.assertEqual(job.log.losses(), whole.log.losses()[10:])
+                self.assertSameWeights(job.weights(), whole.weights())
+
     def test_parts_are_safetensors_and_hold_the_state(self):
         folder = self.folder()
         with self.job(2, 3, [*self.args, "--save-checkpoint", folder]) as job:

@@ -9,7 +9,9 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "gtest/gtest.h"
+#include "runtime/crc32c.h"
 #include "runtime/test_root.h"
 #include "tests/control/control_job.h"
 
@@ -187,6 +189,37 @@ TEST_F(SaveTest, ASaveWithAStepIsCutByThatStepWhateverElseIsRead) {
   std::map<std::string, std::vector<float>> got = State(other, 2), want = saved;
   got.erase("buffer/mean"), want.erase("buffer/mean");
   EXPECT_EQ(got, want);
+}
+
+TEST_F(SaveTest, APushMayTakeManySteps) {
+  ControlJob job(Servers(2));
+  job.Attach();
+  job.Initialise();
+  grpc::ClientContext context;
+  Prepare(&context);
+  v1::PushResponse response;
+  const auto writer = job.Stub<v1::CheckpointService>("s0")->Push(&context, &response);
+  v1::PushRequest message;
+  message.mutable_begin()->set_token("slow push");
+  message.mutable_begin()->set_partial(true);
+  v1::ImportManifest::Tensor* b = message.mutable_begin()->mutable_manifest()->add_tensors();
+  b->mutable_tensor()->set_name("b");
+  b->add_shape(7);
+  b->set_dtype(v1::DTYPE_FLOAT32);
+  ASSERT_TRUE(writer->Write(message));
+  // The coordinator looks for imports that nobody names four times in a second.
+  for (const absl::Time end = absl::Now() + absl::Seconds(1); absl::Now() < end;) job.Step(1);
+  const float values[7] = {1, 2, 3, 4, 5, 6, 7};
+  message.mutable_chunk()->set_data(reinterpret_cast<const char*>(values), sizeof(values));
+  message.mutable_chunk()->set_crc32c(runtime::Crc32c(values, sizeof(values)));
+  ASSERT_TRUE(writer->Write(message));
+  message.mutable_commit();
+  ASSERT_TRUE(writer->Write(message));
+  writer->WritesDone();
+  job.Detach();  // a boundary takes it up
+  const grpc::Status s = writer->Finish();
+  ASSERT_TRUE(s.ok()) << s.error_message();
+  EXPECT_EQ(job.Values("b"), std::vector<float>(values, values + 7));
 }
 
 TEST_F(SaveTest, RanksMustAskForTheSameBeginning) {
