@@ -5,6 +5,7 @@
 
 #include <cerrno>
 #include <memory>
+#include <set>
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
@@ -102,13 +103,11 @@ absl::Status Pull::Once(const TensorList& job, bool* lost) {
   request.add_planes("param");
   request.add_planes("buffer");
   const bool with_optimizer = options_.with_optimizer || options_.format == PullFormat::kDeepSpeed;
-  if (with_optimizer && !job.tensors.empty()) {
-    std::vector<std::string> planes;
-    for (const auto& t : job.tensors) {
-      if (t.planes_size() > static_cast<int>(planes.size())) planes = {t.planes().begin(), t.planes().end()};
-    }
-    for (const std::string& plane : planes) {
-      if (plane != "param") request.add_planes(plane);
+  // Tensors may differ in their planes.
+  std::set<std::string> planes = {"param", "buffer"};
+  for (const auto& t : job.tensors) {
+    for (const std::string& plane : t.planes()) {
+      if (with_optimizer && planes.insert(plane).second) request.add_planes(plane);
     }
   }
   absl::StatusOr<v1::SnapshotInfo> snapshot = client_.Snapshot(request, deadline_);
