@@ -41,7 +41,7 @@ class ZeroOptions {
   ZeroOptions& communication(DType v) { return communication_ = v, *this; }
   // Unset: dynamic from 65536 for fp16, else none. ZeroOptimizer::Scale applies it.
   ZeroOptions& loss_scale(LossScaleSpec v) { return loss_scale_ = v, *this; }
-  // Rounds updated 16-bit parameters up or down by chance, with the mean right (noise from `seed`, step and
+  // Rounds updated 16-bit parameters up or down by chance, with the mean right (noise from `seed`, update and
   // element), instead of to nearest even.
   ZeroOptions& stochastic_rounding(bool v) { return stochastic_rounding_ = v, *this; }
   // Told every two seconds while a step waits: for how long, and for whom.

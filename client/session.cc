@@ -11,11 +11,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "client/rpc/endpoints.h"
-#include "kernels/convert.h"
 #include "proto/convert.h"
 #include "proto/sherd/v1/shard.pb.h"
+#include "runtime/compute_parameters.h"
 #include "runtime/crc32c.h"
-#include "runtime/kernel_types.h"
 #include "runtime/process_identity.h"
 
 namespace sherd {
@@ -141,8 +140,8 @@ absl::Status Session::RoundInitial() {
       runtime::Segment::Open(*dir_, runtime::JobMemory::kComputeName, runtime::Segment::Access::kReadWrite,
                              runtime::SegmentKind::kParameters);
   if (!rounded.ok()) return rounded.status();
-  kernels::FromFloat(values->data(), static_cast<int64_t>(values->size()), runtime::KernelType(spec.compute),
-                     rounded->data());
+  runtime::RoundToCompute(spec, values->data(), {0, spec.layout.total_blocks()}, /*updates=*/0,
+                          rounded->as<uint16_t>());
   return absl::OkStatus();
 }
 

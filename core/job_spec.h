@@ -74,7 +74,7 @@ struct JobSpec {
   DType staging = DType::kFloat32;  // that gradients are delivered as
   LossScaleSpec loss_scale;
   bool stochastic_rounding = false;  // of updated parameters to a 16-bit `compute`; else to nearest even
-  uint64_t rounding_seed = 0;        // of the noise, with the step and the element
+  uint64_t rounding_seed = 0;        // of the noise, with the tensor's count of updates and the element
 
   // "param" and the optimizer's.
   std::vector<std::string> PlaneNames() const;

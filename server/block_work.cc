@@ -7,6 +7,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "core/block_journal.h"
+#include "runtime/compute_parameters.h"
 #include "runtime/kernel_types.h"
 #include "server/update_scalars.h"
 
@@ -299,7 +300,7 @@ void BlockWork::ApplyRun(const Verdict& verdict, const BlockRun& run, const Tens
   const runtime::WorkerUndo undo = records_->undo(worker);
   std::atomic<uint64_t>* stamps = memory_->apply_stamps();
   const int planes = memory_->planes();
-  const kernels::NoiseSeed noise = {memory_->spec().rounding_seed, verdict.id.step.value()};
+  const uint64_t updates = memory_->tensor_steps(verdict.id.step)[run.tensor].load(std::memory_order_relaxed);
   for (int64_t b = run.blocks.begin; b < run.blocks.end; ++b) {
     if (Mark(stamps[b].load(std::memory_order_relaxed)) >= mark) continue;
     if (!snapshots_.empty()) Preserve(b);
@@ -333,23 +334,15 @@ void BlockWork::ApplyRun(const Verdict& verdict, const BlockRun& run, const Tens
               by_hand |= p == 0;
             }
           }
-          // What a person wrote is rounded to the nearest.
-          const bool noisy = memory_->spec().stochastic_rounding && !by_hand;
-          if (update != nullptr || by_hand) StoreCompute(b, noisy ? &noise : nullptr);
+          if (update != nullptr || by_hand) StoreCompute(b, updates);
         });
   }
 }
 
-void BlockWork::StoreCompute(int64_t block, const kernels::NoiseSeed* noise) {
+void BlockWork::StoreCompute(int64_t block, uint64_t updates) {
   if (memory_->compute() == nullptr) return;
-  const float* const from = memory_->plane(0) + block * kBlockElements;
-  uint16_t* const to = memory_->compute() + block * kBlockElements;
-  const kernels::DType dtype = runtime::KernelType(memory_->spec().compute);
-  if (noise != nullptr) {
-    kernels::RoundBlocks(from, block, 1, dtype, to, *noise);
-  } else {
-    kernels::FromFloat(from, kBlockElements, dtype, to);
-  }
+  runtime::RoundToCompute(memory_->spec(), memory_->plane(0), {block, block + 1}, updates,
+                          memory_->compute());
 }
 
 absl::Status BlockWork::Apply(const Verdict& verdict, uint64_t push) {
@@ -392,13 +385,14 @@ absl::Status BlockWork::StoreImport(uint64_t import, StepId after) {
   SetUpdateCounts(*imports, after.step);
   for (const BlockRun& run : SplitRuns(memory_->layout(), ranges_)) {
     if (!Covers(*imports, tensors[run.tensor], memory_->planes())) continue;
+    const uint64_t updates = memory_->tensor_steps(after.step)[run.tensor].load(std::memory_order_relaxed);
     for (int64_t b = run.blocks.begin; b < run.blocks.end; ++b) {
       if (!snapshots_.empty()) Preserve(b);
       for (int p = 0; p < memory_->planes(); ++p) {
         const float* values = b < memory_->plane_blocks(p) ? imports->front().Find(p, b) : nullptr;
         if (values == nullptr) continue;
         std::memcpy(memory_->plane(p) + b * kBlockElements, values, kBlockBytes);
-        if (p == 0) StoreCompute(b, nullptr);
+        if (p == 0) StoreCompute(b, updates);
       }
     }
   }

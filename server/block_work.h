@@ -13,7 +13,6 @@
 #include "core/exact_sum.h"
 #include "core/partition.h"
 #include "core/step_records.h"
-#include "kernels/convert.h"
 #include "kernels/optimizer.h"
 #include "kernels/reduce.h"
 #include "runtime/job_memory.h"
@@ -81,9 +80,8 @@ class BlockWork {
   void ApplyRun(const Verdict& verdict, const BlockRun& run, const TensorUpdate* update,
                 const std::vector<ImportSegment>& imports, int worker);
   // Rounds a block's parameters to what trainers compute with, if that has 16 bits: in the same pass that
-  // wrote them, while they are in the cache. `noise`: stochastically; null: to nearest even. Done again after
-  // a death, the bits are the same.
-  void StoreCompute(int64_t block, const kernels::NoiseSeed* noise);
+  // wrote them, while they are in the cache. `updates` of its tensor, this one included.
+  void StoreCompute(int64_t block, uint64_t updates);
   // Imports that are gone are passed over: nobody may hold up a job by naming one.
   absl::StatusOr<std::vector<ImportSegment>> OpenImports(const std::vector<uint64_t>& ids);
   // Finds the snapshots that have to keep their blocks before a mutation of `step`.

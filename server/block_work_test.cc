@@ -9,6 +9,7 @@
 
 #include "core/partition.h"
 #include "gtest/gtest.h"
+#include "kernels/convert.h"
 #include "runtime/kernel_types.h"
 #include "runtime/test_root.h"
 
@@ -127,8 +128,8 @@ TEST(BlockWorkTest, ABlockTornByADeathIsDoneAgainBitForBit) {
   }
 }
 
-TEST(BlockWorkTest, ValuesSetByHandAreRoundedToNearest) {
-  OneOwner owner(DType::kBFloat16, /*stochastic=*/true);
+TEST(BlockWorkTest, ValuesSetByHandAreRoundedToo) {
+  OneOwner owner(DType::kBFloat16, /*stochastic=*/true);  // of a tensor that was never updated: to nearest
   JobMemory& memory = owner.memory();
   const TensorInfo& v = *memory.layout().Find("v");
   // A parameter, and another tensor's moment alone.

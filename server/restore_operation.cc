@@ -12,11 +12,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "core/partition.h"
-#include "kernels/convert.h"
 #include "proto/convert.h"
 #include "proto/sherd/v1/checkpoint.grpc.pb.h"
 #include "proto/status.h"
-#include "runtime/kernel_types.h"
+#include "runtime/compute_parameters.h"
 #include "server/checkpoint_manifest.h"
 #include "server/checkpoint_part.h"
 #include "server/import_segment.h"
@@ -131,23 +130,14 @@ absl::Status PublishTrainers(const RestorePlan& plan, const CheckpointState& sta
   return absl::OkStatus();
 }
 
-// The parameters that trainers compute with, from the masters that were read: rounded as the checkpoint's
-// step has rounded them.
+// The parameters that trainers compute with, from the masters that were read: the bits that were saved.
 void RoundPart(const RestorePlan& plan, JobMemory& memory, Slot slot, int servers) {
   const JobSpec& spec = memory.spec();
   if (memory.compute() == nullptr) return;
-  const kernels::DType dtype = runtime::KernelType(spec.compute);
   for (const UnitRange& r : OwnedRanges(spec.layout, slot, servers)) {
     spec.layout.ForEachRun(r.blocks, [&](int t, BlockRange run) {
       if (plan.SavedTensor(t) < 0) return;
-      const float* const from = memory.plane(0) + run.begin * kBlockElements;
-      uint16_t* const to = memory.compute() + run.begin * kBlockElements;
-      if (spec.stochastic_rounding && plan.UpdateCount(t) > 0) {
-        kernels::RoundBlocks(from, run.begin, run.size(), dtype, to,
-                             {spec.rounding_seed, plan.saved().manifest.step()});
-      } else {
-        kernels::FromFloat(from, run.size() * kBlockElements, dtype, to);
-      }
+      runtime::RoundToCompute(spec, memory.plane(0), run, plan.UpdateCount(t), memory.compute());
     });
   }
 }

@@ -2,6 +2,8 @@
 
     bazel test //tests/cluster:precision_test
 """
+import os
+
 from tests.cluster import harness
 
 
@@ -64,6 +66,17 @@ class SameBitsTest(harness.ClusterTest):
         scales = [[r[step].get("loss_scale") for step in sorted(r)] for r in (records, again)]
         self.assertEqual(scales[0], scales[1])
         self.assertEqual(scales[0][0], 65536)
+
+    def test_a_restored_run_goes_on_bit_for_bit(self):
+        for number, args in enumerate((["--precision", "bf16", "--stochastic-rounding"], ["--precision", "fp16"])):
+            with self.subTest(args=args):
+                folder = os.path.join(self.dir, "checkpoints-%d" % number)
+                with self.job(2, 2, ["--stage", 2, *args, "--save-checkpoint", folder, "--save-every", 10]) as job:
+                    whole = job.finish()
+                    want = whole.weights()
+                with self.job(2, 3, ["--stage", 2, *args, "--restore", folder, "--restore-tag", "step-10"]) as job:
+                    self.assertSameWeights(job.finish().weights(), want)
+                    self.assertEqual(job.log.losses(), whole.log.losses()[10:])
 
     def test_the_reference_computes_the_same_way(self):
         losses, _ = self.reference("--precision", "bf16")

@@ -154,7 +154,7 @@ void StepOracle::Step(uint64_t step, const StepPlan& plan) {
     Update(t, g[t.index], static_cast<float>(mean * clip));
     const int64_t at = t.blocks.begin * kBlockElements;
     for (int64_t i = at; i < t.blocks.end * kBlockElements && !compute_.empty(); ++i) {
-      const uint32_t noise = kernels::Noise({spec_.rounding_seed, step}, i);
+      const uint32_t noise = kernels::Noise({spec_.rounding_seed, steps_[t.index]}, i);
       if (spec_.compute == DType::kBFloat16) {
         compute_[i] = spec_.stochastic_rounding ? kernels::Bf16FromFloatDithered(p_[i], noise)
                                                 : kernels::Bf16FromFloat(p_[i]);

@@ -303,7 +303,7 @@ TEST(MixedPrecision, WhatDoesNotFitIsRefused) {
   });
 }
 
-TEST(MixedPrecision, WrittenValuesAreRoundedToNearest) {
+TEST(MixedPrecision, WrittenValuesAreRoundedAsUpdatesAre) {
   SmallCluster cluster(2);
   cluster.RunRanks(1, [](Session& session, int, std::string*) {
     at::Tensor a = at::ones({600}, at::kBFloat16).requires_grad_(),
@@ -311,8 +311,8 @@ TEST(MixedPrecision, WrittenValuesAreRoundedToNearest) {
     NamedTensors parameters;
     parameters.insert("a", a);
     parameters.insert("b", b);
-    auto zero = MustCreate(ZeroOptimizer::Create(session, parameters, AdamWOptions(),
-                                                 ZeroOptions().stage(2).steps(2).stochastic_rounding(true)));
+    auto zero = MustCreate(
+        ZeroOptimizer::Create(session, parameters, AdamWOptions(), ZeroOptions().stage(2).steps(2)));
     const at::Tensor values = Values({600}, 3);
     while (Batch batch = zero->Begin()) {
       (a.to(at::kFloat).sum() + b.to(at::kFloat).sum()).backward();
