@@ -215,8 +215,9 @@ absl::Status Checkpoint::OpenFolder(const std::string& path) {
   }
   if (UniversalFolder::Is(path)) {
     absl::StatusOr<std::unique_ptr<UniversalFolder>> folder = UniversalFolder::Open(path);
-    if (folder.ok()) files_.push_back(*std::move(folder));
-    return folder.status();
+    if (!folder.ok()) return folder.status();
+    files_.push_back(*std::move(folder));
+    return absl::OkStatus();
   }
   return absl::NotFoundError(absl::StrCat(
       path, " holds neither ", kForms[0].index, " nor ", kForms[0].single, " nor ", kForms[1].index, " nor ",
@@ -231,9 +232,10 @@ absl::Status Checkpoint::OpenFile(const std::string& path) {
   if (absl::Status s = ReadExactly(fd->get(), path, 0, absl::MakeSpan(&first[0], first.size())); !s.ok()) {
     return s;
   }
-  const auto add = [this](auto reader) {
-    if (reader.ok()) files_.push_back(*std::move(reader));
-    return reader.status();
+  const auto add = [this](auto reader) -> absl::Status {
+    if (!reader.ok()) return reader.status();
+    files_.push_back(*std::move(reader));
+    return absl::OkStatus();
   };
   return TorchFile::Begins(first) ? add(TorchStateDict::Open(path)) : add(SafetensorsReader::Open(path));
 }
