@@ -145,7 +145,7 @@ void SnapshotPool::SaveAtCut(const JobMemory& memory, Step step, const LossScale
     char* const at = base + state.blobs_at + r * state.blob_stride;
     const int64_t bytes = static_cast<int64_t>(blob.size());
     std::memcpy(at, &bytes, sizeof(bytes));
-    std::memcpy(at + sizeof(bytes), blob.data(), blob.size());
+    blob.copy(at + sizeof(bytes), blob.size());
   }
 }
 
