@@ -157,9 +157,10 @@ absl::Status RankRecords::PublishStep(const TrainerStep& step, absl::string_view
   std::copy(step.imports.begin(), step.imports.end(), h.import_ids);
   h.blob_bytes = blob.size();
   std::memcpy(record + groups_at_, step.groups.data(), step.groups.size() * sizeof(GroupScalars));
-  std::memcpy(record + parts_at_, step.parts.data(), std::min<size_t>(step.parts.size(), Units(*spec_)) * 2);
-  std::memcpy(record + bits_at_, step.has_grad.data(),
-              std::min<size_t>(step.has_grad.size(), TensorWords(*spec_)) * 8);
+  std::copy_n(step.parts.begin(), std::min<size_t>(step.parts.size(), Units(*spec_)),
+              reinterpret_cast<uint16_t*>(record + parts_at_));
+  std::copy_n(step.has_grad.begin(), std::min<size_t>(step.has_grad.size(), TensorWords(*spec_)),
+              reinterpret_cast<uint64_t*>(record + bits_at_));
   if (!blob.empty()) std::memcpy(record + blob_at_, blob.data(), blob.size());
   // Sequentially consistent: the last rank to record must see that all others have (and then rings).
   h.mark.store(RecordWord(step.id), std::memory_order_seq_cst);
@@ -384,8 +385,8 @@ void OwnerRecords::WriteVerdict(const Verdict& v) {
   p.verdict_proposals.Set(v.proposals);
   p.groups = static_cast<uint32_t>(std::min<size_t>(v.groups.size(), GroupCount(*spec_)));
   std::memcpy(base_ + groups_at_, v.groups.data(), p.groups * sizeof(GroupScalars));
-  std::memcpy(base_ + bits_at_, v.has_grad.data(),
-              std::min<size_t>(v.has_grad.size(), TensorWords(*spec_)) * 8);
+  std::copy_n(v.has_grad.begin(), std::min<size_t>(v.has_grad.size(), TensorWords(*spec_)),
+              reinterpret_cast<uint64_t*>(base_ + bits_at_));
   p.imports = static_cast<uint32_t>(std::min(v.imports.size(), std::size(p.import_ids)));
   std::copy_n(v.imports.begin(), p.imports, p.import_ids);
   p.reason_bytes = static_cast<uint32_t>(std::min(v.reason.size(), sizeof p.reason));
