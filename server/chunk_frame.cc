@@ -8,7 +8,6 @@
 #include "absl/base/thread_annotations.h"
 #include "google/protobuf/io/coded_stream.h"
 #include "grpcpp/support/slice.h"
-#include "runtime/crc32c.h"
 #include "runtime/mutex.h"
 
 namespace sherd::server {
@@ -70,12 +69,12 @@ ChunkBuffers::Buffer ChunkBuffers::Take() {
   return Buffer(std::move(memory));
 }
 
-grpc::ByteBuffer ChunkBuffers::Buffer::ToMessage(uint64_t offset, size_t n) && {
+grpc::ByteBuffer ChunkBuffers::Buffer::ToMessage(uint64_t offset, size_t n, uint32_t crc) && {
   uint8_t header[kHeaderRoom];
   uint8_t* end = CodedOutputStream::WriteTagToArray(kOffsetTag, header);
   end = CodedOutputStream::WriteVarint64ToArray(offset, end);
   end = CodedOutputStream::WriteTagToArray(kCrcTag, end);
-  end = CodedOutputStream::WriteLittleEndian32ToArray(runtime::Crc32c(data(), n), end);
+  end = CodedOutputStream::WriteLittleEndian32ToArray(crc, end);
   end = CodedOutputStream::WriteTagToArray(kDataTag, end);
   end = CodedOutputStream::WriteVarint32ToArray(static_cast<uint32_t>(n), end);
   // Right before the data, so that the message is one piece.

@@ -4,7 +4,7 @@
 //   ChunkBuffers buffers(1 << 20);
 //   ChunkBuffers::Buffer buffer = buffers.Take();
 //   Fill(buffer.data(), n);
-//   stream->Write(std::move(buffer).ToMessage(offset, n));
+//   stream->Write(std::move(buffer).ToMessage(offset, n, runtime::Crc32c(buffer.data(), n)));
 //
 // Thread-safe. The buffers live until gRPC has sent them, also after this object.
 #ifndef SHERD_SERVER_CHUNK_FRAME_H_
@@ -29,8 +29,9 @@ class ChunkBuffers {
     Buffer(Buffer&&) = default;
     ~Buffer();
     char* data() const;
-    // The message {offset, data[0, n), crc32c of it}; the buffer goes with it. REQUIRES: 0 < n <= bytes.
-    grpc::ByteBuffer ToMessage(uint64_t offset, size_t n) &&;
+    // The message {offset, data[0, n), crc}; the buffer goes with it. `crc` is crc32c of the data: who fills
+    // it piece by piece sums each one while it is in the cache. REQUIRES: 0 < n <= bytes.
+    grpc::ByteBuffer ToMessage(uint64_t offset, size_t n, uint32_t crc) &&;
 
    private:
     friend class ChunkBuffers;
