@@ -7,6 +7,9 @@
 #   bash tests/run.sh --quick         set up and run the Bazel tests, without the other stages
 #   bash tests/run.sh --stage NAME    one stage (may be repeated)
 #   bash tests/run.sh --list          the stages
+#
+# Two cores, in seconds, on a clone with part of the build cached: tests 537, clang 193, tidy 247, sanitize 313, tsan 103, cuda 3,
+# show 31; all of it 24 minutes.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
 
