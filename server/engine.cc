@@ -346,7 +346,16 @@ void Engine::PublishDone(const Effect& e) {
   const bool last = std::all_of(owners_.begin(), owners_.end(), [&](const runtime::OwnerRecords* o) {
     return rejected ? !(o->Rejected() < e.id) : !(o->Done() < e.id);
   });
-  if (last) RingAll();
+  if (last) {
+    // Owners have nothing to do before the trainers have, but where ranges change or a boundary is to be
+    // decided.
+    const Proposals& decided = pipeline_->decided();
+    if (decided.ranges > assignment_.epoch || memory_->control().boundary.Read().AnyNewerThan(decided)) {
+      RingAll();
+    } else {
+      RingTrainers();
+    }
+  }
   std::fill(marks_.begin(), marks_.end(), std::vector<uint64_t>(memory_->layout().units().size(), 0));
 }
 
@@ -391,13 +400,16 @@ void Engine::RingOwners() {
   }
 }
 
-void Engine::RingAll() {
-  runtime::ControlPage& control = memory_->control();
+void Engine::RingTrainers() {
   for (int r = 0; r < memory_->spec().world_size; ++r) memory_->trainer(Rank(r)).bell.Ring();
+  memory_->control().bell.Ring();
+}
+
+void Engine::RingAll() {
+  RingTrainers();
   for (int m = 0; m < runtime::kMaxSlots; ++m) {
-    if (m != slot_.value()) control.servers[m].bell.Ring();
+    if (m != slot_.value()) memory_->control().servers[m].bell.Ring();
   }
-  control.bell.Ring();
 }
 
 }  // namespace sherd::server

@@ -88,6 +88,9 @@ class Engine {
   void ChangeRanges(const Effect& e);
   void ShowOwner(Slot slot);
   void RingOwners();
+  // And whoever waits for steps in general: the coordinator, readers of snapshots.
+  void RingTrainers();
+  // Trainers, whoever waits for steps, and all owners.
   void RingAll();
 
   runtime::JobMemory* const memory_;
