@@ -83,6 +83,10 @@ class ControlPage {
 
   std::atomic<uint32_t> initialized;  // the initial values are whole; coordinator, once
   std::atomic<uint32_t> shutting_down;
+  // By import id, modulo: the step after which it was stored. Written by owners before they are DONE with it,
+  // all the same.
+  static constexpr int kImportSteps = 64;  // as many as the coordinator remembers tokens
+  std::atomic<uint64_t> import_steps[kImportSteps];
   std::atomic<uint64_t> epoch;    // of the newest epoch document; coordinator
   ProposalWordsShared proposals;  // for verdicts
   ProposalWordsShared boundary;   // for boundaries without trainers; never ahead of `proposals`

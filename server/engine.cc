@@ -326,6 +326,8 @@ absl::Status Engine::Apply() {
   const uint64_t push = v.proposals.import > decided_before_.import ? v.proposals.import : 0;
   absl::Status status = work_.Apply(v, push);
   if (!status.ok()) return status;
+  if (push != 0)
+    memory_->control().import_steps[push % runtime::ControlPage::kImportSteps] = v.id.step.value();
   // Several snapshots may have been proposed since the last verdict, and one decided before may have waited
   // for this step: all of them are cut here.
   work_.CutSnapshots(v.proposals.snapshot, v.id.step);
@@ -376,6 +378,8 @@ absl::Status Engine::DecideBoundary(const Effect& e) {
   if (decision.import > before.import) {
     absl::Status status = work_.StoreImport(decision.import, after);
     if (!status.ok()) return status;
+    memory_->control().import_steps[decision.import % runtime::ControlPage::kImportSteps] =
+        after.step.value();
   }
   if (decision.ranges > before.ranges) {
     // What was consumed of the step in hand was so by other ranges: a trainer that comes must not rely on it.
