@@ -143,7 +143,9 @@ class CheckpointServiceImpl final : public v1::CheckpointService::Service {
     if (!s.ok()) return ToGrpc(s);
     const CoordinatorOr c = context_->FindCoordinator(*call);
     if (!c.ok()) return ToGrpc(c.status());
-    if (*c == nullptr) return RelayPush(*call, first, reader, response);
+    if (*c == nullptr)
+      return context_->ForwardMessages<v1::CheckpointService>(*call, &CheckpointStub::Push, first, reader,
+                                                              response);
     const absl::StatusOr<Step> step = Store(call, first.begin(), **c, reader);
     if (!step.ok()) return ToGrpc(step.status());
     response->set_step(step->value());
@@ -157,7 +159,8 @@ class CheckpointServiceImpl final : public v1::CheckpointService::Service {
     if (!s.ok()) return ToGrpc(s);
     const CoordinatorOr c = context_->FindCoordinator(*call);
     if (!c.ok()) return ToGrpc(c.status());
-    if (*c == nullptr) return RelaySave(*call, *request, writer);
+    if (*c == nullptr)
+      return context_->ForwardAnswers<v1::CheckpointService>(*call, &CheckpointStub::Save, *request, writer);
     using Result = v1::SaveProgress::Result;
     const auto tell = [&](const v1::SaveProgress& m) { return !call->IsCancelled() && writer->Write(m); };
     // A trainer would hold up its step while another save is written, however slowly: it gets an error
@@ -218,24 +221,6 @@ class CheckpointServiceImpl final : public v1::CheckpointService::Service {
   }
 
  private:
-  Status RelaySave(const ServerContext& call, const v1::SaveRequest& request,
-                   grpc::ServerWriter<v1::SaveProgress>* writer) {
-    const absl::StatusOr<Node*> node = context_->node();
-    if (!node.ok()) return ToGrpc(node.status());
-    const absl::StatusOr<std::string> address = (*node)->CoordinatorAddress();
-    if (!address.ok()) return ToGrpc(address.status());
-    grpc::ClientContext client;
-    (*node)->peers().Prepare(&client, DeadlineOf(call));
-    const std::unique_ptr<CheckpointStub> stub =
-        v1::CheckpointService::NewStub((*node)->peers().To(*address));
-    const std::unique_ptr<grpc::ClientReader<v1::SaveProgress>> reader = stub->Save(&client, request);
-    v1::SaveProgress message;
-    while (reader->Read(&message)) {
-      if (!writer->Write(message)) client.TryCancel();
-    }
-    return reader->Finish();
-  }
-
   Status RawPull(ServerContext* call, PullStream* stream) {
     v1::PullRequest request;
     if (!stream->Read(&request))
@@ -321,23 +306,6 @@ class CheckpointServiceImpl final : public v1::CheckpointService::Service {
     if (absl::Status s = TakeImport<v1::PushRequest>(reader, **writer); !s.ok()) return s;
     return coordinator.StoreImport(
         begin.token(), [&](uint64_t id) { return (*writer)->RenameTo(id); }, DeadlineOf(*call));
-  }
-
-  Status RelayPush(const ServerContext& call, v1::PushRequest& message,
-                   grpc::ServerReader<v1::PushRequest>* reader, v1::PushResponse* response) {
-    const absl::StatusOr<Node*> node = context_->node();
-    if (!node.ok()) return ToGrpc(node.status());
-    const absl::StatusOr<std::string> address = (*node)->CoordinatorAddress();
-    if (!address.ok()) return ToGrpc(address.status());
-    grpc::ClientContext client;
-    (*node)->peers().Prepare(&client, DeadlineOf(call));
-    std::unique_ptr<CheckpointStub> stub = v1::CheckpointService::NewStub((*node)->peers().To(*address));
-    std::unique_ptr<grpc::ClientWriter<v1::PushRequest>> writer = stub->Push(&client, response);
-    do {
-      if (!writer->Write(message)) break;
-    } while (reader->Read(&message));
-    writer->WritesDone();
-    return writer->Finish();
   }
 
   ServiceContext* const context_;

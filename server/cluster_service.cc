@@ -85,12 +85,9 @@ class ClusterServiceImpl final : public v1::ClusterService::Service {
     if (absl::Status s = context_->Admit(*call, request->job(), /*any_job=*/true); !s.ok()) return ToGrpc(s);
     CoordinatorOr c = context_->FindCoordinator(*call);
     if (!c.ok()) return ToGrpc(c.status());
-    if (*c == nullptr) {
-      return Relay<v1::Cluster>(*call, writer,
-                                [&](v1::ClusterService::Stub& stub, grpc::ClientContext* client) {
-                                  return stub.WatchCluster(client, *request);
-                                });
-    }
+    if (*c == nullptr)
+      return context_->ForwardAnswers<v1::ClusterService>(*call, &v1::ClusterService::Stub::WatchCluster,
+                                                          *request, writer);
     uint64_t seen = request->after_version();
     while (!call->IsCancelled()) {
       // Short waits, so that a caller that has gone does not hold a thread.
@@ -111,12 +108,9 @@ class ClusterServiceImpl final : public v1::ClusterService::Service {
     if (!s.ok()) return ToGrpc(s);
     const CoordinatorOr c = context_->FindCoordinator(*call);
     if (!c.ok()) return ToGrpc(c.status());
-    if (*c == nullptr) {
-      return Relay<v1::ResizeProgress>(*call, writer,
-                                       [&](v1::ClusterService::Stub& stub, grpc::ClientContext* client) {
-                                         return stub.Resize(client, *request);
-                                       });
-    }
+    if (*c == nullptr)
+      return context_->ForwardAnswers<v1::ClusterService>(*call, &v1::ClusterService::Stub::Resize, *request,
+                                                          writer);
     return Finish(writer, (*c)->Resize(request->servers(), Epoch(request->epoch()), request->token(),
                                        DeadlineOf(*call), Tell(call, writer)));
   }
@@ -128,36 +122,14 @@ class ClusterServiceImpl final : public v1::ClusterService::Service {
     if (!s.ok()) return ToGrpc(s);
     const CoordinatorOr c = context_->FindCoordinator(*call);
     if (!c.ok()) return ToGrpc(c.status());
-    if (*c == nullptr) {
-      return Relay<v1::ResizeProgress>(*call, writer,
-                                       [&](v1::ClusterService::Stub& stub, grpc::ClientContext* client) {
-                                         return stub.Drain(client, *request);
-                                       });
-    }
+    if (*c == nullptr)
+      return context_->ForwardAnswers<v1::ClusterService>(*call, &v1::ClusterService::Stub::Drain, *request,
+                                                          writer);
     return Finish(writer, (*c)->Drain(request->id(), Epoch(request->epoch()), request->token(),
                                       DeadlineOf(*call), Tell(call, writer)));
   }
 
  private:
-  // Passes the coordinator's stream on.
-  template <typename Message, typename Open>
-  Status Relay(const ServerContext& call, grpc::ServerWriter<Message>* writer, Open open) {
-    absl::StatusOr<Node*> node = context_->node();
-    if (!node.ok()) return ToGrpc(node.status());
-    absl::StatusOr<std::string> address = (*node)->CoordinatorAddress();
-    if (!address.ok()) return ToGrpc(address.status());
-    grpc::ClientContext client;
-    (*node)->peers().Prepare(&client, DeadlineOf(call));
-    std::unique_ptr<v1::ClusterService::Stub> stub =
-        v1::ClusterService::NewStub((*node)->peers().To(*address));
-    std::unique_ptr<grpc::ClientReader<Message>> reader = open(*stub, &client);
-    Message message;
-    while (reader->Read(&message)) {
-      if (!writer->Write(message)) client.TryCancel();
-    }
-    return reader->Finish();
-  }
-
   static Coordinator::Progress Tell(ServerContext* call, grpc::ServerWriter<v1::ResizeProgress>* writer) {
     return [call, writer](const std::string& waits_for) {
       v1::ResizeProgress message;

@@ -21,7 +21,9 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "grpcpp/client_context.h"
 #include "grpcpp/server_context.h"
+#include "grpcpp/support/sync_stream.h"
 #include "proto/status.h"
 #include "server/node.h"
 #include "server/peers.h"
@@ -86,6 +88,18 @@ class ServiceContext {
                        grpc::Status (Service::Stub::*method)(grpc::ClientContext*, const Request&, Response*),
                        const Request& request, Response* response,
                        absl::Duration patience = absl::InfiniteDuration()) const;
+  // The same of a method that answers with a stream.
+  template <typename Service, typename Request, typename Message>
+  grpc::Status ForwardAnswers(const grpc::ServerContext& context,
+                              std::unique_ptr<grpc::ClientReader<Message>> (Service::Stub::*method)(
+                                  grpc::ClientContext*, const Request&),
+                              const Request& request, grpc::ServerWriter<Message>* writer) const;
+  // The same of a method that takes a stream, of which `message` was read already; it is used for the rest.
+  template <typename Service, typename Message, typename Response>
+  grpc::Status ForwardMessages(
+      const grpc::ServerContext& context,
+      std::unique_ptr<grpc::ClientWriter<Message>> (Service::Stub::*method)(grpc::ClientContext*, Response*),
+      Message& message, grpc::ServerReader<Message>* reader, Response* response) const;
 
   // The job's memory; FAILED_PRECONDITION before the first Attach.
   absl::StatusOr<runtime::JobMemory*> Memory() const;
@@ -94,11 +108,27 @@ class ServiceContext {
   StreamBudget& writes() { return writes_; }
 
  private:
+  // call(stub, client context, address) at the coordinator, with the caller's deadline or `latest`.
+  template <typename Service, typename Call>
+  grpc::Status AtCoordinator(const grpc::ServerContext& context, absl::Time latest, Call call) const;
+
   const std::string job_, token_;
   std::atomic<Node*> node_{nullptr};
   StreamBudget reads_{16};
   StreamBudget writes_{4};
 };
+
+template <typename Service, typename Call>
+grpc::Status ServiceContext::AtCoordinator(const grpc::ServerContext& context, absl::Time latest,
+                                           Call call) const {
+  absl::StatusOr<Node*> n = node();
+  if (!n.ok()) return ToGrpc(n.status());
+  absl::StatusOr<std::string> address = (*n)->CoordinatorAddress();
+  if (!address.ok()) return ToGrpc(address.status());
+  grpc::ClientContext client;
+  (*n)->peers().Prepare(&client, std::min(DeadlineOf(context), latest));
+  return call(*Service::NewStub((*n)->peers().To(*address)), &client, *address);
+}
 
 template <typename Service, typename Request, typename Response>
 grpc::Status ServiceContext::Forward(const grpc::ServerContext& context,
@@ -106,20 +136,50 @@ grpc::Status ServiceContext::Forward(const grpc::ServerContext& context,
                                                                            const Request&, Response*),
                                      const Request& request, Response* response,
                                      absl::Duration patience) const {
-  absl::StatusOr<Node*> n = node();
-  if (!n.ok()) return ToGrpc(n.status());
-  absl::StatusOr<std::string> address = (*n)->CoordinatorAddress();
-  if (!address.ok()) return ToGrpc(address.status());
-  grpc::ClientContext client;
   const absl::Time patient = absl::Now() + patience;
-  (*n)->peers().Prepare(&client, std::min(DeadlineOf(context), patient));
-  grpc::Status status = ((*Service::NewStub((*n)->peers().To(*address))).*method)(&client, request, response);
-  if (status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED && absl::Now() >= patient) {
-    return ToGrpc(absl::DeadlineExceededError(
-        absl::StrCat("the coordinator, at ", *address, ", lives but has not answered for ",
-                     absl::FormatDuration(patience), ": it is stopped or very busy")));
-  }
-  return status;
+  return AtCoordinator<Service>(
+      context, patient, [&](auto& stub, grpc::ClientContext* client, const std::string& address) {
+        grpc::Status status = (stub.*method)(client, request, response);
+        if (status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED && absl::Now() >= patient) {
+          status = ToGrpc(absl::DeadlineExceededError(
+              absl::StrCat("the coordinator, at ", address, ", lives but has not answered for ",
+                           absl::FormatDuration(patience), ": it is stopped or very busy")));
+        }
+        return status;
+      });
+}
+
+template <typename Service, typename Request, typename Message>
+grpc::Status ServiceContext::ForwardAnswers(const grpc::ServerContext& context,
+                                            std::unique_ptr<grpc::ClientReader<Message>> (
+                                                Service::Stub::*method)(grpc::ClientContext*, const Request&),
+                                            const Request& request,
+                                            grpc::ServerWriter<Message>* writer) const {
+  return AtCoordinator<Service>(context, absl::InfiniteFuture(),
+                                [&](auto& stub, grpc::ClientContext* client, const std::string&) {
+                                  const auto reader = (stub.*method)(client, request);
+                                  Message message;
+                                  while (reader->Read(&message)) {
+                                    if (!writer->Write(message)) client->TryCancel();
+                                  }
+                                  return reader->Finish();
+                                });
+}
+
+template <typename Service, typename Message, typename Response>
+grpc::Status ServiceContext::ForwardMessages(
+    const grpc::ServerContext& context,
+    std::unique_ptr<grpc::ClientWriter<Message>> (Service::Stub::*method)(grpc::ClientContext*, Response*),
+    Message& message, grpc::ServerReader<Message>* reader, Response* response) const {
+  return AtCoordinator<Service>(context, absl::InfiniteFuture(),
+                                [&](auto& stub, grpc::ClientContext* client, const std::string&) {
+                                  const auto writer = (stub.*method)(client, response);
+                                  do {
+                                    if (!writer->Write(message)) break;
+                                  } while (reader->Read(&message));
+                                  writer->WritesDone();
+                                  return writer->Finish();
+                                });
 }
 
 // A snapshot of the current step for one answer, released when destroyed. Opened by the coordinator, wherever

@@ -159,7 +159,9 @@ class ShardServiceImpl final : public v1::ShardService::Service {
     const CoordinatorOr c = context_->FindCoordinator(*call);
     if (!c.ok()) return ToGrpc(c.status());
     // Values that a STEP record will name need no coordinator.
-    if (*c == nullptr && !first.begin().by_step_record()) return RelayWrite(*call, first, reader, response);
+    if (*c == nullptr && !first.begin().by_step_record())
+      return context_->ForwardMessages<v1::ShardService>(*call, &ShardStub::WriteTensor, first, reader,
+                                                         response);
     return ToGrpc(Write(call, first.begin(), *c, reader, response));
   }
 
@@ -357,23 +359,6 @@ class ShardServiceImpl final : public v1::ShardService::Service {
     response->set_import_id(given);
     response->set_step(step->value());
     return absl::OkStatus();
-  }
-
-  Status RelayWrite(const ServerContext& call, v1::WriteTensorRequest& message,
-                    grpc::ServerReader<v1::WriteTensorRequest>* reader, v1::WriteTensorResponse* response) {
-    const absl::StatusOr<Node*> node = context_->node();
-    if (!node.ok()) return ToGrpc(node.status());
-    const absl::StatusOr<std::string> address = (*node)->CoordinatorAddress();
-    if (!address.ok()) return ToGrpc(address.status());
-    grpc::ClientContext client;
-    (*node)->peers().Prepare(&client, DeadlineOf(call));
-    std::unique_ptr<ShardStub> stub = v1::ShardService::NewStub((*node)->peers().To(*address));
-    std::unique_ptr<grpc::ClientWriter<v1::WriteTensorRequest>> writer = stub->WriteTensor(&client, response);
-    do {
-      if (!writer->Write(message)) break;
-    } while (reader->Read(&message));
-    writer->WritesDone();
-    return writer->Finish();
   }
 
   ServiceContext* const context_;
