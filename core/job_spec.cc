@@ -193,6 +193,7 @@ absl::Status Validate(const JobSpec& spec) {
     return absl::InvalidArgumentError(absl::StrCat("tensor ", t.spec.name, ": group=", t.spec.group,
                                                    " but there are ", spec.groups.size(), " groups"));
   }
+  if (absl::Status s = Validate(spec.reduction, spec.world_size); !s.ok()) return s;
   if (absl::Status s = CheckPrecision(spec); !s.ok()) return s;
   return CheckBuffers(spec);
 }
@@ -208,6 +209,7 @@ absl::Status CheckSame(const JobSpec& job, const JobSpec& asked) {
         CheckEqual(job, "accumulation_parts", job.parts, asked.parts),
         CheckEqual(job, "nominal_samples", job.nominal_samples, asked.nominal_samples),
         CheckEqual(job, "max_blob_bytes", job.max_blob_bytes, asked.max_blob_bytes),
+        CheckEqual(job, "reduce_groups", Describe(job.reduction), Describe(asked.reduction)),
         CheckEqual(job, "compute_dtype", Name(job.compute), Name(asked.compute)),
         CheckEqual(job, "staging_dtype", Name(job.staging), Name(asked.staging)),
         CheckEqual(job, "loss_scale", Describe(job.loss_scale), Describe(asked.loss_scale)),

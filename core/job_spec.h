@@ -16,6 +16,7 @@
 #include "absl/strings/string_view.h"
 #include "core/layout.h"
 #include "core/loss_scale.h"
+#include "core/reduction_tree.h"
 #include "core/types.h"
 #include "kernels/optimizer_kinds.h"
 
@@ -67,6 +68,8 @@ struct JobSpec {
   double nominal_samples = 1;       // of one rank and step, > 0, finite
   int64_t max_blob_bytes = kMaxBlobBytes;
   std::vector<BufferSpec> buffers;
+
+  ReductionTree reduction;  // in which order gradients are added up
 
   // Mixed precision. Masters and optimizer planes are fp32 whatever stands here, and so are all sums.
   DType compute =

@@ -53,6 +53,10 @@ TEST(JobSpec, ValidateNamesTheBadField) {
       {"buffer name", [](JobSpec& s) { s.buffers[0].name = ""; }},
       {"buffer w: the name is used twice", [](JobSpec& s) { s.buffers[0].name = "w"; }},
       {"buffer batches: the name is used twice", [](JobSpec& s) { s.buffers[0].name = "batches"; }},
+      {"reduce_groups: 1,2 are 3 ranks, but the job has 2",
+       [](JobSpec& s) {
+         s.reduction.groups = {1, 2};
+       }},
       {"compute_dtype=0", [](JobSpec& s) { s.compute = static_cast<DType>(0); }},
       {"staging_dtype=4", [](JobSpec& s) { s.staging = static_cast<DType>(4); }},
       {"loss_scale.initial=0", [](JobSpec& s) { s.loss_scale.initial = 0; }},
@@ -87,6 +91,10 @@ TEST(JobSpec, CheckSameNamesFieldAndBothValues) {
       {"accumulation_parts is 4 in job gpt but 2", [](JobSpec& s) { s.parts = 2; }},
       {"nominal_samples is 8 in job gpt but 4", [](JobSpec& s) { s.nominal_samples = 4; }},
       {"max_blob_bytes", [](JobSpec& s) { s.max_blob_bytes = 5; }},
+      {"reduce_groups is 1 group in job gpt but 1,1 in bf16",
+       [](JobSpec& s) {
+         s.reduction = {{1, 1}, DType::kBFloat16};
+       }},
       {"compute_dtype is fp32 in job gpt but bf16", [](JobSpec& s) { s.compute = DType::kBFloat16; }},
       {"staging_dtype is fp32 in job gpt but fp16", [](JobSpec& s) { s.staging = DType::kFloat16; }},
       {"loss_scale is 1 static in job gpt but 65536 dynamic, window 1000, hysteresis 2, floor 1",

@@ -26,6 +26,13 @@ absl::Status PrecisionFrom(const v1::Precision& m, JobSpec* spec) {
   return absl::OkStatus();
 }
 
+absl::Status ReductionFrom(const v1::Reduction& m, JobSpec* spec) {
+  const absl::StatusOr<DType> wire = DTypeFromProto(m.wire(), "reduction.wire", DType::kFloat32);
+  if (!wire.ok()) return wire.status();
+  spec->reduction = {{m.groups().begin(), m.groups().end()}, *wire};
+  return absl::OkStatus();
+}
+
 // Fields that AttachRequest and JobRecord share, by name.
 template <typename Message>
 absl::StatusOr<JobSpec> SpecFrom(const Message& m) {
@@ -47,6 +54,7 @@ absl::StatusOr<JobSpec> SpecFrom(const Message& m) {
     spec.buffers.push_back({b.name(), {b.shape().begin(), b.shape().end()}, b.dtype()});
   }
   if (absl::Status s = PrecisionFrom(m.precision(), &spec); !s.ok()) return s;
+  if (absl::Status s = ReductionFrom(m.reduction(), &spec); !s.ok()) return s;
   if (absl::Status s = Validate(spec); !s.ok()) return s;
   return spec;
 }
@@ -63,6 +71,10 @@ void SpecTo(const JobSpec& spec, Message* m) {
   m->set_max_blob_bytes(spec.max_blob_bytes);
   for (const BufferSpec& b : spec.buffers) ToProto(b, m->add_buffers());
   ToProto(spec, m->mutable_precision());
+  if (spec.reduction.groups.empty()) return;
+  m->mutable_reduction()->mutable_groups()->Assign(spec.reduction.groups.begin(),
+                                                   spec.reduction.groups.end());
+  m->mutable_reduction()->set_wire(ToProto(spec.reduction.wire));
 }
 
 }  // namespace

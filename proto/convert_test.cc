@@ -27,6 +27,7 @@ v1::AttachRequest Good() {
   spec.loss_scale = {true, 1024, 7, 3, 2};
   spec.stochastic_rounding = true;
   spec.rounding_seed = 99;
+  spec.reduction = {{1, 2}, DType::kFloat16};
   v1::AttachRequest request;
   ToProto(spec, &request);
   return request;
@@ -42,6 +43,7 @@ TEST(Convert, JobSpecThereAndBack) {
   EXPECT_EQ(spec->loss_scale, (LossScaleSpec{true, 1024, 7, 3, 2}));
   EXPECT_TRUE(spec->stochastic_rounding);
   EXPECT_EQ(spec->rounding_seed, 99);
+  EXPECT_EQ(spec->reduction, (ReductionTree{{1, 2}, DType::kFloat16}));
   EXPECT_FALSE(spec->layout.Find("emb")->spec.trainable);
   v1::AttachRequest again;
   ToProto(*spec, &again);
@@ -111,6 +113,10 @@ TEST(Convert, BadFieldsAreNamedWithTheirValue) {
        [](v1::AttachRequest& r) { r.mutable_precision()->mutable_loss_scale()->Clear(); }},
       {"loss_scale.window=0",
        [](v1::AttachRequest& r) { r.mutable_precision()->mutable_loss_scale()->clear_window(); }},
+      {"reduction.wire=9 is not a dtype",
+       [](v1::AttachRequest& r) { r.mutable_reduction()->set_wire(static_cast<v1::DType>(9)); }},
+      {"reduce_groups: 1,2,-1 has a group of -1",
+       [](v1::AttachRequest& r) { r.mutable_reduction()->add_groups(-1); }},
       {"tensor b: dtype=bf16 but compute_dtype=fp32", [](v1::AttachRequest& r) { r.clear_precision(); }},
       {"layout.hash=", [](v1::AttachRequest& r) { r.mutable_layout()->set_hash(5); }},
       {"buffer mean: unknown dtype \"Q\"",
