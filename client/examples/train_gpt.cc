@@ -28,6 +28,7 @@
 #include "client/examples/train_loop.h"
 #include "client/examples/train_options.h"
 #include "client/session.h"
+#include "runtime/formats/atomic_file.h"
 
 namespace sherd::examples {
 namespace {
@@ -44,6 +45,9 @@ absl::StatusOr<std::unique_ptr<Trainer>> MakeTrainer(const std::string& endpoint
 }
 
 absl::Status Run(const TrainOptions& options, const std::string& endpoint) try {
+  if (!options.save.empty()) {  // now, not after the last step
+    if (absl::Status s = formats::AtomicFile::CheckTarget(options.save); !s.ok()) return s;
+  }
   const absl::StatusOr<Text> text = Text::Load(options.text);
   if (!text.ok()) return text.status();
   if (absl::Status enough = text->CheckContext(options.context); !enough.ok()) return enough;

@@ -27,7 +27,7 @@ absl::StatusOr<std::optional<TrainOptions>> ParseTrainOptions(int argc, const ch
   app.add_option("--text", options.text,
                  "file to train on (default: the King James Bible of bible-kjv-text)");
   app.add_option("--steps", options.steps, "updates to make in all")
-      ->check(NotNegative)
+      ->check(in(uint64_t{1}, uint64_t{1} << 39))
       ->capture_default_str();
   app.add_option("--global-batch", options.global_batch, "samples a step, over all ranks")
       ->check(in(1, 1 << 30))

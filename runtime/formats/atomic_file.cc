@@ -101,8 +101,8 @@ AtomicFile::~AtomicFile() {
   if (ours_ && on_abandon_ == OnAbandon::kRemove) unlinkat(directory_fd_.get(), partial_.c_str(), 0);
 }
 
-absl::StatusOr<std::unique_ptr<AtomicFile>> AtomicFile::Create(const std::string& path, uint64_t bytes,
-                                                               Options options) {
+absl::StatusOr<std::unique_ptr<AtomicFile>> AtomicFile::At(const std::string& path, uint64_t bytes,
+                                                           OnAbandon on_abandon) {
   const size_t slash = path.rfind('/');
   const std::string name = slash == path.npos ? path : path.substr(slash + 1);
   if (name.empty() || name == "." || name == ".." || path.find('\0') != path.npos) {
@@ -111,12 +111,27 @@ absl::StatusOr<std::unique_ptr<AtomicFile>> AtomicFile::Create(const std::string
   if (bytes > static_cast<uint64_t>(std::numeric_limits<off_t>::max()))
     return FileError(EFBIG, "write", path);
   const std::string directory = slash == path.npos ? "." : slash == 0 ? "/" : path.substr(0, slash);
-  std::unique_ptr<AtomicFile> file(new AtomicFile(path, name, bytes, options.on_abandon));
-  absl::Status status = file->OpenDirectory(directory);
-  if (status.ok()) status = file->OpenLocked();
-  if (status.ok()) status = file->Reserve(options.resume);
+  std::unique_ptr<AtomicFile> file(new AtomicFile(path, name, bytes, on_abandon));
+  if (absl::Status s = file->OpenDirectory(directory); !s.ok()) return s;
+  return file;
+}
+
+absl::StatusOr<std::unique_ptr<AtomicFile>> AtomicFile::Create(const std::string& path, uint64_t bytes,
+                                                               Options options) {
+  absl::StatusOr<std::unique_ptr<AtomicFile>> file = At(path, bytes, options.on_abandon);
+  if (!file.ok()) return file;
+  absl::Status status = (*file)->OpenLocked();
+  if (status.ok()) status = (*file)->Reserve(options.resume);
   if (!status.ok()) return status;
   return file;
+}
+
+absl::Status AtomicFile::CheckTarget(const std::string& path) {
+  const absl::StatusOr<std::unique_ptr<AtomicFile>> file = At(path, 0, OnAbandon::kKeep);
+  if (!file.ok()) return file.status();
+  if (faccessat((*file)->directory_fd_.get(), ".", W_OK | X_OK, AT_EACCESS) != 0)
+    return FileError(errno, "write", path);
+  return absl::OkStatus();
 }
 
 absl::Status AtomicFile::OpenDirectory(const std::string& directory) {

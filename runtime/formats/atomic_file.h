@@ -51,6 +51,9 @@ class AtomicFile {
   // at it; INVALID_ARGUMENT if `path` names no file.
   static absl::StatusOr<std::unique_ptr<AtomicFile>> Create(const std::string& path, uint64_t bytes,
                                                             Options options);
+  // Whether Create could begin there, as far as that can be told without leaving a trace: for a program that
+  // writes only after hours of work. Errors as Create.
+  static absl::Status CheckTarget(const std::string& path);
   ~AtomicFile();
   AtomicFile(const AtomicFile&) = delete;
   AtomicFile& operator=(const AtomicFile&) = delete;
@@ -72,6 +75,9 @@ class AtomicFile {
  private:
   AtomicFile(std::string path, std::string name, uint64_t bytes, OnAbandon on_abandon);
 
+  // The file of that name, its directory open, nothing created yet.
+  static absl::StatusOr<std::unique_ptr<AtomicFile>> At(const std::string& path, uint64_t bytes,
+                                                        OnAbandon on_abandon);
   absl::Status OpenDirectory(const std::string& directory);
   absl::Status OpenLocked();
   absl::Status Reserve(bool resume);

@@ -117,6 +117,15 @@ TEST_F(AtomicFileTest, ErrorsAreOneLineWithARemedy) {
   EXPECT_EQ((*file)->WriteAt(~uint64_t{0}, "xy").code(), absl::StatusCode::kOutOfRange);
 }
 
+TEST_F(AtomicFileTest, ATargetIsCheckedWithoutATrace) {
+  EXPECT_TRUE(AtomicFile::CheckTarget(Path("a")).ok());
+  EXPECT_TRUE(fs::is_empty(Path(""))) << "a check leaves nothing";
+  EXPECT_EQ(AtomicFile::CheckTarget(Path("none/a")), AtomicFile::Create(Path("none/a"), 1, {}).status());
+  EXPECT_EQ(AtomicFile::CheckTarget("").code(), absl::StatusCode::kInvalidArgument);
+  ASSERT_TRUE(fs::create_directory(Path("d")));
+  EXPECT_EQ(AtomicFile::CheckTarget(Path("d")), AtomicFile::Create(Path("d"), 1, {}).status());
+}
+
 TEST_F(AtomicFileTest, WhatIsNoRegularFileIsNotReplaced) {
   const std::string fifo = Path("fifo");
   ASSERT_EQ(mkfifo(fifo.c_str(), 0600), 0);

@@ -44,6 +44,8 @@ class CommandLineTest(harness.ClusterTest):
             (2, "--stage", train, "--stage", 3),
             (2, "huge", train, "--size", "huge"),
             (2, "--global-batch", train, "--global-batch", 0),
+            (2, "--steps", train, "--steps", 0),
+            (1, "/no/such/directory", train, "--reference", "--steps", 1, "--save", "/no/such/directory/x"),
             (1, "/no/such/text", train, "--reference", "--text", "/no/such/text"),
             (1, "SHERD_ENDPOINT", train, "--steps", 1),
             (2, "--file", sample),
