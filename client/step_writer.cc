@@ -5,7 +5,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/job_sizes.h"
-#include "core/partition.h"
 
 namespace sherd::client {
 namespace {
@@ -125,6 +124,7 @@ absl::StatusOr<std::vector<runtime::OwnerRecords*>> StepWriter::Owners(Step step
       owners_.push_back(*o);
     }
     owners_epoch_ = a->epoch;
+    owner_hosts_ = a->hosts;
   }
   return owners_;
 }
@@ -143,7 +143,7 @@ bool StepWriter::ConsumedByAll(int unit, Mark mark) {
   if (blocks.begin >= memory_->trainable_blocks()) return true;  // frozen: nobody reduces it
   for (size_t m = 0; m < owners->size(); ++m) {
     // Whoever owns no block of the unit never consumes it.
-    if (Owned(blocks, Slot(static_cast<int>(m)), static_cast<int>(owners->size())).empty()) continue;
+    if (Owned(blocks, Slot(static_cast<int>(m)), owner_hosts_).empty()) continue;
     if (Mark((*owners)[m]->Consumed(unit).load(std::memory_order_seq_cst)) < mark) return false;
   }
   return true;
@@ -374,7 +374,7 @@ std::string StepWriter::WaitsToConsume(int unit, Mark mark) {
   }
   for (size_t m = 0; m < owners_.size(); ++m) {
     const BlockRange blocks = memory_->layout().units()[unit].blocks;
-    if (Owned(blocks, Slot(static_cast<int>(m)), static_cast<int>(owners_.size())).empty()) continue;
+    if (Owned(blocks, Slot(static_cast<int>(m)), owner_hosts_).empty()) continue;
     if (Mark(owners_[m]->Consumed(unit).load(std::memory_order_relaxed)) < mark) {
       return absl::StrCat("slot ", m, " (reduction of unit ", unit, ", step ", id_.step.value(), ")");
     }

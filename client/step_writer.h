@@ -26,6 +26,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "client/staging_places.h"
+#include "core/host_map.h"
 #include "core/step_records.h"
 #include "runtime/job_memory.h"
 
@@ -170,6 +171,7 @@ class StepWriter {
   std::thread warming_;
   // Owners of the assignment last looked up.
   uint64_t owners_epoch_ = 0;
+  HostMap owner_hosts_ = HostMap::OneHost(1);
   std::vector<runtime::OwnerRecords*> owners_;
 };
 

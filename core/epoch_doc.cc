@@ -1,5 +1,6 @@
 #include "core/epoch_doc.h"
 
+#include <algorithm>
 #include <set>
 #include <utility>
 
@@ -11,12 +12,74 @@
 
 namespace sherd {
 
+namespace {
+
+absl::Status CheckHosts(const EpochDoc& doc) {
+  if (doc.hosts.empty()) return absl::OkStatus();
+  const auto bad = [](auto... what) { return absl::DataLossError(absl::StrCat(what...)); };
+  if (doc.hosts.size() == 1 || doc.hosts.size() > kMaxHosts)
+    return bad("it has ", doc.hosts.size(), " hosts");
+  std::set<std::string> names;
+  int64_t ranks = 0;
+  for (const HostMember& h : doc.hosts) {
+    const std::string name = absl::CHexEscape(h.name);
+    if (h.name.empty() || !names.insert(h.name).second) return bad("host \"", name, "\" is repeated");
+    if (h.ranks < 0 || h.servers < 1 || h.address.empty()) {
+      return bad("host ", name, " has ", h.ranks, " ranks, ", h.servers, " servers, address \"",
+                 absl::CHexEscape(h.address), "\"");
+    }
+    ranks += h.ranks;
+  }
+  if (ranks != doc.world_size) return bad("its hosts have ", ranks, " ranks, world_size is ", doc.world_size);
+  for (const ServerMember& s : doc.servers) {
+    if (names.count(s.host) > 0) continue;
+    return bad("server ", absl::CHexEscape(s.id), " is on unknown host \"", absl::CHexEscape(s.host), "\"");
+  }
+  return SlotHosts(doc, doc.owning_servers).status();
+}
+
+}  // namespace
+
 std::string Show(const ProcessIdentity& process) { return absl::StrCat(process.pid, ".", process.start); }
 
+int HostIndex(const EpochDoc& doc, const std::string& name) {
+  if (doc.hosts.empty()) return 0;
+  const auto it =
+      std::find_if(doc.hosts.begin(), doc.hosts.end(), [&](const HostMember& h) { return h.name == name; });
+  return it == doc.hosts.end() ? -1 : static_cast<int>(it - doc.hosts.begin());
+}
+
+absl::StatusOr<HostMap> SlotHosts(const EpochDoc& doc, int servers) {
+  if (doc.hosts.empty()) return HostMap::OneHost(servers);
+  std::vector<int32_t> hosts, count(doc.hosts.size(), 0);
+  for (int m = 0; m < servers; ++m) {
+    hosts.push_back(HostIndex(doc, doc.servers[m].host));
+    ++count[hosts.back()];
+  }
+  for (size_t h = 0; h < count.size(); ++h) {
+    if (count[h] > 0) continue;
+    return absl::FailedPreconditionError(absl::StrCat("with ", servers, " servers host ", doc.hosts[h].name,
+                                                      " has none; every host needs one"));
+  }
+  return HostMap::Create(std::move(hosts));
+}
+
+RankMap RankHosts(const EpochDoc& doc) {
+  std::vector<int32_t> ranks;
+  for (const HostMember& h : doc.hosts) ranks.push_back(h.ranks);
+  return RankMap(std::move(ranks), doc.world_size);
+}
+
 std::string Show(const EpochDoc& doc) {
+  std::string hosts;
+  for (const HostMember& h : doc.hosts) {
+    absl::StrAppend(&hosts, hosts.empty() ? " hosts=[" : " ", h.name, ":", h.ranks, "+", h.servers);
+  }
+  if (!hosts.empty()) absl::StrAppend(&hosts, "]");
   std::vector<std::string> servers;
   for (const ServerMember& s : doc.servers) {
     servers.push_back(absl::StrCat(s.id, "=", Show(s.process), "#", s.incarnation.value()));
+    if (!doc.hosts.empty()) absl::StrAppend(&servers.back(), "@", HostIndex(doc, s.host));
   }
   std::vector<std::string> trainers;
   for (const TrainerMember& t : doc.trainers) {
@@ -29,7 +92,7 @@ std::string Show(const EpochDoc& doc) {
   if (!doc.draining.empty()) absl::StrAppend(&operation, " draining=", doc.draining);
   if (doc.proposed_epoch.value() > 0)
     absl::StrAppend(&operation, " proposed_epoch=", doc.proposed_epoch.value());
-  return absl::StrCat("epoch=", doc.epoch.value(), " servers=[", absl::StrJoin(servers, " "),
+  return absl::StrCat("epoch=", doc.epoch.value(), hosts, " servers=[", absl::StrJoin(servers, " "),
                       "] owning=", doc.owning_servers, " desired=", doc.desired_servers,
                       " ranges_epoch=", doc.ranges_epoch.value(), operation, " trainers=[",
                       absl::StrJoin(trainers, " "), "] trainers_epoch=", doc.trainers_epoch.value(),
@@ -54,6 +117,7 @@ absl::Status CheckEpochDoc(const EpochDoc& doc) {
     return bad("it has ", servers, " servers, which is neither owning_servers ", doc.owning_servers,
                " nor desired_servers ", doc.desired_servers);
   }
+  if (absl::Status s = CheckHosts(doc); !s.ok()) return bad(s.message());
   if (doc.world_size < 0 || doc.world_size > kMaxWorldSize ||
       static_cast<int64_t>(doc.trainers.size()) != doc.world_size) {
     return bad("world_size is ", doc.world_size, " with ", doc.trainers.size(), " trainers");

@@ -11,6 +11,8 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "core/host_map.h"
 #include "core/types.h"
 
 namespace sherd {
@@ -42,11 +44,24 @@ struct TrainerMember {
   bool ready = false;  // attached, and not known to be dead or detached when this document was made
 };
 
+// A machine of a job that spans several. Its number is the index in EpochDoc::hosts.
+struct HostMember {
+  std::string name;     // unique; what `host` says of the servers and trainers there
+  std::string address;  // where the other hosts reach it
+  int32_t ranks = 0;    // of its trainers: consecutive, after those of the hosts before it
+  int32_t servers = 0;  // that the job begins with there, at least 1
+  friend bool operator==(const HostMember& a, const HostMember& b) {
+    return a.name == b.name && a.address == b.address && a.ranks == b.ranks && a.servers == b.servers;
+  }
+};
+
 // One generation of the membership.
 struct EpochDoc {
   std::string job;
   Epoch epoch;         // 1, 2, 3, ...: one more than the document before
   std::string reason;  // what made it, for people: "server s1 came back to slot 1 as process 7.3"
+
+  std::vector<HostMember> hosts;  // 2..kMaxHosts of them; empty: the job is on one host
 
   int32_t world_size = 0;               // W, 1..kMaxWorldSize; 0: no trainer has said yet
   std::vector<TrainerMember> trainers;  // by rank, world_size of them
@@ -75,6 +90,14 @@ struct EpochDoc {
 // OK if `doc` could have been committed; DATA_LOSS naming the field and value if not. For documents that were
 // stored.
 absl::Status CheckEpochDoc(const EpochDoc& doc);
+
+// The index of the host called `name`; -1: none is. On one host everybody is on host 0.
+int HostIndex(const EpochDoc& doc, const std::string& name);
+// Where the first `servers` slots are. REQUIRES: CheckEpochDoc(doc), servers <= doc.servers.size().
+// FAILED_PRECONDITION: a host would have no slot.
+absl::StatusOr<HostMap> SlotHosts(const EpochDoc& doc, int servers);
+// Where the ranks are. REQUIRES: CheckEpochDoc(doc), and world_size is known.
+RankMap RankHosts(const EpochDoc& doc);
 
 // "7.3": pid and start.
 std::string Show(const ProcessIdentity& process);

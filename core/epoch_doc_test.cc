@@ -30,6 +30,36 @@ TEST(EpochDocTest, ShowsOneLine) {
             "trainers_epoch=7 layout=ab \"rank 1 attached\"");
 }
 
+EpochDoc OnTwoHosts() {
+  EpochDoc doc = Good();
+  doc.hosts = {{"a", "10.0.0.1:7000", 1, 1}, {"b", "10.0.0.2:7000", 1, 1}};
+  doc.servers[0].host = "a";
+  doc.servers[1].host = "b";
+  return doc;
+}
+
+TEST(EpochDocTest, SeveralHosts) {
+  const EpochDoc doc = OnTwoHosts();
+  EXPECT_TRUE(CheckEpochDoc(doc).ok()) << CheckEpochDoc(doc);
+  EXPECT_EQ(Show(doc).substr(0, 60), "epoch=7 hosts=[a:1+1 b:1+1] servers=[s0=10.1#1@0 s1=11.1#3@1");
+  EXPECT_EQ(SlotHosts(doc, 2)->ToString(), "0,1");
+  EXPECT_EQ(SlotHosts(doc, 1).status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(RankHosts(doc).HostOf(Rank(1)), 1);
+  EXPECT_EQ(SlotHosts(Good(), 2)->hosts(), 1);
+  EXPECT_EQ(RankHosts(Good()).hosts(), 1);
+  const auto expect = [](const std::function<void(EpochDoc&)>& spoil, const char* words) {
+    EpochDoc doc = OnTwoHosts();
+    spoil(doc);
+    EXPECT_TRUE(absl::StrContains(CheckEpochDoc(doc).message(), words)) << CheckEpochDoc(doc);
+  };
+  expect([](EpochDoc& d) { d.hosts.pop_back(); }, "it has 1 hosts");
+  expect([](EpochDoc& d) { d.hosts[1].name = "a"; }, "host \"a\" is repeated");
+  expect([](EpochDoc& d) { d.hosts[1].ranks = 2; }, "its hosts have 3 ranks, world_size is 2");
+  expect([](EpochDoc& d) { d.hosts[1].servers = 0; }, "host b has 1 ranks, 0 servers");
+  expect([](EpochDoc& d) { d.servers[1].host = "c"; }, "server s1 is on unknown host \"c\"");
+  expect([](EpochDoc& d) { d.servers[1].host = "a"; }, "host b has none");
+}
+
 TEST(EpochDocTest, AcceptsWhatCanBeCommitted) {
   EXPECT_TRUE(CheckEpochDoc(Good()).ok());
   EpochDoc waiting = Good();  // a resize up for which servers are missing

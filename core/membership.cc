@@ -24,7 +24,15 @@ absl::StatusOr<MembershipState> MembershipState::Create(Config config) {
     return absl::InvalidArgumentError(absl::StrCat("world_size is ", config.world_size, ", not in 0..",
                                                    kMaxWorldSize, " (0: as trainers say)"));
   }
+  if (config.hosts < 1 || config.hosts > kMaxHosts) {
+    return absl::InvalidArgumentError(absl::StrCat("hosts is ", config.hosts, ", not in 1..", kMaxHosts));
+  }
   MembershipState state;
+  if (config.hosts > 1) {
+    config.world_size = 0;
+    state.expected_hosts_ = config.hosts;
+    state.hosts_.resize(config.hosts);
+  }
   state.expected_servers_ = config.expected_servers;
   state.configured_world_size_ = config.world_size;
   state.doc_.job = std::move(config.job);
@@ -39,6 +47,8 @@ absl::StatusOr<MembershipState> MembershipState::Restore(EpochDoc last) {
   MembershipState state;
   state.expected_servers_ = last.owning_servers;
   state.doc_ = std::move(last);
+  state.hosts_ = state.doc_.hosts;
+  state.expected_hosts_ = std::max<int32_t>(1, static_cast<int32_t>(state.hosts_.size()));
   state.slots_.resize(state.doc_.servers.size());
   for (Place& place : state.slots_) place.liveness = Liveness::kUnverified;
   state.ranks_.resize(state.doc_.trainers.size());
@@ -72,7 +82,7 @@ void MembershipState::On(const Recovered&, Outcome& out) {
 // Takes every step that has become possible.
 void MembershipState::Advance(Outcome& out) {
   if (!formed()) {
-    if (static_cast<int64_t>(spares_.size()) >= expected_servers_) Form(out);
+    if (MayForm()) Form(out);
     return;
   }
   FillSlots(out);
@@ -83,9 +93,20 @@ void MembershipState::Advance(Outcome& out) {
 }
 
 void MembershipState::Form(Outcome& out) {
-  while (static_cast<int64_t>(doc_.servers.size()) < expected_servers_) {
-    ServerMember member = std::move(spares_.begin()->second);
-    spares_.erase(spares_.begin());
+  for (size_t host = 0; static_cast<int64_t>(doc_.servers.size()) < expected_servers_;) {
+    auto next = spares_.begin();
+    if (SeveralHosts()) {  // one host's after the other's, as many as it brought
+      const auto there = std::count_if(doc_.servers.begin(), doc_.servers.end(), [&](const ServerMember& s) {
+        return s.host == doc_.hosts[host].name;
+      });
+      if (there == doc_.hosts[host].servers) {
+        ++host;
+        continue;
+      }
+      next = SpareOn(doc_.hosts[host].name);
+    }
+    ServerMember member = std::move(next->second);
+    spares_.erase(next);
     member.incarnation = Incarnation(1);
     doc_.servers.push_back(std::move(member));
     slots_.emplace_back();
@@ -166,9 +187,7 @@ std::string MembershipState::Describe(absl::Time now) const {
     return absl::StrCat(" ", absl::ToInt64Seconds(now - place.since), " s ago");
   };
   if (!formed()) {
-    const int64_t joined = static_cast<int64_t>(spares_.size());
-    waits.push_back(absl::StrCat(Count(expected_servers_ - joined, "more server"), " to join (", joined,
-                                 " of ", expected_servers_, ")"));
+    waits.push_back(AwaitedToForm());
   }
   for (size_t s = 0; s < slots_.size(); ++s) {
     const Place& place = slots_[s];

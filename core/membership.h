@@ -19,6 +19,9 @@
 // - A server that died is awaited under its id and gets its slot back. One that left or is drained is
 // replaced by a
 //   spare, when there is one.
+// - On several hosts the first epoch waits for all of them. Slots and ranks go host by host; a slot stays on
+// its host
+//   whoever takes it, and no resize leaves a host without one.
 // - A resize up waits for spares; then, as a resize down at once, its assignment is proposed: it rides in a
 // verdict
 //   and takes effect between two steps (RangesApplied). Slots past the new number retire after that.
@@ -53,6 +56,13 @@ namespace sherd {
 // it is the token that makes repeating it harmless. A new coordinator that finds a member of its document
 // alive lets it join or attach again in its name, with the identity in the document.
 
+// A machine brings its ranks and servers; answered when all have come. The same name may come again, with
+// another address.
+struct HostJoined {
+  HostMember host;
+  int32_t index = -1;  // that it is to have, or had when it came before; -1: the next free one
+  std::string request;
+};
 struct ServerJoined {
   std::string id;
   std::string address;
@@ -109,8 +119,9 @@ struct RangesApplied {
 // First event of a coordinator that was restored from a document: repeats what may have been lost.
 struct Recovered {};
 
-using Event = absl::variant<ServerJoined, ServerLeft, ServerDead, TrainerAttached, TrainerDetached,
-                            TrainerDead, ResizeRequested, DrainRequested, RangesApplied, Recovered>;
+using Event =
+    absl::variant<HostJoined, ServerJoined, ServerLeft, ServerDead, TrainerAttached, TrainerDetached,
+                  TrainerDead, ResizeRequested, DrainRequested, RangesApplied, Recovered>;
 
 // ---- Effects, to be carried out in order.
 
@@ -127,7 +138,8 @@ struct MustBeDead {
   std::string host;
   ProcessIdentity process;
 };
-// Give the blocks to `servers` owners from the next possible step on, under this name. May come again.
+// Give the blocks to `servers` owners (SlotHosts of the document says where they are) from the next possible
+// step on, under this name. May come again.
 struct ProposeAssignment {
   Epoch ranges_epoch;
   int32_t servers = 0;
@@ -135,6 +147,7 @@ struct ProposeAssignment {
 // This server owns nothing any more: tell it to exit.
 struct RetireServer {
   std::string id;
+  std::string host;
   ProcessIdentity process;
 };
 // The answer to whoever sent `request`.
@@ -168,6 +181,9 @@ class MembershipState {
     std::string job;
     int32_t expected_servers = 1;  // 1..kMaxServers
     int32_t world_size = 0;        // 1..kMaxWorldSize; 0: whatever the first trainer says
+    int32_t hosts =
+        1;  // 1..kMaxHosts. Of several, each HostJoined says how many servers and ranks it brings,
+            // and the numbers above do not count
   };
 
   // A job without members.  INVALID_ARGUMENT: a size is out of range.
@@ -224,6 +240,7 @@ class MembershipState {
 
   MembershipState() = default;
 
+  void On(const HostJoined& e, Outcome& out);
   void On(const ServerJoined& e, Outcome& out);
   void On(const ServerLeft& e, Outcome& out);
   void On(const ServerDead& e, Outcome& out);
@@ -250,6 +267,21 @@ class MembershipState {
   static void Reply(const std::string& request, absl::Status status, Outcome& out);
   static void Accept(const std::string& request, absl::string_view what, Outcome& out);
 
+  // membership_hosts.cc
+  bool SeveralHosts() const { return expected_hosts_ > 1; }
+  absl::Status CheckHost(const HostJoined& e) const;
+  void CompleteHosts(Outcome& out);
+  // All hosts and servers are there that the first epoch waits for.
+  bool MayForm() const;
+  // Whom the first epoch waits for, in words.
+  std::string AwaitedToForm() const;
+  // The spare that would get a slot on `host` next, or spares_.end().
+  std::map<std::string, ServerMember, IdOrder>::iterator SpareOn(const std::string& host);
+  // OK if a slot of `host` may go to a process on `other`.
+  absl::Status CheckStaysOn(const std::string& host, const std::string& id, const std::string& other) const;
+  // OK if the server in `slot` can go without anybody to replace it.
+  absl::Status CheckCanDrain(int slot) const;
+
   // membership_servers.cc
   int SlotOf(absl::string_view id) const;                                          // -1: none
   int SlotSoughtBy(absl::string_view id) const;                                    // as successor; -1: none
@@ -275,6 +307,9 @@ class MembershipState {
   void AdmitTrainer(int rank);
   void ForgetShapeIfUnused();
 
+  int32_t expected_hosts_ = 1;
+  std::vector<HostMember> hosts_;  // by index, before the first epoch; without a name: not come yet
+  std::map<std::string, std::string> host_requests_;  // of hosts that wait for the others
   int32_t expected_servers_ = 0;
   int32_t configured_world_size_ = 0;
   EpochDoc doc_;              // as last committed; before the first epoch: what it will contain of trainers

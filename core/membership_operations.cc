@@ -88,6 +88,11 @@ void MembershipState::On(const ResizeRequested& e, Outcome& out) {
     Reply(first, absl::AbortedError(reason), out);
     return FinishOperation(e.request, ResizeTo(e.servers), out);
   }
+  if (e.servers < doc_.owning_servers) {
+    if (absl::Status kept = SlotHosts(doc_, e.servers).status(); !kept.ok()) {
+      return Refuse(e.request, std::move(kept), out);
+    }
+  }
   if (e.servers == doc_.owning_servers) {
     Note(absl::StrCat("the job has ", e.servers, " servers already"), out);
     return FinishOperation(e.request, ResizeTo(e.servers), out);
@@ -101,7 +106,7 @@ void MembershipState::On(const DrainRequested& e, Outcome& out) {
   const int slot = SlotOf(e.id);
   if (spare != spares_.end()) {
     Note(absl::StrCat("server ", e.id, " was a spare"), out);
-    out.effects.push_back(RetireServer{e.id, spare->second.process});
+    out.effects.push_back(RetireServer{e.id, spare->second.host, spare->second.process});
     retired_[e.id] = spare->second.process;
     spares_.erase(spare);
     return FinishOperation(e.request, DrainOf(e.id), out);
@@ -125,13 +130,11 @@ void MembershipState::On(const DrainRequested& e, Outcome& out) {
                                                              " is changing hands already: ", Describe(now_))),
                   out);
   }
-  if (spares_.empty() && doc_.owning_servers == 1) {
-    return Refuse(e.request,
-                  absl::FailedPreconditionError(
-                      absl::StrCat("server ", e.id, " is the last one; start another before draining it")),
-                  out);
+  const bool replaced = SpareOn(doc_.servers[slot].host) != spares_.end();
+  if (!replaced) {
+    if (absl::Status can = CheckCanDrain(slot); !can.ok()) return Refuse(e.request, std::move(can), out);
   }
-  Begin(spares_.empty() ? doc_.owning_servers - 1 : doc_.owning_servers, e.id, e.request, out);
+  Begin(replaced ? doc_.owning_servers : doc_.owning_servers - 1, e.id, e.request, out);
 }
 
 // Records the operation, and takes it as far as it goes at once. A drain that makes no room first needs only
@@ -214,7 +217,7 @@ void MembershipState::DropSlotsPastOwners(Outcome& out) {
     if (becomes_spare) {
       spares_[member.id] = std::move(member);
     } else if (spares_.count(member.id) == 0) {
-      out.effects.push_back(RetireServer{member.id, member.process});
+      out.effects.push_back(RetireServer{member.id, member.host, member.process});
       retired_[member.id] = member.process;
     }
   }

@@ -51,6 +51,9 @@ void MembershipState::On(const ServerJoined& e, Outcome& out) {
                                                           "\"; both are needed")),
                   out);
   }
+  if (absl::Status known = CheckStaysOn(e.host, e.id, e.host); !known.ok()) {
+    return Refuse(e.request, std::move(known), out);
+  }
   const std::string other = IdOf(e.process, e.host);
   if (!other.empty() && other != e.id) {
     return Refuse(
@@ -107,6 +110,9 @@ void MembershipState::JoinSlot(int slot, const ServerJoined& e, Outcome& out) {
                                                         Show(member.process),
                                                         ": stop it first, or join under another id")),
                   out);
+  }
+  if (absl::Status stays = CheckStaysOn(member.host, e.id, e.host); !stays.ok()) {
+    return Refuse(e.request, std::move(stays), out);
   }
   Succeed(slot, Successor{e.id, e.address, e.host, e.process, e.request}, out);
 }
@@ -180,8 +186,10 @@ void MembershipState::InstallServer(int slot, Outcome& out) {
 void MembershipState::FillSlots(Outcome& out) {
   for (size_t s = 0; s < slots_.size() && !spares_.empty(); ++s) {
     if (!slots_[s].give_to_spare || slots_[s].successor.has_value()) continue;
-    ServerMember spare = std::move(spares_.begin()->second);
-    spares_.erase(spares_.begin());
+    const auto found = SpareOn(doc_.servers[s].host);
+    if (found == spares_.end()) continue;
+    ServerMember spare = std::move(found->second);
+    spares_.erase(found);
     Successor next{std::move(spare.id), std::move(spare.address), std::move(spare.host), spare.process, ""};
     Succeed(static_cast<int>(s), std::move(next), out);
   }

@@ -7,6 +7,11 @@ namespace sherd {
 namespace {
 
 struct EventText {
+  std::string operator()(const HostJoined& e) const {
+    return absl::StrCat("host-joined ", absl::CHexEscape(e.host.name),
+                        " address=", absl::CHexEscape(e.host.address), " ranks=", e.host.ranks,
+                        " servers=", e.host.servers, " index=", e.index, Request(e.request));
+  }
   std::string operator()(const ServerJoined& e) const {
     return absl::StrCat("server-joined ", absl::CHexEscape(e.id), " process=", Show(e.process),
                         " address=", absl::CHexEscape(e.address), " host=", absl::CHexEscape(e.host),

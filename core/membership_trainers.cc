@@ -26,6 +26,10 @@ absl::Status MembershipState::CheckTrainer(const TrainerAttached& e) const {
     return absl::InvalidArgumentError(
         absl::StrCat("rank ", e.rank.value(), " attached without a layout hash"));
   }
+  if (SeveralHosts() && doc_.hosts.empty()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("rank ", e.rank.value(), " attached before all hosts have joined: ", AwaitedToForm()));
+  }
   if (doc_.world_size != 0 && doc_.world_size != e.world_size) {
     return absl::InvalidArgumentError(absl::StrCat("rank ", e.rank.value(), " attached with world_size ",
                                                    e.world_size, ", but the job's is ", doc_.world_size));
@@ -35,6 +39,11 @@ absl::Status MembershipState::CheckTrainer(const TrainerAttached& e) const {
         absl::StrCat("rank ", e.rank.value(), " attached with layout hash ", absl::Hex(e.layout_hash),
                      ", but the job's is ", absl::Hex(doc_.layout_hash),
                      ": its tensors differ in name, order, shape, dtype or group"));
+  }
+  if (!doc_.hosts.empty() && HostIndex(doc_, e.host) != RankHosts(doc_).HostOf(e.rank)) {
+    return absl::InvalidArgumentError(absl::StrCat("rank ", e.rank.value(), " attached on host ", e.host,
+                                                   ", but it belongs to host ",
+                                                   doc_.hosts[RankHosts(doc_).HostOf(e.rank)].name));
   }
   return absl::OkStatus();
 }
@@ -157,6 +166,7 @@ void MembershipState::ForgetShapeIfUnused() {
       std::any_of(ranks_.begin(), ranks_.end(), [](const Place& p) { return p.successor.has_value(); });
   if (used) return;
   doc_.layout_hash = 0;
+  if (SeveralHosts()) return;  // the hosts have said how many ranks there are
   doc_.world_size = configured_world_size_;
   doc_.trainers.assign(configured_world_size_, TrainerMember());
   ranks_.assign(configured_world_size_, Place());

@@ -66,6 +66,12 @@ Event Parse(const std::string& line) {
   const Words w(line);
   const std::string request = w.Text("request");
   const std::string host = w.Text("host", "h");
+  if (w.verb == "host-joined") {
+    return HostJoined{{w.operand, w.Text("address", "x:1"), static_cast<int32_t>(w.Number("ranks")),
+                       static_cast<int32_t>(w.Number("servers"))},
+                      static_cast<int32_t>(Words::ToNumber(w.Text("index", "-1"))),
+                      request};
+  }
   if (w.verb == "server-joined") {
     return ServerJoined{w.operand, w.Text("address", "unix:x"), host, w.Process(), request};
   }
@@ -95,8 +101,9 @@ class Replay {
   std::vector<std::string> Do(const std::string& line) {
     const Words w(line);
     if (w.verb == "expect") {
-      Start(MembershipState::Create(
-          {"job", static_cast<int32_t>(w.Number("servers")), static_cast<int32_t>(w.Number("world"))}));
+      Start(MembershipState::Create({"job", static_cast<int32_t>(w.Number("servers")),
+                                     static_cast<int32_t>(w.Number("world")),
+                                     static_cast<int32_t>(Words::ToNumber(w.Text("hosts", "1")))}));
     } else if (w.verb == "restore") {
       Start(MembershipState::Restore(committed_));
     } else if (w.verb[0] == '+') {
@@ -163,7 +170,8 @@ TEST_P(TranscriptTest, Replays) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Membership, TranscriptTest,
-                         ::testing::Values("form", "servers", "trainers", "resize", "drain", "restore"),
+                         ::testing::Values("form", "hosts", "servers", "trainers", "resize", "drain",
+                                           "restore"),
                          [](const auto& info) { return std::string(info.param); });
 
 }  // namespace

@@ -41,6 +41,13 @@ std::string EncodeEpochDoc(const EpochDoc& doc) {
     ToProto(s.process, out->mutable_process());
     out->set_incarnation(s.incarnation.value());
   }
+  for (const HostMember& h : doc.hosts) {
+    v1::EpochRecord::Host* out = r.add_hosts();
+    out->set_name(h.name);
+    out->set_address(h.address);
+    out->set_ranks(h.ranks);
+    out->set_servers(h.servers);
+  }
   r.set_owning_servers(doc.owning_servers);
   r.set_ranges_epoch(doc.ranges_epoch.value());
   r.set_desired_servers(doc.desired_servers);
@@ -73,6 +80,9 @@ absl::StatusOr<EpochDoc> DecodeEpochDoc(absl::string_view bytes) {
   for (const v1::EpochRecord::Server& s : r.servers()) {
     doc.servers.push_back(
         {s.id(), s.address(), s.host(), FromProto(s.process()), Incarnation(s.incarnation())});
+  }
+  for (const v1::EpochRecord::Host& h : r.hosts()) {
+    doc.hosts.push_back({h.name(), h.address(), h.ranks(), h.servers()});
   }
   doc.owning_servers = r.owning_servers();
   doc.ranges_epoch = Epoch(r.ranges_epoch());

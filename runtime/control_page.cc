@@ -1,11 +1,17 @@
 #include "runtime/control_page.h"
 
+#include <algorithm>
+#include <vector>
+
 namespace sherd::runtime {
 
-void ControlPage::PutAssignment(uint64_t epoch, int servers) {
+void ControlPage::PutAssignment(uint64_t epoch, const HostMap& hosts) {
   AssignmentEntry& e = At(epoch);
   e.from_plus_1.store(0, std::memory_order_release);
-  e.servers.store(servers, std::memory_order_relaxed);
+  for (int m = 0; m < hosts.servers(); ++m) {
+    e.host_of[m].store(static_cast<uint8_t>(hosts.HostOf(Slot(m))), std::memory_order_relaxed);
+  }
+  e.servers.store(hosts.servers(), std::memory_order_relaxed);
   e.epoch.store(epoch, std::memory_order_release);
 }
 
@@ -19,27 +25,40 @@ void ControlPage::Activate(uint64_t epoch, Step from) {
 
 template <typename Take>
 std::optional<Assignment> ControlPage::NewestThat(Take take) const {
-  std::optional<Assignment> best;
+  const AssignmentEntry* best = nullptr;
+  Assignment a;
   for (const AssignmentEntry& e : assignments_) {
     const uint64_t from_plus_1 = e.from_plus_1.load(std::memory_order_acquire);
-    if (from_plus_1 == 0) continue;
-    const Assignment a{e.epoch.load(std::memory_order_acquire), Step(from_plus_1 - 1),
-                       e.servers.load(std::memory_order_acquire)};
-    if (take(a) && (!best.has_value() || best->epoch < a.epoch)) best = a;
+    const uint64_t epoch = e.epoch.load(std::memory_order_acquire);
+    if (from_plus_1 == 0 || (best != nullptr && epoch < a.epoch)) continue;
+    if (!take(epoch, Step(from_plus_1 - 1))) continue;
+    best = &e;
+    a.epoch = epoch;
+    a.from_step = Step(from_plus_1 - 1);
   }
-  return best;
+  if (best == nullptr) return std::nullopt;
+  a.hosts = HostsOf(*best);
+  a.servers = a.hosts.servers();
+  return a;
+}
+
+HostMap ControlPage::HostsOf(const AssignmentEntry& e) {
+  std::vector<int32_t> hosts(std::clamp(e.servers.load(std::memory_order_acquire), 1, kMaxSlots));
+  for (size_t m = 0; m < hosts.size(); ++m) hosts[m] = e.host_of[m].load(std::memory_order_relaxed);
+  absl::StatusOr<HostMap> map = HostMap::Create(hosts);
+  return map.ok() ? *std::move(map) : HostMap::OneHost(static_cast<int>(hosts.size()));
 }
 
 std::optional<Assignment> ControlPage::AssignmentFor(Step step) const {
-  return NewestThat([&](const Assignment& a) { return a.from_step <= step; });
+  return NewestThat([&](uint64_t, Step from) { return from <= step; });
 }
 
 std::optional<Assignment> ControlPage::Before(uint64_t epoch) const {
-  return NewestThat([&](const Assignment& a) { return a.epoch < epoch; });
+  return NewestThat([&](uint64_t e, Step) { return e < epoch; });
 }
 
 std::optional<Assignment> ControlPage::Newest() const {
-  return NewestThat([](const Assignment&) { return true; });
+  return NewestThat([](uint64_t, Step) { return true; });
 }
 
 }  // namespace sherd::runtime

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <optional>
 
+#include "core/host_map.h"
 #include "core/step_records.h"
 #include "runtime/doorbell.h"
 #include "runtime/process_identity.h"
@@ -42,7 +43,8 @@ struct MemberEntry {
 struct Assignment {
   uint64_t epoch = 0;  // ranges epoch
   Step from_step;
-  int servers = 0;
+  HostMap hosts = HostMap::OneHost(1);  // who of the slots is where
+  int servers = 0;                      // hosts.servers()
 };
 
 // Monotone proposal words (core/step_records.h). Written by the coordinator.
@@ -97,8 +99,8 @@ class ControlPage {
   MemberEntry servers[kMaxSlots];
 
   // Writes the assignment of ranges epoch `epoch`. `from` is not known before it is decided: see Activate.
-  // Coordinator.
-  void PutAssignment(uint64_t epoch, int servers);
+  // Coordinator. REQUIRES: hosts.servers() <= kMaxSlots.
+  void PutAssignment(uint64_t epoch, const HostMap& hosts);
   // The assignment takes effect at `from`. Any owner, all with the same values.
   void Activate(uint64_t epoch, Step from);
   // The assignment in force for a step: the newest active one with from_step <= step. nullopt before the
@@ -114,7 +116,9 @@ class ControlPage {
     std::atomic<uint64_t> epoch;
     std::atomic<uint64_t> from_plus_1;  // 0: not active
     std::atomic<int32_t> servers;
+    std::atomic<uint8_t> host_of[kMaxSlots];
   };
+  static HostMap HostsOf(const AssignmentEntry& e);
   template <typename Take>
   std::optional<Assignment> NewestThat(Take take) const;
   AssignmentEntry& At(uint64_t epoch) { return assignments_[epoch % kAssignments]; }

@@ -219,16 +219,16 @@ absl::Status JobMemory::PopulateBlocks(BlockRange blocks, const std::atomic<bool
   return s;
 }
 
-absl::Status JobMemory::BeginFirstAssignment(uint64_t epoch, int servers, Step done) {
+absl::Status JobMemory::BeginFirstAssignment(uint64_t epoch, const HostMap& hosts, Step done) {
   Proposals decided;
   decided.ranges = epoch;
   // A new page stands at step 0 by itself; where that is not the beginning every slot is put there.
-  for (int m = 0; m < (done.value() == 0 ? 1 : servers); ++m) {
+  for (int m = 0; m < (done.value() == 0 ? 1 : hosts.servers()); ++m) {
     absl::StatusOr<OwnerRecords*> page = owner(Slot(m));
     if (!page.ok()) return page.status();
     (*page)->Begin({done, 0}, decided);
   }
-  control().PutAssignment(epoch, servers);
+  control().PutAssignment(epoch, hosts);
   control().Activate(epoch, done.Next());
   return absl::OkStatus();
 }

@@ -101,9 +101,9 @@ class JobMemory {
   // First touch of a chunk that was made or mapped before. As PopulateBlocks.
   absl::Status PopulateStaging(Rank rank, uint32_t chunk, const std::atomic<bool>* cancel);
 
-  // Puts the first assignment in force: `servers` owners from the step after `done` on (of a job that begins
-  // from a checkpoint; else 0). Coordinator, before any engine starts. Repeatable.
-  absl::Status BeginFirstAssignment(uint64_t epoch, int servers, Step done = Step(0));
+  // Puts the first assignment in force: the owners of `hosts` from the step after `done` on (of a job that
+  // begins from a checkpoint; else 0). Coordinator, before any engine starts. Repeatable.
+  absl::Status BeginFirstAssignment(uint64_t epoch, const HostMap& hosts, Step done = Step(0));
 
   // As the last verdict left it: what the step in hand uses, and how many were skipped. For status and
   // restarts.

@@ -26,7 +26,7 @@ class JobMemoryTest : public ::testing::Test {
 TEST_F(JobMemoryTest, TrainersSeeWhatOwnersWriteAndOwnersTheirRecords) {
   auto owner = JobMemory::Create(&dir_, Spec());
   ASSERT_TRUE(owner.ok()) << owner.status();
-  ASSERT_TRUE((*owner)->BeginFirstAssignment(1, 2).ok());
+  ASSERT_TRUE((*owner)->BeginFirstAssignment(1, HostMap::OneHost(2)).ok());
   auto trainer = JobMemory::Open(&dir_, Spec(), JobMemory::Role::kTrainer);
   ASSERT_TRUE(trainer.ok()) << trainer.status();
   (*owner)->plane(0)[999] = 7;
@@ -82,14 +82,14 @@ TEST_F(JobMemoryTest, DoneByAllFollowsTheAssignments) {
   ASSERT_TRUE(memory.ok());
   JobMemory& m = **memory;
   EXPECT_FALSE(m.DoneByAll().ok());
-  ASSERT_TRUE(m.BeginFirstAssignment(1, 2).ok());
+  ASSERT_TRUE(m.BeginFirstAssignment(1, HostMap::OneHost(2)).ok());
   EXPECT_EQ(m.DoneByAll()->step, Step(0));
   (*m.owner(Slot(0)))->PublishDone({Step(3), 0}, {1, 0, 0});
   EXPECT_EQ(m.DoneByAll()->step, Step(0));
   (*m.owner(Slot(1)))->PublishDone({Step(2), 0}, {1, 0, 0});
   EXPECT_EQ(m.DoneByAll()->step, Step(2));
   // Three owners from step 4 on: entered in the table before slot 1 has done step 3.
-  m.control().PutAssignment(2, 3);
+  m.control().PutAssignment(2, *HostMap::Create({0, 1, 0}));
   EXPECT_EQ(m.control().Newest()->epoch, 1u);
   m.control().Activate(2, Step(4));
   EXPECT_EQ(m.DoneByAll()->step, Step(2));
@@ -99,6 +99,7 @@ TEST_F(JobMemoryTest, DoneByAllFollowsTheAssignments) {
   EXPECT_EQ(m.control().Newest()->from_step, Step(4)) << "an assignment is put in force once";
   EXPECT_EQ(m.control().AssignmentFor(Step(3))->servers, 2);
   EXPECT_EQ(m.control().AssignmentFor(Step(4))->servers, 3);
+  EXPECT_EQ(m.control().AssignmentFor(Step(4))->hosts.ToString(), "0,1,0");
   EXPECT_EQ(m.control().Before(2)->epoch, 1u);
 }
 

@@ -36,7 +36,7 @@ class OneOwner {
     auto made = JobMemory::Create(&dir_, spec);
     EXPECT_TRUE(made.ok()) << made.status();
     memory_ = *std::move(made);
-    EXPECT_TRUE(memory_->BeginFirstAssignment(1, 1).ok());
+    EXPECT_TRUE(memory_->BeginFirstAssignment(1, HostMap::OneHost(1)).ok());
     for (int64_t b = 0; b < memory_->layout().total_blocks(); ++b) Fill(b);
     for (int64_t i = 0; i < memory_->trainable_blocks() * kBlockElements; ++i)
       memory_->grad()[i] = ValueOf(9, i);

@@ -282,7 +282,7 @@ void Coordinator::ApplyToMemory() {
     absl::Status begun = restored.status();
     if (begun.ok()) {
       const Step done(restored->has_value() ? (*restored)->step() : 0);
-      begun = m->BeginFirstAssignment(doc.ranges_epoch.value(), doc.owning_servers, done);
+      begun = m->BeginFirstAssignment(doc.ranges_epoch.value(), *SlotHosts(doc, doc.owning_servers), done);
     }
     if (!begun.ok()) {
       spdlog::error("coordinator: {}", begun.ToString());
@@ -353,7 +353,8 @@ void Coordinator::LookAtProposals(runtime::JobMemory& memory) {
     const uint64_t want = proposed ? committed_.proposed_epoch.value() : committed_.ranges_epoch.value();
     if (control.proposals.Read().ranges < want && !naming_import_ &&
         control.proposals.Read().import <= decided.import) {
-      control.PutAssignment(want, proposed ? committed_.desired_servers : committed_.owning_servers);
+      control.PutAssignment(
+          want, *SlotHosts(committed_, proposed ? committed_.desired_servers : committed_.owning_servers));
       control.proposals.ranges.store(want, std::memory_order_release);
       ring = true;
     }

@@ -4,7 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "core/partition.h"
+#include "core/host_map.h"
 #include "proto/convert.h"
 #include "proto/epoch_record.h"
 #include "server/coordinator.h"
@@ -15,10 +15,10 @@ namespace {
 using runtime::MemberEntry;
 using runtime::MutexLock;
 
-// Elements of the layout that `slot` of `servers` owns, padding not counted; and its bytes over all planes.
-std::pair<int64_t, int64_t> OwnedBy(const runtime::JobMemory& memory, int slot, int servers) {
+// Elements of the layout that `slot` owns, padding not counted; and its bytes over all planes.
+std::pair<int64_t, int64_t> OwnedBy(const runtime::JobMemory& memory, int slot, const HostMap& hosts) {
   std::pair<int64_t, int64_t> out(0, 0);
-  for (const UnitRange& range : OwnedRanges(memory.layout(), Slot(slot), servers)) {
+  for (const UnitRange& range : OwnedRanges(memory.layout(), Slot(slot), hosts)) {
     const bool trainable = range.blocks.begin < memory.trainable_blocks();
     out.second += range.blocks.size() * kBlockElements * 4 * (trainable ? memory.planes() : 1);
     if (memory.compute() != nullptr) out.second += range.blocks.size() * kBlockElements * 2;
@@ -74,7 +74,7 @@ void Coordinator::AddServer(const ServerMember& member, int slot, v1::Member::St
     ToProto(s.since, m->mutable_stalled_for());
   }
   if (memory_ == nullptr || slot >= committed_.owning_servers) return;
-  const auto [elements, bytes] = OwnedBy(*memory_, slot, committed_.owning_servers);
+  const auto [elements, bytes] = OwnedBy(*memory_, slot, *SlotHosts(committed_, committed_.owning_servers));
   m->set_owned_elements(elements);
   m->set_owned_bytes(bytes);
   if (slot >= memory_->spec().world_size) return;

@@ -5,7 +5,7 @@
 
 #include "absl/memory/memory.h"
 #include "absl/strings/str_cat.h"
-#include "core/partition.h"
+#include "core/host_map.h"
 #include "server/pre_update.h"
 #include "server/snapshot_reader.h"
 
@@ -157,7 +157,7 @@ bool Engine::EnsurePipeline() {
     }
     owners_.push_back(*o);
   }
-  work_.SetRanges(OwnedRanges(memory_->layout(), slot_, a->servers));
+  work_.SetRanges(OwnedRanges(memory_->layout(), slot_, a->hosts));
   StepPipeline::Config config;
   config.world_size = memory_->spec().world_size;
   config.servers = a->servers;

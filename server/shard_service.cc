@@ -6,7 +6,7 @@
 #include <optional>
 
 #include "absl/strings/str_cat.h"
-#include "core/partition.h"
+#include "core/host_map.h"
 #include "kernels/optimizer_kinds.h"
 #include "proto/convert.h"
 #include "proto/epoch_record.h"
@@ -105,8 +105,7 @@ class ShardServiceImpl final : public v1::ShardService::Service {
     if (!memory.ok()) return ToGrpc(memory.status());
     const JobSpec& spec = (*memory)->spec();
     const std::vector<std::string> ids = ServerIds();
-    const int servers =
-        (*memory)->control().Newest().has_value() ? (*memory)->control().Newest()->servers : 0;
+    const std::optional<runtime::Assignment> owners = (*memory)->control().Newest();
     const int page = request->page_size() == 0 ? 1000 : request->page_size();
     const std::vector<TensorInfo>& all = spec.layout.tensors();
     size_t t = request->page_token();
@@ -119,7 +118,7 @@ class ShardServiceImpl final : public v1::ShardService::Service {
       if (all[t].spec.trainable) {
         for (const std::string& plane : OptimizerPlanes(spec.optimizer)) out->add_planes(plane);
       }
-      if (servers > 0) AddOwners(spec.layout, all[t], servers, ids, out);
+      if (owners.has_value()) AddOwners(spec.layout, all[t], owners->hosts, ids, out);
     }
     if (t < all.size()) response->set_next_page_token(static_cast<int64_t>(t));
     if (request->page_token() == 0) {
@@ -221,12 +220,12 @@ class ShardServiceImpl final : public v1::ShardService::Service {
     return ids;
   }
 
-  static void AddOwners(const Layout& layout, const TensorInfo& t, int servers,
+  static void AddOwners(const Layout& layout, const TensorInfo& t, const HostMap& hosts,
                         const std::vector<std::string>& ids, v1::ListTensorsResponse::Tensor* out) {
     const BlockRange unit = layout.units()[t.unit].blocks;
     for (int64_t block = t.blocks.begin; block < t.blocks.end;) {
-      const Slot slot = OwnerOf(unit, block, servers);
-      const int64_t end = std::min(t.blocks.end, Owned(unit, slot, servers).end);
+      const Slot slot = OwnerOf(unit, block, hosts);
+      const int64_t end = std::min(t.blocks.end, Owned(unit, slot, hosts).end);
       v1::ListTensorsResponse::Owner* owner = out->add_owners();
       owner->set_slot(slot.value());
       if (slot.value() < static_cast<int>(ids.size())) owner->set_server_id(ids[slot.value()]);

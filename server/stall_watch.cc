@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <optional>
 
-#include "core/partition.h"
+#include "core/host_map.h"
 
 namespace sherd::server {
 
@@ -84,7 +84,7 @@ std::vector<StallWatch::Stalled> StallWatch::Look(runtime::JobMemory& memory, ab
     const bool behind = (*owner)->Done().step < current && !(*owner)->ReadPrepared({current, 0}).has_value();
     const bool wanted = std::any_of(wants.begin(), wants.end(), [&](const Want& w) {
       const BlockRange blocks = memory.layout().units()[w.unit].blocks;
-      return !Owned(blocks, Slot(m), owners->servers).empty() &&
+      return !Owned(blocks, Slot(m), owners->hosts).empty() &&
              Mark((*owner)->Consumed(w.unit).load(std::memory_order_relaxed)) < w.mark;
     });
     judge(false, m, signature, (records == world_size && behind) || wanted);

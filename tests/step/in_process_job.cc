@@ -32,7 +32,7 @@ InProcessJob::InProcessJob(JobSpec spec, int servers, int workers) : workers_(wo
   root_ = root;
   dir_ = std::make_unique<runtime::JobDir>(Must(runtime::JobDir::Create(root_, spec.job)));
   memory_ = Must(runtime::JobMemory::Create(dir_.get(), std::move(spec)));
-  Must(memory_->BeginFirstAssignment(ranges_epoch_, servers));
+  Must(memory_->BeginFirstAssignment(ranges_epoch_, HostMap::OneHost(servers)));
   for (int m = 0; m < servers; ++m) {
     memory_->control().servers[m].Set(runtime::Self(), 1, runtime::MemberEntry::kAttached);
     engines_.emplace_back();
@@ -70,7 +70,7 @@ void InProcessJob::RestartOwner(int slot) {
 
 void InProcessJob::Resize(int servers) {
   ++ranges_epoch_;
-  memory_->control().PutAssignment(ranges_epoch_, servers);
+  memory_->control().PutAssignment(ranges_epoch_, HostMap::OneHost(servers));
   for (int m = this->servers(); m < servers; ++m) {
     memory_->control().servers[m].Set(runtime::Self(), 1, runtime::MemberEntry::kAttached);
     engines_.emplace_back();
