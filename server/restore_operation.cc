@@ -11,7 +11,6 @@
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "core/partition.h"
 #include "proto/convert.h"
 #include "proto/sherd/v1/checkpoint.grpc.pb.h"
 #include "proto/status.h"
@@ -130,18 +129,6 @@ absl::Status PublishTrainers(const RestorePlan& plan, const CheckpointState& sta
   return absl::OkStatus();
 }
 
-// The parameters that trainers compute with, from the masters that were read: the bits that were saved.
-void RoundPart(const RestorePlan& plan, JobMemory& memory, Slot slot, int servers) {
-  const JobSpec& spec = memory.spec();
-  if (memory.compute() == nullptr) return;
-  for (const UnitRange& r : OwnedRanges(spec.layout, slot, servers)) {
-    spec.layout.ForEachRun(r.blocks, [&](int t, BlockRange run) {
-      if (plan.SavedTensor(t) < 0) return;
-      runtime::RoundToCompute(spec, memory.plane(0), run, plan.UpdateCount(t), memory.compute());
-    });
-  }
-}
-
 }  // namespace
 
 absl::StatusOr<v1::ReadPartResponse> ReadPartHere(ServiceContext* context, const v1::ReadPartRequest& request,
@@ -170,11 +157,19 @@ absl::StatusOr<v1::ReadPartResponse> ReadPartHere(ServiceContext* context, const
     if (has_values()) return absl::FailedPreconditionError("the job has values: nothing is read into it");
     allowed = [&] { return go_on() && !has_values(); };
   }
+  // The parameters that trainers compute with, from the masters: the bits that were saved. Of an import
+  // whoever stores it rounds.
+  RestoreStored round;
+  if (!import.has_value() && memory.compute() != nullptr) {
+    round = [&](int tensor, int plane, BlockRange blocks) {
+      if (plane != 0) return;
+      runtime::RoundToCompute(memory.spec(), memory.plane(0), blocks, plan->UpdateCount(tensor),
+                              memory.compute());
+    };
+  }
   const absl::StatusOr<int64_t> bytes =
-      ReadPart(*plan, memory, Slot(request.slot()), request.servers(), into, allowed);
+      ReadPart(*plan, memory, {request.slot(), request.servers()}, into, round, allowed);
   if (!bytes.ok()) return bytes.status();
-  // Of an import whoever stores it does that.
-  if (!import.has_value()) RoundPart(*plan, memory, Slot(request.slot()), request.servers());
   v1::ReadPartResponse response;
   response.set_bytes(*bytes);
   return response;

@@ -32,6 +32,10 @@ struct Extent {
   int64_t offset;  // in the file
   int64_t bytes;
   char* to;
+  // What it is in the job: bytes / kBlockBytes blocks from this one on.
+  int tensor;
+  int plane;
+  int64_t block;
 };
 
 // Finds the blocks of the checkpoint in its files.
@@ -48,8 +52,9 @@ class Source {
       planes_.push_back({name, planes_.empty() ? layout.total_blocks() : trainable});
   }
 
-  // Appends where `blocks` (of the checkpoint) of a plane lie, in order; they go to `to` and on.
-  absl::Status Find(const std::string& plane, BlockRange blocks, char* to, std::vector<Extent>* out) {
+  // Appends where `blocks` (of the checkpoint) of a plane lie, in order. `first` says where they go, and what
+  // they are there; its file, offset and size count for nothing.
+  absl::Status Find(const std::string& plane, BlockRange blocks, Extent first, std::vector<Extent>* out) {
     while (!blocks.empty()) {
       const int unit = saved_.spec.layout.UnitAt(blocks.begin);
       const Slot slot = owners_.OwnerOf(blocks.begin);
@@ -58,9 +63,12 @@ class Source {
       const int64_t end = std::min(blocks.end, owned.end);
       absl::StatusOr<int64_t> data = Begin(slot, plane, unit);
       if (!data.ok()) return data.status();
-      const int64_t bytes = (end - blocks.begin) * kBlockBytes;
-      out->push_back({slot.value(), *data + (blocks.begin - owned.begin) * kBlockBytes, bytes, to});
-      to += bytes;
+      first.file = slot.value();
+      first.offset = *data + (blocks.begin - owned.begin) * kBlockBytes;
+      first.bytes = (end - blocks.begin) * kBlockBytes;
+      out->push_back(first);
+      first.to += first.bytes;
+      first.block += end - blocks.begin;
       blocks.begin = end;
     }
     return absl::OkStatus();
@@ -113,14 +121,53 @@ std::vector<ChunkWork> SplitByChunk(const SavedCheckpoint& saved, std::vector<Ex
     const int64_t size = saved.manifest.parts(e.file).chunk_bytes();
     while (e.bytes > 0) {
       const int64_t chunk = e.offset / size;
-      const int64_t now = std::min(e.bytes, (chunk + 1) * size - e.offset);
-      by_chunk[{e.file, chunk}].push_back({e.file, e.offset, now, e.to});
-      e.offset += now, e.bytes -= now, e.to += now;
+      // Chunks and all that parts hold begin at multiples of blocks (CheckFileSum, PlanPart).
+      Extent now = e;
+      now.bytes = std::min(e.bytes, (chunk + 1) * size - e.offset);
+      by_chunk[{e.file, chunk}].push_back(now);
+      e.offset += now.bytes, e.bytes -= now.bytes, e.to += now.bytes, e.block += now.bytes / kBlockBytes;
     }
   }
   std::vector<ChunkWork> work;
   for (auto& [key, list] : by_chunk) work.push_back({key.first, key.second, std::move(list)});
   return work;
+}
+
+// Where everything lies that has a place to go.
+absl::StatusOr<std::vector<Extent>> FindAll(const RestorePlan& plan, const JobMemory& memory,
+                                            const RestoreInto& into) {
+  const SavedCheckpoint& saved = plan.saved();
+  Source source(saved);
+  std::vector<Extent> extents;
+  for (const TensorInfo& tensor : memory.layout().tensors()) {
+    if (plan.SavedTensor(tensor.index) < 0 || tensor.blocks.empty()) continue;
+    const BlockRange from = saved.spec.layout.tensors()[plan.SavedTensor(tensor.index)].blocks;
+    for (int p = 0; p < plan.PlanesFor(tensor); ++p) {
+      Extent first{};
+      first.to = reinterpret_cast<char*>(into(p, tensor.blocks));
+      if (first.to == nullptr) continue;
+      first.tensor = tensor.index, first.plane = p, first.block = tensor.blocks.begin;
+      if (absl::Status s = source.Find(memory.plane_name(p), from, first, &extents); !s.ok()) return s;
+    }
+  }
+  return extents;
+}
+
+// The files that `work` reads, by their place in the manifest.
+absl::StatusOr<std::map<int, std::unique_ptr<SummedFileReader>>> OpenFiles(const SavedCheckpoint& saved,
+                                                                           absl::Span<const ChunkWork> work) {
+  std::map<int, std::unique_ptr<SummedFileReader>> files;
+  for (const ChunkWork& w : work) {
+    if (files.count(w.file) != 0) continue;
+    const v1::CheckpointManifest::File& file = saved.manifest.parts(w.file);
+    absl::StatusOr<formats::FileSum> sum = SumOf(file);
+    if (!sum.ok()) return sum.status();
+    absl::StatusOr<std::unique_ptr<SummedFileReader>> opened =
+        SummedFileReader::Open(saved.PathOf(file), *std::move(sum));
+    if (!opened.ok()) return opened.status();
+    files[w.file] = *std::move(opened);
+  }
+  return files;
 }
 
 }  // namespace
@@ -210,50 +257,30 @@ int RestorePlan::PlanesFor(const TensorInfo& tensor) const {
   return both ? planes_ : 1;
 }
 
-absl::StatusOr<int64_t> ReadPart(const RestorePlan& plan, const JobMemory& memory, Slot slot, int servers,
-                                 const RestoreInto& into, const std::function<bool()>& go_on) {
-  const SavedCheckpoint& saved = plan.saved();
-  Source source(saved);
-  std::vector<Extent> extents;
-  absl::Status status;
-  for (const UnitRange& r : OwnedRanges(memory.layout(), slot, servers)) {
-    memory.layout().ForEachRun(r.blocks, [&](int t, BlockRange run) {
-      const TensorInfo& tensor = memory.layout().tensors()[t];
-      if (plan.SavedTensor(t) < 0) return;
-      const int64_t shift =
-          saved.spec.layout.tensors()[plan.SavedTensor(t)].blocks.begin - tensor.blocks.begin;
-      for (int p = 0; p < plan.PlanesFor(tensor) && status.ok(); ++p) {
-        float* to = into(p, run);
-        if (to == nullptr) continue;
-        status = source.Find(memory.plane_name(p), {run.begin + shift, run.end + shift},
-                             reinterpret_cast<char*>(to), &extents);
-      }
-    });
-  }
-  if (!status.ok()) return status;
-  int64_t bytes = 0;
-  for (const Extent& e : extents) bytes += e.bytes;
-  const std::vector<ChunkWork> work = SplitByChunk(saved, std::move(extents));
-  std::map<int, std::unique_ptr<SummedFileReader>> files;
+absl::StatusOr<int64_t> ReadPart(const RestorePlan& plan, const JobMemory& memory, RestoreShare share,
+                                 const RestoreInto& into, const RestoreStored& stored,
+                                 const std::function<bool()>& go_on) {
+  absl::StatusOr<std::vector<Extent>> extents = FindAll(plan, memory, into);
+  if (!extents.ok()) return extents.status();
+  const std::vector<ChunkWork> all = SplitByChunk(plan.saved(), *std::move(extents));
+  const size_t begin = all.size() * share.share / share.shares;
+  const size_t end = all.size() * (share.share + 1) / share.shares;
+  const absl::Span<const ChunkWork> work = absl::MakeConstSpan(all).subspan(begin, end - begin);
+  const absl::StatusOr<std::map<int, std::unique_ptr<SummedFileReader>>> files =
+      OpenFiles(plan.saved(), work);
+  if (!files.ok()) return files.status();
   int64_t buffer_bytes = 1;
-  for (const ChunkWork& w : work) {
-    if (files.count(w.file) != 0) continue;
-    const v1::CheckpointManifest::File& file = saved.manifest.parts(w.file);
-    absl::StatusOr<formats::FileSum> sum = SumOf(file);
-    if (!sum.ok()) return sum.status();
-    absl::StatusOr<std::unique_ptr<SummedFileReader>> opened =
-        SummedFileReader::Open(saved.PathOf(file), *std::move(sum));
-    if (!opened.ok()) return opened.status();
-    buffer_bytes = std::max(buffer_bytes, (*opened)->buffer_bytes());
-    files[w.file] = *std::move(opened);
-  }
+  for (const auto& [index, file] : *files) buffer_bytes = std::max(buffer_bytes, file->buffer_bytes());
   runtime::Mutex mu;
+  absl::Status status;
   std::atomic<size_t> next{0};
   std::atomic<bool> failed{false};
+  std::atomic<int64_t> bytes{0};
   const auto read = [&] {
     const formats::DirectBuffer buffer(buffer_bytes);
     for (size_t i = next.fetch_add(1); i < work.size() && !failed; i = next.fetch_add(1)) {
-      absl::StatusOr<absl::Span<const char>> chunk = files.at(work[i].file)->Read(work[i].chunk, buffer);
+      const SummedFileReader& file = *files->at(work[i].file);
+      absl::StatusOr<absl::Span<const char>> chunk = file.Read(work[i].chunk, buffer);
       absl::Status s = chunk.status();
       if (s.ok() && !go_on()) s = absl::CancelledError("the restore was given up");
       if (!s.ok()) {
@@ -261,8 +288,12 @@ absl::StatusOr<int64_t> ReadPart(const RestorePlan& plan, const JobMemory& memor
         if (!failed.exchange(true)) status = s;
         return;
       }
-      const int64_t begin = work[i].chunk * files.at(work[i].file)->sum().chunk_bytes;
-      for (const Extent& e : work[i].extents) std::memcpy(e.to, chunk->data() + (e.offset - begin), e.bytes);
+      const int64_t chunk_begin = work[i].chunk * file.sum().chunk_bytes;
+      for (const Extent& e : work[i].extents) {
+        std::memcpy(e.to, chunk->data() + (e.offset - chunk_begin), e.bytes);
+        if (stored) stored(e.tensor, e.plane, {e.block, e.block + e.bytes / kBlockBytes});
+        bytes += e.bytes;
+      }
     }
   };
   std::vector<std::thread> readers;
@@ -270,7 +301,7 @@ absl::StatusOr<int64_t> ReadPart(const RestorePlan& plan, const JobMemory& memor
   read();
   for (std::thread& t : readers) t.join();
   if (!status.ok()) return status;
-  return bytes;
+  return bytes.load();
 }
 
 }  // namespace sherd::server

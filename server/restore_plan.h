@@ -3,7 +3,7 @@
 // place of the owners before.
 //
 //   absl::StatusOr<RestorePlan> plan = RestorePlan::Create(saved, spec, {/*weights_only=*/false, false});
-//   absl::Status s = ReadPart(*plan, memory, Slot(1), /*servers=*/3, into, &stop);
+//   absl::StatusOr<int64_t> bytes = ReadPart(*plan, memory, {/*share=*/1, /*shares=*/3}, into, stored, go_on);
 //
 // Pure but for ReadPart, which blocks on the disk. Thread-safe.
 #ifndef SHERD_SERVER_RESTORE_PLAN_H_
@@ -60,12 +60,22 @@ class RestorePlan {
 
 // Where the values of `blocks` (of one tensor) in a plane go; null: nowhere.
 using RestoreInto = std::function<float*(int plane, BlockRange blocks)>;
+// Told what has its values, piece by piece, from several threads at once.
+using RestoreStored = std::function<void(int tensor, int plane, BlockRange blocks)>;
 
-// Reads what `slot` of `servers` owns, and nothing else but the rest of the chunks it lies in. `go_on`: false
-// from it ends the call (CANCELLED); asked before anything is stored. Bytes stored.
+// One of `shares` readers of all that has a place to go. The files are shared out by whole chunks, whoever
+// owns the blocks: each chunk is read and checked once however the sizes of both jobs lie to each other.
+struct RestoreShare {
+  int share = 0;
+  int shares = 1;
+};
+
+// `go_on`: false from it ends the call (CANCELLED); asked before anything is stored. `stored` may be null.
+// Bytes stored.
 //   DATA_LOSS  names the damaged file
-absl::StatusOr<int64_t> ReadPart(const RestorePlan& plan, const runtime::JobMemory& memory, Slot slot,
-                                 int servers, const RestoreInto& into, const std::function<bool()>& go_on);
+absl::StatusOr<int64_t> ReadPart(const RestorePlan& plan, const runtime::JobMemory& memory,
+                                 RestoreShare share, const RestoreInto& into, const RestoreStored& stored,
+                                 const std::function<bool()>& go_on);
 
 }  // namespace sherd::server
 
