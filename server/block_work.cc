@@ -38,7 +38,8 @@ BlockWork::BlockWork(runtime::JobMemory* memory, runtime::OwnerRecords* records,
       counters_(counters),
       kind_(memory->spec().optimizer),
       update_(kernels::Resolve(kind_)),
-      save_(kernels::ResolveSave(kind_)) {}
+      save_(kernels::ResolveSave(kind_)),
+      snapshots_(memory, records) {}
 
 void BlockWork::SetRanges(std::vector<UnitRange> ranges) {
   ranges_ = std::move(ranges);
@@ -236,64 +237,6 @@ bool BlockWork::Covers(const std::vector<ImportSegment>& imports, const TensorIn
   return false;
 }
 
-void BlockWork::LookForSnapshots(Step step, bool at_boundary) {
-  std::vector<OpenSnapshot> found;
-  for (runtime::SnapshotEntry& e : memory_->control().snapshots) {
-    const uint64_t id = e.id.load(std::memory_order_acquire);
-    const uint64_t cut_plus_1 = e.cut_plus_1.load(std::memory_order_acquire);
-    if (id == 0 || cut_plus_1 == 0) continue;
-    const uint64_t cut = cut_plus_1 - 1;
-    if (at_boundary ? cut > step.value() : cut >= step.value()) continue;
-    auto known =
-        std::find_if(snapshots_.begin(), snapshots_.end(), [&](const OpenSnapshot& s) { return s.id == id; });
-    if (known != snapshots_.end()) {
-      found.push_back(std::move(*known));
-      continue;
-    }
-    absl::StatusOr<SnapshotPool> pool = SnapshotPool::Open(*memory_, id);
-    // Released at this moment: nobody reads it any more.
-    if (pool.ok()) found.push_back({&e, id, *std::move(pool)});
-  }
-  snapshots_ = std::move(found);
-}
-
-void BlockWork::Preserve(int64_t block) {
-  const float* planes[1 + kernels::kMaxPlanes] = {};
-  for (int p = 0; p < memory_->planes(); ++p) {
-    if (block < memory_->plane_blocks(p)) planes[p] = memory_->plane(p) + block * kBlockElements;
-  }
-  runtime::ControlPage& control = memory_->control();
-  for (OpenSnapshot& s : snapshots_) {
-    for (;;) {
-      const uint32_t ticket = control.bell.Listen();
-      if (s.entry->id.load(std::memory_order_acquire) != s.id) break;
-      if (s.pool.Preserve(*s.entry, block, planes)) break;
-      if (s.entry->wait_when_full.load(std::memory_order_relaxed) == 0) {
-        // Seen before anything of this block changes: the reader finds out that its snapshot is lost.
-        s.entry->overflowed.store(1, std::memory_order_seq_cst);
-        break;
-      }
-      control.bell.Wait(ticket, absl::Milliseconds(1), runtime::SpinPolicy::None());
-    }
-  }
-}
-
-void BlockWork::CutSnapshots(uint64_t last, Step step) {
-  for (runtime::SnapshotEntry& e : memory_->control().snapshots) {
-    const uint64_t id = e.id.load(std::memory_order_acquire);
-    if (id == 0 || id > last || e.cut_plus_1.load(std::memory_order_acquire) != 0) continue;
-    if (step.value() < e.not_before.load(std::memory_order_relaxed)) continue;
-    absl::StatusOr<SnapshotPool> pool = SnapshotPool::Open(*memory_, id);
-    if (!pool.ok()) continue;  // released
-    // The own page has the step's verdict, unless this slot is new: then all owners' have, and so slot 0's.
-    const std::optional<Verdict> own = records_->LastVerdict();
-    pool->SaveAtCut(*memory_, step,
-                    own.has_value() && own->id.step == step ? own->loss_scale : memory_->CurrentLossScale());
-    uint64_t undecided = 0;
-    e.cut_plus_1.compare_exchange_strong(undecided, step.value() + 1, std::memory_order_seq_cst);
-  }
-}
-
 void BlockWork::ApplyRun(const Verdict& verdict, const BlockRun& run, const TensorUpdate* update,
                          const std::vector<ImportSegment>& imports, int worker) {
   const Mark mark = Mark::Of(verdict.id);
@@ -301,9 +244,13 @@ void BlockWork::ApplyRun(const Verdict& verdict, const BlockRun& run, const Tens
   std::atomic<uint64_t>* stamps = memory_->apply_stamps();
   const int planes = memory_->planes();
   const uint64_t updates = memory_->tensor_steps(verdict.id.step)[run.tensor].load(std::memory_order_relaxed);
+  int64_t kept = run.blocks.begin;
   for (int64_t b = run.blocks.begin; b < run.blocks.end; ++b) {
     if (Mark(stamps[b].load(std::memory_order_relaxed)) >= mark) continue;
-    if (!snapshots_.empty()) Preserve(b);
+    if (snapshots_.any() && b >= kept) {
+      kept = std::min(b + SnapshotKeeper::kBlocksAtOnce, run.blocks.end);
+      snapshots_.Preserve({b, kept});
+    }
     const int64_t at = b * kBlockElements;
     kernels::UpdateArgs args{};
     args.param = memory_->plane(0) + at;
@@ -367,7 +314,7 @@ absl::Status BlockWork::Apply(const Verdict& verdict, uint64_t push) {
     if (memory_->compute() != nullptr) bytes += run.blocks.size() * kBlockBytes / 2;
     runs.push_back(run);
   }
-  LookForSnapshots(verdict.id.step, /*at_boundary=*/false);
+  snapshots_.Begin(verdict.id.step, /*at_boundary=*/false);
   pool_->Run(static_cast<int64_t>(runs.size()), [&](int worker, int64_t i) {
     const bool update = Updates(*memory_, verdict, runs[i].tensor);
     ApplyRun(verdict, runs[i], update ? &(*updates)[runs[i].tensor] : nullptr, *imports, worker);
@@ -380,14 +327,14 @@ absl::Status BlockWork::Apply(const Verdict& verdict, uint64_t push) {
 absl::Status BlockWork::StoreImport(uint64_t import, StepId after) {
   absl::StatusOr<std::vector<ImportSegment>> imports = OpenImports({import});
   if (!imports.ok()) return imports.status();
-  LookForSnapshots(after.step, /*at_boundary=*/true);
+  snapshots_.Begin(after.step, /*at_boundary=*/true);
   const std::vector<TensorInfo>& tensors = memory_->layout().tensors();
   SetUpdateCounts(*imports, after.step);
   for (const BlockRun& run : SplitRuns(memory_->layout(), ranges_)) {
     if (!Covers(*imports, tensors[run.tensor], memory_->planes())) continue;
     const uint64_t updates = memory_->tensor_steps(after.step)[run.tensor].load(std::memory_order_relaxed);
     for (int64_t b = run.blocks.begin; b < run.blocks.end; ++b) {
-      if (!snapshots_.empty()) Preserve(b);
+      if (snapshots_.any()) snapshots_.Preserve({b, b + 1});
       for (int p = 0; p < memory_->planes(); ++p) {
         const float* values = b < memory_->plane_blocks(p) ? imports->front().Find(p, b) : nullptr;
         if (values == nullptr) continue;

@@ -18,7 +18,7 @@
 #include "runtime/job_memory.h"
 #include "server/block_runs.h"
 #include "server/import_segment.h"
-#include "server/snapshot_pool.h"
+#include "server/snapshot_keeper.h"
 #include "server/update_scalars.h"
 #include "server/worker_pool.h"
 
@@ -26,7 +26,7 @@ namespace sherd::server {
 
 // Bytes moved and time taken, for metrics and the step benchmark. Read from any thread.
 struct BlockWorkCounters {
-  std::atomic<uint64_t> reduce_bytes{0}, apply_bytes{0}, snapshot_bytes{0};
+  std::atomic<uint64_t> reduce_bytes{0}, apply_bytes{0};
   std::atomic<uint64_t> reduce_ns{0}, apply_ns{0};
 };
 
@@ -64,19 +64,13 @@ class BlockWork {
   // Stores an import between steps, after step `after`.
   absl::Status StoreImport(uint64_t import, StepId after);
 
-  // Cuts the snapshots up to `last`, the newest that was decided, which are not cut yet and need not wait for
-  // a later step, after `step`, whose update counts and buffers are in place. Before DONE(step). Repeatable.
-  void CutSnapshots(uint64_t last, Step step);
+  // The snapshots that are kept while this works.
+  SnapshotKeeper& snapshots() { return snapshots_; }
 
  private:
   absl::StatusOr<std::vector<kernels::Source>> SourcesOf(StepId id, const Part& part) const;
   void ReduceRun(StepId id, const Part& part, BlockRange unit, BlockRange run,
                  const std::vector<kernels::Source>& sources, int worker);
-  struct OpenSnapshot {
-    runtime::SnapshotEntry* entry;
-    uint64_t id;
-    SnapshotPool pool;
-  };
   void ApplyRun(const Verdict& verdict, const BlockRun& run, const TensorUpdate* update,
                 const std::vector<ImportSegment>& imports, int worker);
   // Rounds a block's parameters to what trainers compute with, if that has 16 bits: in the same pass that
@@ -84,9 +78,6 @@ class BlockWork {
   void StoreCompute(int64_t block, uint64_t updates);
   // Imports that are gone are passed over: nobody may hold up a job by naming one.
   absl::StatusOr<std::vector<ImportSegment>> OpenImports(const std::vector<uint64_t>& ids);
-  // Finds the snapshots that have to keep their blocks before a mutation of `step`.
-  void LookForSnapshots(Step step, bool at_boundary);
-  void Preserve(int64_t block);
   void SetUpdateCounts(const std::vector<ImportSegment>& imports, Step step);
   static bool Covers(const std::vector<ImportSegment>& imports, const TensorInfo& tensor, int planes);
   void CountUpdates(const Verdict& verdict, const std::vector<ImportSegment>& imports);
@@ -100,7 +91,7 @@ class BlockWork {
   const kernels::SaveFn save_;
   bool stream_ = false;
   std::vector<UnitRange> ranges_;
-  std::vector<OpenSnapshot> snapshots_;
+  SnapshotKeeper snapshots_;
 };
 
 }  // namespace sherd::server

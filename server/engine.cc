@@ -70,6 +70,7 @@ void Engine::Loop() {
     absl::Status status;
     bool worked = false;
     if (EnsurePipeline()) {
+      work_.snapshots().Look(work_.ranges());
       status = Scan();
       while (status.ok() && !effects_.empty()) {
         worked = true;
@@ -330,7 +331,7 @@ absl::Status Engine::Apply() {
     memory_->control().import_steps[push % runtime::ControlPage::kImportSteps] = v.id.step.value();
   // Several snapshots may have been proposed since the last verdict, and one decided before may have waited
   // for this step: all of them are cut here.
-  work_.CutSnapshots(v.proposals.snapshot, v.id.step);
+  work_.snapshots().Cut(v.proposals.snapshot, v.id.step);
   (v.kind == VerdictKind::kCommit ? commits_ : skips_).fetch_add(1, std::memory_order_relaxed);
   pipeline_->OnApplied(&effects_);
   return absl::OkStatus();
@@ -373,7 +374,7 @@ absl::Status Engine::DecideBoundary(const Effect& e) {
   // What is cut here is cut before what is stored here.
   const StepId after = records_->Done();
   if (decision.snapshot > before.snapshot) {
-    work_.CutSnapshots(decision.snapshot, after.step);
+    work_.snapshots().Cut(decision.snapshot, after.step);
   }
   if (decision.import > before.import) {
     absl::Status status = work_.StoreImport(decision.import, after);

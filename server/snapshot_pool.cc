@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/stream_copy.h"
 
 namespace sherd::server {
 namespace {
@@ -18,6 +19,7 @@ using runtime::SegmentKind;
 // Every death may waste a pool block per worker thread; so many never fill a pool that has room for all
 // blocks.
 constexpr int64_t kSpareBlocks = 256;
+constexpr int64_t kBlockBytes = kBlockElements * 4;
 
 int64_t AlignUp(int64_t n) { return (n + 63) / 64 * 64; }
 std::string SegmentName(uint64_t id) { return absl::StrCat("snap.", id); }
@@ -28,6 +30,7 @@ std::string SegmentName(uint64_t id) { return absl::StrCat("snap.", id); }
 struct SnapshotPool::Header {
   uint64_t plane_mask;
   int64_t pool_blocks;  // spare ones included
+  int64_t job_blocks;
   int64_t tensors;
   int64_t buffer_bytes;
   int64_t steps_at, buffers_at, trainers_at, index_at, data_at, total;
@@ -57,7 +60,7 @@ int64_t SnapshotPool::BytesFor(const JobMemory& memory, uint64_t plane_mask, int
   const int64_t tensors = memory.layout().tensors().size();
   return AlignUp(sizeof(Header)) + AlignUp(tensors * 8) + AlignUp(runtime::BufferArea(memory.spec())) +
          TrainerBytes(memory.spec(), plane_mask) + AlignUp(memory.layout().total_blocks() * 4) +
-         (pool_blocks + kSpareBlocks) * PlanesIn(plane_mask) * kBlockElements * 4;
+         (pool_blocks + kSpareBlocks) * PlanesIn(plane_mask) * kBlockBytes;
 }
 
 absl::StatusOr<SnapshotPool> SnapshotPool::Create(const JobMemory& memory, uint64_t id, uint64_t plane_mask,
@@ -69,6 +72,7 @@ absl::StatusOr<SnapshotPool> SnapshotPool::Create(const JobMemory& memory, uint6
   Header& h = *pool.header();
   h.plane_mask = plane_mask;
   h.pool_blocks = pool_blocks + kSpareBlocks;
+  h.job_blocks = memory.layout().total_blocks();
   h.tensors = memory.layout().tensors().size();
   h.buffer_bytes = runtime::BufferArea(memory.spec());
   h.steps_at = AlignUp(sizeof(Header));
@@ -106,11 +110,26 @@ std::atomic<uint32_t>* SnapshotPool::index() const {
   return reinterpret_cast<std::atomic<uint32_t>*>(segment_.data() + header()->index_at);
 }
 
+bool SnapshotPool::whole() const { return header()->pool_blocks - kSpareBlocks >= header()->job_blocks; }
+
+int SnapshotPool::PlanesBefore(int plane) const {
+  return PlanesIn(header()->plane_mask & ((uint64_t{1} << plane) - 1));
+}
+
 float* SnapshotPool::kept(uint32_t place, int plane) const {
-  const uint64_t mask = header()->plane_mask;
-  const int before = PlanesIn(mask & ((uint64_t{1} << plane) - 1));
-  const int64_t at = (static_cast<int64_t>(place - 1) * PlanesIn(mask) + before) * kBlockElements * 4;
+  const int64_t at = (PlanesBefore(plane) * header()->pool_blocks + place - 1) * kBlockBytes;
   return reinterpret_cast<float*>(segment_.data() + header()->data_at + at);
+}
+
+absl::Status SnapshotPool::Populate(BlockRange blocks, const std::atomic<bool>* cancel) const {
+  absl::Status s;
+  if (!whole() || blocks.empty()) return s;
+  for (uint64_t left = header()->plane_mask & ~kTrainerState; left != 0 && s.ok(); left &= left - 1) {
+    const char* at = reinterpret_cast<const char*>(kept(blocks.begin + 1, __builtin_ctzll(left)));
+    s = segment_.PopulateRange(at - reinterpret_cast<const char*>(segment_.data()),
+                               blocks.size() * kBlockBytes, cancel);
+  }
+  return s;
 }
 
 SnapshotPool::TrainerState* SnapshotPool::trainers() const {
@@ -167,40 +186,86 @@ absl::string_view SnapshotPool::blob(Rank rank) const {
   return absl::string_view(at + sizeof(bytes), bytes);
 }
 
-bool SnapshotPool::Preserve(runtime::SnapshotEntry& entry, int64_t block, const float* const* live) {
-  std::atomic<uint32_t>& slot = index()[block];
-  if (slot.load(std::memory_order_relaxed) != 0) return true;
-  const uint64_t place = entry.used.fetch_add(1, std::memory_order_relaxed);
-  if (place >= static_cast<uint64_t>(header()->pool_blocks)) {
-    entry.used.fetch_sub(1, std::memory_order_relaxed);
-    return false;
+int64_t SnapshotPool::Preserve(runtime::SnapshotEntry& entry, BlockRange blocks, const float* const* live) {
+  int64_t taken = 0;
+  int64_t kept_now = 0;
+  std::atomic<uint32_t>* const slots = index();
+  const auto is_kept = [&](int64_t b) { return slots[b].load(std::memory_order_relaxed) != 0; };
+  for (int64_t b = blocks.begin; b < blocks.end;) {
+    if (is_kept(b)) {
+      ++b, ++kept_now;
+      continue;
+    }
+    int64_t end = b + 1;
+    if (whole()) {
+      while (end < blocks.end && !is_kept(end)) ++end;
+      KeepWhole({b, end}, live, b - blocks.begin);
+      taken += end - b;
+    } else {
+      const uint64_t place = entry.used.fetch_add(1, std::memory_order_relaxed);
+      if (place >= static_cast<uint64_t>(header()->pool_blocks)) {
+        entry.used.fetch_sub(1, std::memory_order_relaxed);
+        break;
+      }
+      const uint32_t place_plus_1 = static_cast<uint32_t>(place + 1);
+      for (uint64_t left = header()->plane_mask & ~kTrainerState; left != 0; left &= left - 1) {
+        const int plane = __builtin_ctzll(left);
+        if (live[plane] == nullptr) continue;
+        std::memcpy(kept(place_plus_1, plane), live[plane] + (b - blocks.begin) * kBlockElements,
+                    kBlockBytes);
+      }
+      slots[b].store(place_plus_1, std::memory_order_release);
+    }
+    kept_now += end - b;
+    b = end;
   }
-  const uint32_t place_plus_1 = static_cast<uint32_t>(place + 1);
-  for (uint64_t left = header()->plane_mask & ~kTrainerState; left != 0; left &= left - 1) {
-    const int plane = __builtin_ctzll(left);
-    if (live[plane] != nullptr) std::memcpy(kept(place_plus_1, plane), live[plane], kBlockElements * 4);
-  }
-  slot.store(place_plus_1, std::memory_order_release);
+  if (taken > 0) entry.used.fetch_add(taken, std::memory_order_relaxed);
   // No store of the mutation that follows may be seen before the index.
   std::atomic_thread_fence(std::memory_order_release);
-  return true;
+  return kept_now;
+}
+
+void SnapshotPool::KeepWhole(BlockRange blocks, const float* const* live, int64_t from) {
+  for (uint64_t left = header()->plane_mask & ~kTrainerState; left != 0; left &= left - 1) {
+    const int plane = __builtin_ctzll(left);
+    if (live[plane] == nullptr) continue;
+    // Nobody reads it soon, and the caller mutates what it is copied from at once: past the cache.
+    kernels::StreamCopy(kept(static_cast<uint32_t>(blocks.begin + 1), plane),
+                        live[plane] + from * kBlockElements, blocks.size() * kBlockBytes);
+  }
+  for (int64_t b = blocks.begin; b < blocks.end; ++b)
+    index()[b].store(static_cast<uint32_t>(b + 1), std::memory_order_release);
 }
 
 void SnapshotPool::Read(int plane, const float* live, int64_t first, int64_t count, char* out) const {
-  // All of it in one go, then those blocks again that the pool has: fewer and longer copies than block by
-  // block.
-  std::memcpy(out, live + first, count * 4);
-  // The copy first, then the look at the index.
-  std::atomic_thread_fence(std::memory_order_acquire);
+  const std::atomic<uint32_t>* const slots = index();
   const int64_t end = first + count;
+  const auto place_of = [&](int64_t at) {
+    return slots[at / kBlockElements].load(std::memory_order_acquire);
+  };
+  const auto end_of_block = [&](int64_t at) {
+    return std::min(end, (at / kBlockElements + 1) * kBlockElements);
+  };
+  // Stretches as long as can be, of blocks that the pool has in a row or of those that it has not.
   for (int64_t at = first; at < end;) {
-    const int64_t block = at / kBlockElements;
-    const int64_t stop = std::min(end, (block + 1) * kBlockElements);
-    const uint32_t place = index()[block].load(std::memory_order_acquire);
+    const uint32_t place = place_of(at);
+    int64_t stop = end_of_block(at);
     if (place != 0) {
+      for (uint32_t next = place + 1; stop < end && place_of(stop) == next; ++next) stop = end_of_block(stop);
       std::memcpy(out + (at - first) * 4, kept(place, plane) + at % kBlockElements, (stop - at) * 4);
+      at = stop;
+      continue;
     }
-    at = stop;
+    while (stop < end && place_of(stop) == 0) stop = end_of_block(stop);
+    std::memcpy(out + (at - first) * 4, live + at, (stop - at) * 4);
+    // The copy first, then the look at the index: what was kept meanwhile may have been mutated.
+    std::atomic_thread_fence(std::memory_order_acquire);
+    for (; at < stop; at = end_of_block(at)) {
+      const uint32_t now = place_of(at);
+      if (now == 0) continue;
+      std::memcpy(out + (at - first) * 4, kept(now, plane) + at % kBlockElements,
+                  (end_of_block(at) - at) * 4);
+    }
   }
 }
 

@@ -5,9 +5,9 @@
 //   absl::StatusOr<SnapshotPool> pool = SnapshotPool::Create(memory, entry.id, mask, pool_blocks);
 // An owner, when it carries out the decision that cuts after s, before it publishes DONE(s):
 //   pool->SaveAtCut(memory, s, loss_scale);
-// and whenever it is about to mutate a block in a later step (or to store an import there), before it arms
+// and whenever it is about to mutate blocks in a later step (or to store an import there), before it arms
 // its journal:
-//   if (!pool->Preserve(entry, block, live)) ...   // full: see SnapshotEntry::wait_when_full
+//   if (pool->Preserve(entry, blocks, live) < blocks.size()) ...   // full: see SnapshotEntry::wait_when_full
 // A reader, once all owners are DONE(s):
 //   pool->Read(plane, live, first, count, out);
 //
@@ -15,6 +15,9 @@
 // reader looks at the index after it has copied the live block: an unset index means that the copy was made
 // before the first mutation. All owners may do the same work twice (after a death): they store the same
 // bytes.
+//
+// In a pool with room for all blocks each has its own place, so that an owner touches only its own part;
+// otherwise places are given out in order.
 //
 // Preserve is thread-safe for different blocks, everything else for any; nothing blocks but Create, Open and
 // Populate.
@@ -55,19 +58,19 @@ class SnapshotPool {
   uint64_t plane_mask() const;
   int64_t pool_blocks() const;
 
-  // First touch, so that steps do not pay for it. May run while the pool is in use. See Segment::Populate.
-  absl::Status Populate(int threads, const std::atomic<bool>* cancel) const {
-    return segment_.Populate(threads, cancel);
-  }
+  // First touch of where `blocks` are kept, so that steps do not pay for it; nothing in a pool that has not
+  // room for all. May run while the pool is in use. See Segment::PopulateRange.
+  absl::Status Populate(BlockRange blocks, const std::atomic<bool>* cancel) const;
 
   // Keeps what is small whole: update counts per tensor, the buffers, and what trainers committed, as after
   // the cut step. `memory` is the job's; `loss_scale` is what the step's verdict left.
   void SaveAtCut(const runtime::JobMemory& memory, Step step, const LossScale& loss_scale);
 
-  // Keeps `block` as it is, if it is not kept yet. live[p] is the block in plane p of the job, or null where
-  // the block has no such plane. `entry` is this snapshot's. False: no room (nothing was kept; the block must
-  // not be mutated unless the snapshot is given up).
-  bool Preserve(runtime::SnapshotEntry& entry, int64_t block, const float* const* live);
+  // Keeps those of `blocks` that are not kept yet as they are. live[p] is the first of them in plane p of the
+  // job, or null where they have no such plane. `entry` is this snapshot's. Returns how many of the first
+  // blocks are kept now: fewer than all if there is no room (the next one must not be mutated unless the
+  // snapshot is given up).
+  int64_t Preserve(runtime::SnapshotEntry& entry, BlockRange blocks, const float* const* live);
 
   // Copies elements [first, first + count) of a plane, counted from the first element of block 0, as they
   // were at the cut. `live` is the job's plane. `out` needs no alignment. REQUIRES: the plane is in the mask
@@ -92,7 +95,13 @@ class SnapshotPool {
   explicit SnapshotPool(runtime::Segment segment);
   Header* header() const { return segment_.as<Header>(); }
   std::atomic<uint32_t>* index() const;
+  // Room for all blocks: block b has place b + 1.
+  bool whole() const;
+  // Places lie plane by plane, so that what is kept in a row is read in a row.
   float* kept(uint32_t place, int plane) const;
+  // Of planes of the mask in front of `plane`.
+  int PlanesBefore(int plane) const;
+  void KeepWhole(BlockRange blocks, const float* const* live, int64_t from);
 
   runtime::Segment segment_;
 };

@@ -38,14 +38,6 @@ std::string WhoIsWaitedFor(JobMemory& memory) {
   return "not every owner came to the end of a step";
 }
 
-bool AnyTrainer(JobMemory& memory) {
-  for (int r = 0; r < memory.spec().world_size; ++r) {
-    if (memory.trainer(Rank(r)).state.load(std::memory_order_acquire) == runtime::MemberEntry::kAttached)
-      return true;
-  }
-  return false;
-}
-
 SnapshotState StateOf(const SnapshotEntry& e) {
   SnapshotState s;
   s.id = e.id.load(std::memory_order_acquire);
@@ -61,18 +53,6 @@ SnapshotState StateOf(const SnapshotEntry& e) {
 }
 
 }  // namespace
-
-Snapshots::~Snapshots() {
-  std::map<uint64_t, std::unique_ptr<Touching>> touching;
-  {
-    MutexLock lock(mu_);
-    touching.swap(touching_);
-  }
-  for (auto& [id, t] : touching) {
-    t->cancel = true;
-    t->thread.join();
-  }
-}
 
 absl::StatusOr<uint64_t> Snapshots::Begin(JobMemory& memory, const SnapshotOptions& options) {
   ControlPage& control = memory.control();
@@ -115,13 +95,6 @@ absl::StatusOr<uint64_t> Snapshots::Begin(JobMemory& memory, const SnapshotOptio
   // Between two steps it would only be passed over.
   if (options.after_step.value() == 0) control.boundary.snapshot.store(id, std::memory_order_release);
   RingSlots(control);
-  if (AnyTrainer(memory)) {
-    // The pool is reserved already: touching it now only spares the steps the page faults.
-    auto touching = std::make_unique<Touching>(*std::move(pool));
-    touching->thread = std::thread([t = touching.get()] { t->pool.Populate(1, &t->cancel).IgnoreError(); });
-    MutexLock lock(mu_);
-    touching_[id] = std::move(touching);
-  }
   return id;
 }
 
@@ -189,19 +162,6 @@ void Snapshots::Release(JobMemory& memory, uint64_t id) {
   entry->id.store(0, std::memory_order_seq_cst);
   // Owners may wait for room in it.
   RingSlots(memory.control());
-  std::unique_ptr<Touching> touching;
-  {
-    MutexLock lock(mu_);
-    const auto it = touching_.find(id);
-    if (it != touching_.end()) {
-      touching = std::move(it->second);
-      touching_.erase(it);
-    }
-  }
-  if (touching != nullptr) {
-    touching->cancel = true;
-    touching->thread.join();
-  }
   const absl::Status removed = SnapshotPool::Remove(memory.dir(), id);
   if (!removed.ok()) spdlog::warn("snapshot {}: {}", id, removed.ToString());
 }

@@ -10,13 +10,9 @@
 #ifndef SHERD_SERVER_SNAPSHOTS_H_
 #define SHERD_SERVER_SNAPSHOTS_H_
 
-#include <atomic>
 #include <cstdint>
 #include <functional>
-#include <map>
-#include <memory>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -58,9 +54,6 @@ struct SnapshotState {
 
 class Snapshots {
  public:
-  Snapshots() = default;
-  ~Snapshots();
-
   //   FAILED_PRECONDITION  the initial values are not whole yet; or after_step is stored already
   //   RESOURCE_EXHAUSTED   too many are open, or no room for the pool
   //   CANCELLED            see above
@@ -77,20 +70,11 @@ class Snapshots {
   void Sweep(runtime::JobMemory& memory);
 
  private:
-  // First touch of a pool, in the background.
-  struct Touching {
-    SnapshotPool pool;
-    std::atomic<bool> cancel{false};
-    std::thread thread;
-    explicit Touching(SnapshotPool p) : pool(std::move(p)) {}
-  };
-
   absl::StatusOr<uint64_t> Begin(runtime::JobMemory& memory, const SnapshotOptions& options);
 
   runtime::Mutex mu_;
   bool beginning_ ABSL_GUARDED_BY(mu_) = false;  // one at a time: ids are proposed in order
   runtime::CondVar begun_;
-  std::map<uint64_t, std::unique_ptr<Touching>> touching_ ABSL_GUARDED_BY(mu_);
 };
 
 }  // namespace sherd::server

@@ -69,13 +69,15 @@ class StateSegmentsTest : public ::testing::Test {
     for (int p = 0; p < memory_->planes(); ++p) {
       if (block < memory_->plane_blocks(p)) live[p] = memory_->plane(p) + block * kBlockElements;
     }
-    if (!pool_->Preserve(e, block, live)) return false;
+    if (pool_->Preserve(e, {block, block + 1}, live) != 1) return false;
     for (int p = 0; p < memory_->planes(); ++p) {
       if (live[p] == nullptr) continue;
       for (int64_t i = 0; i < kBlockElements; ++i) memory_->plane(p)[block * kBlockElements + i] += add;
     }
     return true;
   }
+
+  void ReadWhileBlocksChange(int64_t fewer);
 
   const TensorInfo& Tensor(const char* name) { return *memory_->layout().Find(name); }
 
@@ -87,8 +89,13 @@ class StateSegmentsTest : public ::testing::Test {
   LossScale loss_scale_;
 };
 
-TEST_F(StateSegmentsTest, ReaderSeesTheCutWhileBlocksChange) {
-  runtime::SnapshotEntry& e = Cut(5, memory_->layout().total_blocks());
+// With a place for every block, and with places in order.
+TEST_F(StateSegmentsTest, ReaderSeesTheCutWhileBlocksChange) { ReadWhileBlocksChange(0); }
+TEST_F(StateSegmentsTest, ReaderSeesTheCutInASmallerPool) { ReadWhileBlocksChange(1); }
+
+void StateSegmentsTest::ReadWhileBlocksChange(int64_t fewer) {
+  runtime::SnapshotEntry& e = Cut(5, memory_->layout().total_blocks() - fewer);
+  EXPECT_TRUE(pool_->Populate({0, memory_->layout().total_blocks()}, nullptr).ok());
   auto reader = SnapshotReader::Open(memory_.get(), 5);
   ASSERT_TRUE(reader.ok()) << reader.status();
   EXPECT_EQ((*reader)->step(), Step(0));
@@ -158,13 +165,36 @@ TEST_F(StateSegmentsTest, ASuccessorFindsThePoolByItsId) {
   ASSERT_TRUE(again.ok()) << again.status();
   EXPECT_EQ(again->plane_mask(), 1);
   const float* live[3] = {memory_->plane(0), memory_->plane(1), memory_->plane(2)};
-  EXPECT_TRUE(again->Preserve(e, 0, live));  // kept already: the mutated block must not take its place
+  EXPECT_EQ(again->Preserve(e, {0, 1}, live), 1);  // kept already: the mutated block must not take its place
   float first;
   again->Read(0, memory_->plane(0), 0, 1, reinterpret_cast<char*>(&first));
   EXPECT_EQ(first, ValueOf(0, 0));
   ASSERT_TRUE(SnapshotPool::Remove(dir_, 8).ok());
   ASSERT_TRUE(SnapshotPool::Remove(dir_, 8).ok());
   EXPECT_EQ(SnapshotPool::Open(*memory_, 8).status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST_F(StateSegmentsTest, BlocksAreKeptInRunsAndThoseThatAreKeptStay) {
+  const int64_t blocks = memory_->trainable_blocks();
+  ASSERT_GE(blocks, 4);
+  for (const int64_t room : {memory_->layout().total_blocks(), blocks - 1}) {
+    SCOPED_TRACE(room);
+    runtime::SnapshotEntry& e = Cut(10 + room, room);
+    const float* live[3] = {memory_->plane(0), memory_->plane(1), memory_->plane(2)};
+    const float* from_2[3];
+    for (int p = 0; p < 3; ++p) from_2[p] = live[p] + 2 * kBlockElements;
+    ASSERT_EQ(pool_->Preserve(e, {2, 3}, from_2), 1);
+    std::vector<float> before(memory_->plane(1), memory_->plane(1) + blocks * kBlockElements);
+    memory_->plane(1)[2 * kBlockElements] = -1;
+    ASSERT_EQ(pool_->Preserve(e, {0, blocks}, live), blocks);
+    for (int64_t b = 0; b < blocks; ++b) memory_->plane(1)[b * kBlockElements + 7] = -2;
+    std::vector<float> out(before.size());
+    pool_->Read(1, memory_->plane(1), 0, static_cast<int64_t>(out.size()),
+                reinterpret_cast<char*>(out.data()));
+    EXPECT_EQ(out, before);
+    EXPECT_EQ(e.used, blocks);
+    std::copy(before.begin(), before.end(), memory_->plane(1));
+  }
 }
 
 TEST_F(StateSegmentsTest, StreamIsTheSameFromEveryOffset) {
