@@ -3,7 +3,7 @@
 // place of the owners before.
 //
 //   absl::StatusOr<RestorePlan> plan = RestorePlan::Create(saved, spec, {/*weights_only=*/false, false});
-//   absl::StatusOr<int64_t> bytes = ReadPart(*plan, memory, {/*share=*/1, /*shares=*/3}, into, stored, go_on);
+//   absl::StatusOr<int64_t> n = ReadPart(*plan, memory, {/*share=*/1, /*shares=*/3}, into, stored, go_on);
 //
 // Pure but for ReadPart, which blocks on the disk. Thread-safe.
 #ifndef SHERD_SERVER_RESTORE_PLAN_H_
