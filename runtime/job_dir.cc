@@ -199,6 +199,13 @@ absl::StatusOr<Split> SplitPath(absl::string_view path) {
 
 }  // namespace
 
+absl::StatusOr<std::string> ShmRoot(const char* value) {
+  if (value == nullptr || *value == '\0') return std::string(kDefaultShmRoot);
+  if (*value == '/') return std::string(value);
+  return absl::InvalidArgumentError(absl::StrCat(
+      kShmRootVariable, "=", value, " is not an absolute path: name a directory in shared memory"));
+}
+
 absl::Status ValidateJobName(absl::string_view job) {
   const bool characters = std::all_of(job.begin(), job.end(), [](char c) {
     return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '.' || c == '_' || c == '-';

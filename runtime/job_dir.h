@@ -31,6 +31,12 @@
 namespace sherd::runtime {
 
 inline constexpr char kDefaultShmRoot[] = "/dev/shm";
+// Of the environment: a directory to be used instead. For containers whose /dev/shm is too small or shared
+// with others, and for several "hosts" on one machine; every process of a host must have the same.
+inline constexpr char kShmRootVariable[] = "SHERD_SHM_ROOT";
+// What main() makes of that variable's value, null when it is not set. INVALID_ARGUMENT: not an absolute
+// path.
+absl::StatusOr<std::string> ShmRoot(const char* value);
 
 // 1 to 40 characters of [A-Za-z0-9._-].
 absl::Status ValidateJobName(absl::string_view job);

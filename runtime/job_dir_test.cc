@@ -28,6 +28,13 @@ class JobDirTest : public ::testing::Test {
   TestRoot root_{"/dev/shm"};
 };
 
+TEST(ShmRoot, IsOfTheEnvironmentOrTheDefault) {
+  EXPECT_EQ(*ShmRoot(nullptr), kDefaultShmRoot);
+  EXPECT_EQ(*ShmRoot(""), kDefaultShmRoot);
+  EXPECT_EQ(*ShmRoot("/run/shm"), "/run/shm");
+  EXPECT_TRUE(absl::IsInvalidArgument(ShmRoot("shm").status()));
+}
+
 TEST_F(JobDirTest, CreateListRemoveOwn) {
   absl::StatusOr<JobDir> dir = JobDir::Create(root_.path(), "gpt");
   ASSERT_TRUE(dir.ok()) << dir.status();

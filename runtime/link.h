@@ -144,7 +144,7 @@ class Link {
   Link(UniqueFd socket, LinkIdentity peer, std::string address, LinkOptions options);
   void Watch();
   bool PeerClosed();
-  void NoteHeard(absl::Duration now);
+  void NoteHeard(absl::Duration now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void TryHeartbeat();
   // Sends all of it; the array is changed.
   absl::Status SendAll(iovec* parts, size_t count);

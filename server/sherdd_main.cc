@@ -10,6 +10,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <fstream>
 #include <iterator>
@@ -67,7 +68,8 @@ void Declare(CLI::App& app, Flags& f) {
       ->check(CLI::Range(1, runtime::kMaxSlots));
   app.add_option("--join", f.join, "Address of a server of the job, to find the job's directory");
   app.add_option("--job-dir", f.job_dir,
-                 "The job's directory, made by `sherd run` or another server. Default: made under /dev/shm");
+                 "The job's directory, made by `sherd run` or another server. Default: made under /dev/shm, "
+                 "or $SHERD_SHM_ROOT");
   app.add_option("--store", f.store, "Where epochs are kept: file:DIR. Default: in the job's directory");
   app.add_option("--threads", f.threads,
                  "Threads that work on blocks. Default: this host's cores divided by --expect")
@@ -126,7 +128,11 @@ absl::StatusOr<runtime::JobDir> FindDir(const Flags& f, Peers& peers) {
     if (!there.ok()) return there.status();
     path = *there;
   }
-  if (path.empty()) return runtime::JobDir::Create(runtime::kDefaultShmRoot, f.job);
+  if (path.empty()) {
+    absl::StatusOr<std::string> root = runtime::ShmRoot(std::getenv(runtime::kShmRootVariable));
+    if (!root.ok()) return root.status();
+    return runtime::JobDir::Create(*root, f.job);
+  }
   absl::StatusOr<runtime::JobDir> dir = runtime::JobDir::Open(path, runtime::JobDir::Hold::kMember);
   if (dir.ok() && dir->job() != f.job) {
     return absl::InvalidArgumentError(

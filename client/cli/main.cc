@@ -242,10 +242,10 @@ absl::Status Finish(Flags& f) {
   return bytes("--max-shard-bytes", f.max_shard_bytes, 1, &f.pull.max_shard_bytes);
 }
 
-int Talk(const Globals& globals, const Command& command, absl::Duration limit) {
+int Talk(const Globals& globals, const Command& command, absl::Duration limit, const std::string& shm_root) {
   const char* environment = std::getenv("SHERD_ENDPOINT");
-  absl::StatusOr<std::vector<std::string>> endpoints = rpc::FindEndpoints(
-      {globals.endpoint, environment == nullptr ? "" : environment, runtime::kDefaultShmRoot});
+  absl::StatusOr<std::vector<std::string>> endpoints =
+      rpc::FindEndpoints({globals.endpoint, environment == nullptr ? "" : environment, shm_root});
   if (!endpoints.ok()) return Error(endpoints.status().message(), kFailed);
   ::signal(SIGPIPE, SIG_IGN);
   InterruptWatch interrupts;
@@ -280,19 +280,21 @@ int Main(int argc, char** argv) {
     return Error(absl::StrCat(e.what(), "; see `sherd --help`"), kUsage);
   }
   if (absl::Status status = Finish(flags); !status.ok()) return Error(status.message(), kUsage);
+  const absl::StatusOr<std::string> shm_root = runtime::ShmRoot(std::getenv(runtime::kShmRootVariable));
+  if (!shm_root.ok()) return Error(shm_root.status().message(), kUsage);
   const std::string name = app.get_subcommands().front()->get_name();
   if (name == "run") {
     if (!flags.globals.endpoint.empty() || !flags.globals.timeout.empty() || flags.globals.json) {
       return Error("run takes no --endpoint, --timeout or --json: it starts a job of its own", kUsage);
     }
-    flags.run.shm_root = runtime::kDefaultShmRoot;
+    flags.run.shm_root = *shm_root;
     return RunJob(flags.run);
   }
   if (name == "gc") {
     if (!flags.globals.endpoint.empty() || !flags.globals.timeout.empty()) {
       return Error("gc takes no --endpoint or --timeout: it talks to nobody", kUsage);
     }
-    const absl::Status status = GcCommand(runtime::kDefaultShmRoot, flags.globals.json, std::cout);
+    const absl::Status status = GcCommand(*shm_root, flags.globals.json, std::cout);
     return status.ok() ? 0 : Error(status.message(), kFailed);
   }
   if (name == "plan" && !flags.plan.of_running_job()) {
@@ -311,7 +313,7 @@ int Main(int argc, char** argv) {
     if (!timeout.ok()) return Error(absl::StrCat("--timeout: ", timeout.status().message()), kUsage);
     limit = *timeout;
   }
-  return Talk(flags.globals, command, limit);
+  return Talk(flags.globals, command, limit, *shm_root);
 }
 
 }  // namespace
