@@ -54,6 +54,8 @@ SessionOptions SessionOptions::FromEnvironment() {
   if (endpoint != nullptr) o.endpoints = endpoint;
   const char* job = std::getenv("SHERD_JOB");
   if (job != nullptr) o.job = job;
+  const char* groups = std::getenv("SHERD_REDUCE_GROUPS");
+  if (groups != nullptr) o.reduce_groups = groups;
   o.rank = FromEnvironmentInt("RANK", 0, &o.problem);
   o.world_size = FromEnvironmentInt("WORLD_SIZE", 1, &o.problem);
   return o;
@@ -87,6 +89,11 @@ absl::Status Session::Attach(JobSpec spec) {
   if (attached_) return absl::FailedPreconditionError("this session is attached already");
   spec.job = job_;
   spec.world_size = options_.world_size;
+  if (!options_.reduce_groups.empty()) {
+    absl::StatusOr<ReductionTree> tree = ParseReductionTree(options_.reduce_groups, spec.staging);
+    if (!tree.ok()) return tree.status();
+    spec.reduction = *std::move(tree);
+  }
   v1::AttachRequest request;
   ToProto(spec, &request);
   request.set_rank(options_.rank);

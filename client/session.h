@@ -44,8 +44,13 @@ struct SessionOptions {
   // For attaching (servers may still be starting, a predecessor may still be dying) and for every other call.
   absl::Duration timeout = absl::Minutes(2);
 
-  // SHERD_ENDPOINT, SHERD_JOB, RANK, WORLD_SIZE, as `sherd run` and torchrun set them. What is wrong with
-  // them, Connect says.
+  // In which groups of ranks gradients are added up, "2,2" (core/reduction_tree.h); what travels between
+  // groups is of the dtype that gradients are delivered as, where it names none. Empty: all ranks are one
+  // group.
+  std::string reduce_groups;
+
+  // SHERD_ENDPOINT, SHERD_JOB, SHERD_REDUCE_GROUPS, RANK, WORLD_SIZE, as `sherd run` and torchrun set them.
+  // What is wrong with them, Connect says.
   static SessionOptions FromEnvironment();
   std::string problem;  // of the environment
   RestoreOptions restore;
@@ -66,6 +71,7 @@ class Session {
 
   // Takes this rank's place. `spec` without job, uuid and world size: they are filled in.
   //   FAILED_PRECONDITION  the job is another: names the first field that differs and both values
+  //   INVALID_ARGUMENT     the spec or SessionOptions::reduce_groups fits no job of this world
   absl::Status Attach(JobSpec spec);
 
   bool must_initialise() const { return must_initialise_; }

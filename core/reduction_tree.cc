@@ -51,13 +51,22 @@ ReductionTree MakeReductionTree(std::vector<int32_t> groups, DType wire) {
   return {std::move(groups), wire};
 }
 
-absl::StatusOr<ReductionTree> ParseReductionTree(absl::string_view groups, DType wire) {
+absl::StatusOr<ReductionTree> ParseReductionTree(absl::string_view text, DType wire) {
+  const absl::string_view groups = text.substr(0, text.find(':'));
+  if (groups.size() < text.size()) {
+    const absl::string_view name = text.substr(groups.size() + 1);
+    wire = name == "bf16" ? DType::kBFloat16 : name == "fp16" ? DType::kFloat16 : DType::kFloat32;
+    if (name != Name(wire)) {
+      return absl::InvalidArgumentError(absl::StrCat("reduce groups \"", absl::CHexEscape(text.substr(0, 80)),
+                                                     "\": after the colon stands fp32, bf16 or fp16"));
+    }
+  }
   std::vector<int32_t> sizes;
   for (const absl::string_view word : absl::StrSplit(groups, ',')) {
     int32_t ranks = 0;
     if (!absl::SimpleAtoi(word, &ranks) || ranks < 1) {
       return absl::InvalidArgumentError(
-          absl::StrCat("reduce groups \"", absl::CHexEscape(groups.substr(0, 80)),
+          absl::StrCat("reduce groups \"", absl::CHexEscape(text.substr(0, 80)),
                        "\": give the ranks of each group, as in 2,2; each is at least 1"));
     }
     sizes.push_back(ranks);

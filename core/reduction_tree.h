@@ -55,8 +55,9 @@ absl::Status Validate(const ReductionTree& tree, int world_size);
 // Of groups of so many ranks each, in order; one group alone is the tree of a single sum, whatever `wire`.
 ReductionTree MakeReductionTree(std::vector<int32_t> groups, DType wire);
 
-// Of "2,2". INVALID_ARGUMENT: not numbers of at least 1, separated by commas.
-absl::StatusOr<ReductionTree> ParseReductionTree(absl::string_view groups, DType wire);
+// Of "2,2" or "2,2:bf16"; where no wire dtype stands, it is `wire`.
+//   INVALID_ARGUMENT  not numbers of at least 1, separated by commas; another dtype than fp32, bf16, fp16
+absl::StatusOr<ReductionTree> ParseReductionTree(absl::string_view text, DType wire);
 
 // "1 group", "2,2 in bf16".
 std::string Describe(const ReductionTree& tree);

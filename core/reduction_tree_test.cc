@@ -23,6 +23,8 @@ TEST(ReductionTree, RanksOfAGroup) {
   }
   EXPECT_EQ(Describe(tree), "1,3,2 in bf16");
   EXPECT_EQ(Describe(one), "1 group");
+  EXPECT_EQ(Describe(*ParseReductionTree("2,2:fp16", DType::kFloat32)), "2,2 in fp16");
+  EXPECT_EQ(Describe(*ParseReductionTree("2,2:fp32", DType::kBFloat16)), "2,2 in fp32");
 }
 
 TEST(ReductionTree, OneGroupIsASingleSum) {
@@ -30,7 +32,8 @@ TEST(ReductionTree, OneGroupIsASingleSum) {
 }
 
 TEST(ReductionTree, WhatIsNoTree) {
-  for (const char* text : {"", "2,", "2,,2", "0,4", "-1,5", "2 2", "two,2", "2,99999999999"}) {
+  for (const char* text :
+       {"", "2,", "2,,2", "0,4", "-1,5", "2 2", "two,2", "2,99999999999", "2,2:", "2,2:f16", ":bf16"}) {
     const absl::StatusOr<ReductionTree> tree = ParseReductionTree(text, DType::kFloat32);
     EXPECT_EQ(tree.status().code(), absl::StatusCode::kInvalidArgument) << text;
   }

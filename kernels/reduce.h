@@ -11,17 +11,10 @@
 #include <cstdint>
 
 #include "kernels/block.h"
+#include "kernels/source.h"
 
 namespace sherd {
 namespace kernels {
-
-// What one rank contributes: `blocks` contiguous blocks of `dtype`, times `scale`. Null data contributes
-// nothing (its scale is not read). Borrowed for the call.
-struct Source {
-  const void* data;
-  float scale;
-  DType dtype = DType::kFloat32;
-};
 
 // For every element i of blocks * 256:
 //   t = scale_0 * source_0[i] + scale_1 * source_1[i] + ...   in the order given; the first one that is not

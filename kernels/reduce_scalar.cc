@@ -1,19 +1,8 @@
-#include "kernels/half.h"
 #include "kernels/lane_tree.h"
 #include "kernels/reduce.h"
 
 namespace sherd {
 namespace kernels {
-namespace {
-
-float ElementOf(const Source& source, int64_t i) {
-  if (source.dtype == DType::kFloat32) return static_cast<const float*>(source.data)[i];
-  const uint16_t half = static_cast<const uint16_t*>(source.data)[i];
-  return source.dtype == DType::kBFloat16 ? FloatFromBf16(half) : FloatFromFp16(half);
-}
-
-}  // namespace
-
 void ReduceBlocksScalar(const Source* sources, int n, bool accumulate, float* out, int64_t blocks,
                         double* block_sumsq, bool stream) {
   Require(!(accumulate && stream),

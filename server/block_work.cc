@@ -7,6 +7,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "core/block_journal.h"
+#include "kernels/reduce_groups.h"
 #include "runtime/compute_parameters.h"
 #include "runtime/kernel_types.h"
 #include "server/update_scalars.h"
@@ -99,15 +100,26 @@ void BlockWork::ReduceRun(StepId id, const Part& part, BlockRange unit, BlockRan
   const Mark mark = Mark::Of(id, part.part + 1);
   std::atomic<uint64_t>* stamps = memory_->reduce_stamps();
   std::vector<kernels::Source> at(all);
+  const ReductionTree& tree = memory_->spec().reduction;
+  std::vector<kernels::SourceGroup> groups;
+  for (int g = 0; !tree.groups.empty() && g < tree.size(); ++g) {
+    const ReductionTree::Ranks ranks = tree.RanksOf(g, static_cast<int>(at.size()));
+    groups.push_back({at.data() + ranks.first, ranks.end - ranks.first});
+  }
   const int64_t staged_bytes = memory_->sizes().staging_block_bytes();
   const auto reduce = [&](int64_t begin, int64_t blocks, bool accumulate, bool stream) {
     for (size_t r = 0; r < all.size(); ++r) {
       if (all[r].data == nullptr) continue;
       at[r].data = static_cast<const char*>(all[r].data) + (begin - unit.begin) * staged_bytes;
     }
-    kernels::ReduceBlocks(at.data(), static_cast<int>(at.size()), accumulate,
-                          memory_->grad() + begin * kBlockElements, blocks, memory_->block_sumsq() + begin,
-                          stream);
+    float* const out = memory_->grad() + begin * kBlockElements;
+    double* const sumsq = memory_->block_sumsq() + begin;
+    if (groups.empty()) {
+      kernels::ReduceBlocks(at.data(), static_cast<int>(at.size()), accumulate, out, blocks, sumsq, stream);
+    } else {
+      kernels::ReduceGroups(groups.data(), static_cast<int>(groups.size()), runtime::KernelType(tree.wire),
+                            accumulate, out, blocks, sumsq, stream);
+    }
   };
   const runtime::WorkerUndo undo = records_->undo(worker);
   for (int64_t b = run.begin; b < run.end;) {

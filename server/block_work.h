@@ -48,7 +48,8 @@ class BlockWork {
     int part;
   };
   // Sums the given parts of step `id` over the ranks that delivered them (those whose DELIVERED mark speaks
-  // of the part), on all own trainable blocks, with block norms. Publishes nothing.
+  // of the part), by the job's reduction tree, on all own trainable blocks, with block norms. Publishes
+  // nothing.
   //   DATA_LOSS  a rank's delivery lies outside its staging; the message names rank and unit. Nothing of that
   //   unit is stamped past it.
   absl::Status Reduce(StepId id, const std::vector<Part>& parts);

@@ -72,6 +72,7 @@ std::vector<std::pair<std::string, std::string>> TrainerEnvironment(const Traine
       {"SHERD_JOB", place.job},
   };
   if (!place.config.empty()) environment.emplace_back(DeepSpeedConfig::kVariable, place.config);
+  if (!place.reduce_groups.empty()) environment.emplace_back("SHERD_REDUCE_GROUPS", place.reduce_groups);
   const std::string threads = absl::StrCat(std::max(1, place.cores / place.world_size));
   const std::pair<const char*, std::string> defaults[] = {
       {"OMP_NUM_THREADS", threads},

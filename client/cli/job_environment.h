@@ -32,8 +32,9 @@ struct TrainerPlace {
   int master_port = 0;
   std::vector<std::string> endpoints;
   std::string job;
-  int cores = 1;       // of this host, for all trainers
-  std::string config;  // absolute path of the configuration file; empty: none
+  int cores = 1;              // of this host, for all trainers
+  std::string config;         // absolute path of the configuration file; empty: none
+  std::string reduce_groups;  // as core/reduction_tree.h parses it; empty: all are one group
 };
 
 // What is added to a trainer's environment. Threads of BLAS and OpenMP are counted out, because the results

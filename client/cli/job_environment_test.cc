@@ -57,6 +57,7 @@ TEST(JobEnvironment, TellsATrainerItsPlace) {
   place.job = "gpt";
   place.config = "/ds.json";
   place.cores = 8;
+  place.reduce_groups = "2,1";
   const auto find = [](const char* name) -> const char* {
     return std::string(name) == "MKL_NUM_THREADS" ? "5" : nullptr;
   };
@@ -72,6 +73,7 @@ TEST(JobEnvironment, TellsATrainerItsPlace) {
   EXPECT_EQ(env["SHERD_ENDPOINT"], "unix:/a,unix:/b");
   EXPECT_EQ(env["SHERD_JOB"], "gpt");
   EXPECT_EQ(env["SHERD_CONFIG"], "/ds.json");
+  EXPECT_EQ(env["SHERD_REDUCE_GROUPS"], "2,1");
   EXPECT_EQ(env["OMP_NUM_THREADS"], "2");
   EXPECT_EQ(env.count("MKL_NUM_THREADS"), 0) << "the user's own stays";
   EXPECT_THAT(env["GLIBC_TUNABLES"], HasSubstr("mmap_threshold=4294967296"));

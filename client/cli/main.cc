@@ -88,6 +88,10 @@ void DeclareRun(CLI::App& app, RunOptions& run) {
   sub->add_option("--dir", run.dir, "Folder that keeps the servers' logs (in logs/)");
   sub->add_option("--config", run.config,
                   "DeepSpeed's JSON file, checked first; trainers get it as SHERD_CONFIG");
+  sub->add_option(
+      "--reduce-groups", run.reduce_groups,
+      "Ranks of each group in which gradients are added up, as \"2,2\" or \"2,2:bf16\": the bits of a "
+      "job on as many hosts. Default: all in one");
   sub->add_option("--threads", run.threads, "Threads of each server. Default: cores divided by servers")
       ->check(CLI::Range(1, runtime::kMaxWorkers));
   sub->add_flag("--tag-output", run.tag_output, "Mark rank 0's output with [0], as others' always is");

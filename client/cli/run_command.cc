@@ -27,6 +27,7 @@
 #include "client/cli/supervisor.h"
 #include "client/config/deepspeed_config.h"
 #include "client/rpc/endpoints.h"
+#include "core/reduction_tree.h"
 #include "runtime/child_process.h"
 #include "runtime/doorbell.h"
 #include "runtime/formats/atomic_file.h"
@@ -71,6 +72,7 @@ class Run {
     return absl::StrCat(dir_->path(), "/s", server, rpc::kSocketSuffix);
   }
   absl::Status ReadConfig();
+  absl::Status CheckReduceGroups();
   absl::Status PrepareLogs();
   absl::Status CheckSpace();
   absl::Status MaskSignals();
@@ -110,8 +112,17 @@ absl::Status Run::ReadConfig() {
   return absl::OkStatus();
 }
 
+absl::Status Run::CheckReduceGroups() {
+  if (options_.reduce_groups.empty()) return absl::OkStatus();
+  const absl::StatusOr<ReductionTree> tree = ParseReductionTree(options_.reduce_groups, DType::kFloat32);
+  if (!tree.ok()) return tree.status();
+  place_.reduce_groups = options_.reduce_groups;
+  return Validate(*tree, options_.trainers);
+}
+
 absl::Status Run::Prepare() {
   if (absl::Status status = ReadConfig(); !status.ok()) return status;
+  if (absl::Status status = CheckReduceGroups(); !status.ok()) return status;
   const char* path = ::getenv("PATH");
   const std::string search = path == nullptr ? "/usr/local/bin:/usr/bin:/bin" : path;
   if (absl::StatusOr<std::string> found = FindProgram(options_.command[0], search); !found.ok()) {

@@ -21,6 +21,9 @@ struct RunOptions {
   std::string dir;  // for logs; empty: none are kept
   // DeepSpeed's configuration, which is checked first and told to trainers (SHERD_CONFIG); empty: none.
   std::string config;
+  // "2,2": ranks whose gradients are added up as those of one host would be (SHERD_REDUCE_GROUPS,
+  // core/reduction_tree.h); empty: all are one group.
+  std::string reduce_groups;
   int threads = 0;  // of each server; 0: the server's own choice
   bool tag_output = false;
   std::vector<std::string> command;

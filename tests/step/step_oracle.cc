@@ -35,11 +35,12 @@ float Scaled(const JobSpec& spec, const StepPlan& plan, double scale, uint64_t s
   return Gradient(step, micro, rank, t, e) * static_cast<float>(scale);
 }
 
-float ThroughStaging(const JobSpec& spec, float value) {
-  char staged[4];
+// To the nearest value of `dtype`.
+float Through(DType dtype, float value) {
+  char stored[4];
   float back;
-  kernels::FromFloat(&value, 1, runtime::KernelType(spec.staging), staged);
-  kernels::ToFloat(runtime::KernelType(spec.staging), staged, 1, &back);
+  kernels::FromFloat(&value, 1, runtime::KernelType(dtype), stored);
+  kernels::ToFloat(runtime::KernelType(dtype), stored, 1, &back);
   return back;
 }
 
@@ -93,12 +94,19 @@ StepOracle::StepOracle(const JobSpec& spec) : spec_(spec), loss_scale_(FirstLoss
 std::vector<float> StepOracle::Reduced(uint64_t step, const TensorInfo& t, const StepPlan& plan) const {
   std::vector<float> g(t.blocks.size() * kBlockElements);
   const auto of = [&](int part, int rank, int64_t e) {
-    return ThroughStaging(spec_, Scaled(spec_, plan, loss_scale_.scale, step, part, rank, t.index, e));
+    return Through(spec_.staging, Scaled(spec_, plan, loss_scale_.scale, step, part, rank, t.index, e));
   };
+  const ReductionTree& tree = spec_.reduction;
   for (int part = 0; part < plan.parts; ++part) {
     for (int64_t e = 0; e < t.numel; ++e) {
-      float sum = of(part, 0, e);
-      for (int r = 1; r < spec_.world_size; ++r) sum += of(part, r, e);
+      float sum = 0;
+      for (int group = 0; group < tree.size(); ++group) {
+        const ReductionTree::Ranks ranks = tree.RanksOf(group, spec_.world_size);
+        float partial = of(part, ranks.first, e);
+        for (int r = ranks.first + 1; r < ranks.end; ++r) partial += of(part, r, e);
+        if (tree.size() > 1) partial = Through(tree.wire, partial);
+        sum = group == 0 ? partial : sum + partial;
+      }
       g[e] = part == 0 ? sum : g[e] + sum;
     }
   }

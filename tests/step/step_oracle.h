@@ -33,8 +33,8 @@ struct StepPlan {
 class StepOracle {
  public:
   explicit StepOracle(const JobSpec& spec);
-  // Gradients of parts and ranks multiplied by the loss scale, rounded to JobSpec::staging, summed as the
-  // owners do it; update, or skip; the next loss scale.
+  // Gradients of parts and ranks multiplied by the loss scale, rounded to JobSpec::staging, summed by the
+  // job's reduction tree; update, or skip; the next loss scale.
   void Step(uint64_t step, const StepPlan& plan);
 
   const std::vector<float>& p() const { return p_; }
