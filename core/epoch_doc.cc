@@ -31,9 +31,11 @@ absl::Status CheckHosts(const EpochDoc& doc) {
     ranks += h.ranks;
   }
   if (ranks != doc.world_size) return bad("its hosts have ", ranks, " ranks, world_size is ", doc.world_size);
-  for (const ServerMember& s : doc.servers) {
-    if (names.count(s.host) > 0) continue;
-    return bad("server ", absl::CHexEscape(s.id), " is on unknown host \"", absl::CHexEscape(s.host), "\"");
+  for (size_t m = 0; m < doc.servers.size(); ++m) {
+    const std::string& host = doc.hosts[HostOfSlot(doc, static_cast<int>(m))].name;
+    if (doc.servers[m].host == host) continue;
+    return bad("server ", absl::CHexEscape(doc.servers[m].id), " is on host \"",
+               absl::CHexEscape(doc.servers[m].host), "\" but its slot is on host ", absl::CHexEscape(host));
   }
   return SlotHosts(doc, doc.owning_servers).status();
 }
@@ -49,11 +51,21 @@ int HostIndex(const EpochDoc& doc, const std::string& name) {
   return it == doc.hosts.end() ? -1 : static_cast<int>(it - doc.hosts.begin());
 }
 
+int HostOfSlot(const EpochDoc& doc, int slot) {
+  if (doc.hosts.empty()) return 0;
+  const int hosts = static_cast<int>(doc.hosts.size());
+  for (int h = 0; h < hosts; ++h) {
+    if (slot < doc.hosts[h].servers) return h;
+    slot -= doc.hosts[h].servers;
+  }
+  return slot % hosts;
+}
+
 absl::StatusOr<HostMap> SlotHosts(const EpochDoc& doc, int servers) {
   if (doc.hosts.empty()) return HostMap::OneHost(servers);
   std::vector<int32_t> hosts, count(doc.hosts.size(), 0);
   for (int m = 0; m < servers; ++m) {
-    hosts.push_back(HostIndex(doc, doc.servers[m].host));
+    hosts.push_back(HostOfSlot(doc, m));
     ++count[hosts.back()];
   }
   for (size_t h = 0; h < count.size(); ++h) {

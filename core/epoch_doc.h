@@ -93,8 +93,10 @@ absl::Status CheckEpochDoc(const EpochDoc& doc);
 
 // The index of the host called `name`; -1: none is. On one host everybody is on host 0.
 int HostIndex(const EpochDoc& doc, const std::string& name);
-// Where the first `servers` slots are. REQUIRES: CheckEpochDoc(doc), servers <= doc.servers.size().
-// FAILED_PRECONDITION: a host would have no slot.
+// The host of a slot, for ever: those that the job began with host by host, further ones in turn. So a slot
+// whose server goes and comes again in a resize is where it was, and so is its page.
+int HostOfSlot(const EpochDoc& doc, int slot);
+// Where the first `servers` slots are. FAILED_PRECONDITION: a host would have none.
 absl::StatusOr<HostMap> SlotHosts(const EpochDoc& doc, int servers);
 // Where the ranks are. REQUIRES: CheckEpochDoc(doc), and world_size is known.
 RankMap RankHosts(const EpochDoc& doc);

@@ -43,6 +43,7 @@ TEST(EpochDocTest, SeveralHosts) {
   EXPECT_TRUE(CheckEpochDoc(doc).ok()) << CheckEpochDoc(doc);
   EXPECT_EQ(Show(doc).substr(0, 60), "epoch=7 hosts=[a:1+1 b:1+1] servers=[s0=10.1#1@0 s1=11.1#3@1");
   EXPECT_EQ(SlotHosts(doc, 2)->ToString(), "0,1");
+  EXPECT_EQ(SlotHosts(doc, 5)->ToString(), "0,1,0,1,0");
   EXPECT_EQ(SlotHosts(doc, 1).status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(RankHosts(doc).HostOf(Rank(1)), 1);
   EXPECT_EQ(SlotHosts(Good(), 2)->hosts(), 1);
@@ -56,8 +57,15 @@ TEST(EpochDocTest, SeveralHosts) {
   expect([](EpochDoc& d) { d.hosts[1].name = "a"; }, "host \"a\" is repeated");
   expect([](EpochDoc& d) { d.hosts[1].ranks = 2; }, "its hosts have 3 ranks, world_size is 2");
   expect([](EpochDoc& d) { d.hosts[1].servers = 0; }, "host b has 1 ranks, 0 servers");
-  expect([](EpochDoc& d) { d.servers[1].host = "c"; }, "server s1 is on unknown host \"c\"");
-  expect([](EpochDoc& d) { d.servers[1].host = "a"; }, "host b has none");
+  expect([](EpochDoc& d) { d.servers[1].host = "c"; },
+         "server s1 is on host \"c\" but its slot is on host b");
+  expect([](EpochDoc& d) { d.servers[1].host = "a"; }, "server s1 is on host \"a\"");
+  expect(
+      [](EpochDoc& d) {
+        d.servers.pop_back();
+        d.owning_servers = d.desired_servers = 1;
+      },
+      "host b has none");
 }
 
 TEST(EpochDocTest, AcceptsWhatCanBeCommitted) {

@@ -277,6 +277,10 @@ class MembershipState {
   std::string AwaitedToForm() const;
   // The spare that would get a slot on `host` next, or spares_.end().
   std::map<std::string, ServerMember, IdOrder>::iterator SpareOn(const std::string& host);
+  // Name of the host of the slot that would be given after `more` others; empty on one host.
+  std::string HostOfNextSlot(int64_t more) const;
+  // There are spares for so many further slots, each on its host.
+  bool SparesFor(int64_t slots) const;
   // OK if a slot of `host` may go to a process on `other`.
   absl::Status CheckStaysOn(const std::string& host, const std::string& id, const std::string& other) const;
   // OK if the server in `slot` can go without anybody to replace it.

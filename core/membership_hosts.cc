@@ -137,6 +137,22 @@ std::map<std::string, ServerMember, MembershipState::IdOrder>::iterator Membersh
                       [&](const auto& spare) { return spare.second.host == host; });
 }
 
+std::string MembershipState::HostOfNextSlot(int64_t more) const {
+  if (!SeveralHosts()) return "";
+  return doc_.hosts[HostOfSlot(doc_, static_cast<int>(static_cast<int64_t>(doc_.servers.size()) + more))]
+      .name;
+}
+
+bool MembershipState::SparesFor(int64_t slots) const {
+  if (!SeveralHosts()) return slots <= static_cast<int64_t>(spares_.size());
+  std::map<std::string, int64_t> there;
+  for (const auto& spare : spares_) ++there[spare.second.host];
+  for (int64_t i = 0; i < slots; ++i) {
+    if (--there[HostOfNextSlot(i)] < 0) return false;
+  }
+  return true;
+}
+
 absl::Status MembershipState::CheckStaysOn(const std::string& host, const std::string& id,
                                            const std::string& other) const {
   if (!SeveralHosts()) return absl::OkStatus();

@@ -155,10 +155,11 @@ void MembershipState::Begin(int32_t desired, std::string draining, const std::st
 bool MembershipState::GrantSlots() {
   if (doc_.desired_servers == doc_.owning_servers || doc_.proposed_epoch.value() > 0) return false;
   const int64_t missing = doc_.desired_servers - static_cast<int64_t>(doc_.servers.size());
-  if (missing > static_cast<int64_t>(spares_.size())) return false;
+  if (!SparesFor(missing)) return false;
   for (int64_t i = 0; i < missing; ++i) {
-    ServerMember member = std::move(spares_.begin()->second);
-    spares_.erase(spares_.begin());
+    const auto next = SpareOn(HostOfNextSlot(0));
+    ServerMember member = std::move(next->second);
+    spares_.erase(next);
     member.incarnation = Incarnation(1);
     doc_.servers.push_back(std::move(member));
     slots_.emplace_back();
