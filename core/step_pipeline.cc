@@ -9,7 +9,10 @@
 namespace sherd {
 
 StepPipeline::StepPipeline(Config config, StepId done, Proposals decided, uint8_t rejected_attempts)
-    : config_(std::move(config)), after_(done), decided_(decided) {
+    : config_(std::move(config)),
+      after_(done),
+      hosts_(config_.host_ranks, config_.world_size),
+      decided_(decided) {
   ranks_.resize(config_.world_size);
   owners_.resize(config_.servers);
   StepId next = done.NextStep();
@@ -24,6 +27,7 @@ void StepPipeline::BeginStep(StepId id) {
     r.delivered.assign(config_.owns.size(), 0);
     r.step.reset();
   }
+  received_.assign(hosts_.hosts(), std::vector<uint16_t>(config_.owns.size(), 0));
   units_.assign(config_.owns.size(), UnitState{});
   steps_seen_ = 0;
   for (OwnerPage& o : owners_) o.prepared.reset();
@@ -36,6 +40,22 @@ void StepPipeline::OnDelivered(Rank rank, int unit, Mark delivered, std::vector<
   if (parts <= known) return;
   known = static_cast<uint16_t>(parts);
   TryReduce(unit, out);
+}
+
+void StepPipeline::OnReceived(int host, int unit, Mark received, std::vector<Effect>* out) {
+  const uint32_t parts = received.PartsOf(id_);
+  uint16_t& known = received_[host][unit];
+  if (parts <= known) return;
+  known = static_cast<uint16_t>(parts);
+  TryReduce(unit, out);
+}
+
+StepPipeline::FromHost StepPipeline::PartOf(int host, int unit, int part) const {
+  if (received_[host][unit] > part) return FromHost::kHere;
+  for (int r = hosts_.first(host); r < hosts_.end(host); ++r) {
+    if (!ranks_[r].step.has_value() || ranks_[r].delivered[unit] > part) return FromHost::kMayCome;
+  }
+  return FromHost::kNever;
 }
 
 void StepPipeline::OnTrainerStep(Rank rank, const TrainerStep& step, std::vector<Effect>* out) {
@@ -65,15 +85,21 @@ void StepPipeline::OnReduced(int unit, std::vector<Effect>* out) {
 void StepPipeline::TryReduce(int unit, std::vector<Effect>* out) {
   UnitState& u = units_[unit];
   if (!config_.owns[unit] || u.in_hand || phase_ != Phase::kReducing) return;
-  if (!Open() || changing_ranges_) return;
+  if (!open() || changing_ranges_) return;
   if (owners_[config_.slot.value()].prepared.has_value()) return;  // a predecessor came further
   bool someone = false;
-  for (const RankState& r : ranks_) {
-    if (r.delivered[unit] > u.reduced) {
+  for (int r = hosts_.first(config_.host); r < hosts_.end(config_.host); ++r) {
+    if (ranks_[r].delivered[unit] > u.reduced) {
       someone = true;
-    } else if (!r.step.has_value()) {
+    } else if (!ranks_[r].step.has_value()) {
       return;  // may still deliver this part
     }
+  }
+  for (int h = 0; h < hosts_.hosts(); ++h) {
+    if (h == config_.host) continue;
+    const FromHost part = PartOf(h, unit, u.reduced);
+    if (part == FromHost::kMayCome) return;
+    someone |= part == FromHost::kHere;
   }
   if (!someone) return;
   u.in_hand = true;
@@ -107,7 +133,7 @@ bool StepPipeline::BoundaryBlocksPrepare() const {
 }
 
 void StepPipeline::TryPrepare(std::vector<Effect>* out) {
-  if (phase_ != Phase::kReducing || steps_seen_ < config_.world_size || !Open()) return;
+  if (phase_ != Phase::kReducing || steps_seen_ < config_.world_size || !open()) return;
   if (owners_[config_.slot.value()].prepared.has_value()) return;
   for (size_t u = 0; u < units_.size(); ++u) {
     if (config_.owns[u] && units_[u].reduced < FinalParts(static_cast<int>(u))) return;
@@ -154,7 +180,7 @@ void StepPipeline::OnProposals(const Proposals& boundary, std::vector<Effect>* o
 
 void StepPipeline::TryBoundary(std::vector<Effect>* out) {
   // Who has prepared stands in the step: a boundary before it was decided, or never will be.
-  if (boundary_deciding_ || phase_ != Phase::kReducing || !Open()) return;
+  if (boundary_deciding_ || phase_ != Phase::kReducing || !open()) return;
   if (!boundary_offered_) return TryOffer(out);
   Proposals decision = decided_;
   for (const OwnerPage& o : owners_) {
@@ -188,7 +214,7 @@ void StepPipeline::TryOffer(std::vector<Effect>* out) {
 }
 
 void StepPipeline::TryLeave(std::vector<Effect>* out) {
-  if (Open() || !own_seen_ || boundary_deciding_ || left_ || phase_ != Phase::kReducing) return;
+  if (open() || !own_seen_ || boundary_deciding_ || left_ || phase_ != Phase::kReducing) return;
   for (const OwnerPage& o : owners_) {
     if (o.done.step < after_.step) return;
     if (o.done.step == after_.step && DoneHere(o) + 1 < boundary_n_) return;
@@ -269,13 +295,18 @@ std::string StepPipeline::WaitsFor() const {
     }
   }
   // A rank without whose gradients another's can not be used comes before one that merely has not finished.
-  for (size_t u = 0; u < units_.size(); ++u) {
+  for (int u = 0; u < static_cast<int>(units_.size()); ++u) {
     const auto lacks = [&](const RankState& r) { return r.delivered[u] <= units_[u].reduced; };
     if (!config_.owns[u] || std::all_of(ranks_.begin(), ranks_.end(), lacks)) continue;
     for (size_t r = 0; r < ranks_.size(); ++r) {
       if (!ranks_[r].step.has_value() && lacks(ranks_[r])) {
         return absl::StrCat("rank ", r, " (gradients of unit ", u, ", step ", id_.ToString(), ")");
       }
+    }
+    for (int h = 0; h < hosts_.hosts(); ++h) {
+      if (h == config_.host || units_[u].in_hand || PartOf(h, u, units_[u].reduced) != FromHost::kMayCome)
+        continue;
+      return absl::StrCat("host ", h, " (sum of unit ", u, ", step ", id_.ToString(), ")");
     }
   }
   for (size_t r = 0; r < ranks_.size(); ++r) {

@@ -20,6 +20,10 @@
 // once every owner of these ranges has left the step (and boundary) behind, so that a block never has two
 // owners at work.
 //
+// On several hosts (Config::host_ranks) what the ranks of another host delivered comes as that host's partial
+// sum, which OnReceived announces; their marks and STEP records are seen as everybody's, and say whether one
+// is to come.
+//
 // Thread-compatible.
 #ifndef SHERD_CORE_STEP_PIPELINE_H_
 #define SHERD_CORE_STEP_PIPELINE_H_
@@ -29,13 +33,15 @@
 #include <string>
 #include <vector>
 
+#include "core/host_map.h"
 #include "core/step_records.h"
 
 namespace sherd {
 
 struct Effect {
   enum Kind : uint8_t {
-    kReduce,     // sum part `part` of `unit` over the ranks that delivered it; then OnReduced
+    kReduce,     // sum part `part` of `unit` over the ranks that delivered it (of other hosts: their partial
+                 // sums, where one was received); then OnReduced
     kPrepare,    // publish PREPARED{id, exact sum of own block norms, proposals read now}; then OnOwner(own
                  // slot)
     kPreUpdate,  // the step will be committed: compute what updates of whole tensors need, publish PHASED;
@@ -79,6 +85,9 @@ class StepPipeline {
     LossScaleSpec loss_scale;
     bool pre_update =
         false;  // something of whole tensors stands before their updates (kernels::OptimizerInfo)
+    std::vector<int32_t>
+        host_ranks;  // of several hosts, by host: how many of the ranks, in order, are its; or empty
+    int host = 0;    // this owner's
   };
 
   // Stands before the step after `done`. `decided`: what earlier verdicts and boundaries have carried out.
@@ -92,6 +101,8 @@ class StepPipeline {
 
   // A rank's DELIVERED mark of a unit. Marks of other steps, and repetitions, change nothing.
   void OnDelivered(Rank rank, int unit, Mark delivered, std::vector<Effect>* out);
+  // The RECEIVED mark of a unit: parts whose partial sum over the ranks of another host are here.
+  void OnReceived(int host, int unit, Mark received, std::vector<Effect>* out);
   // A rank's STEP record. Of another step: ignored.
   void OnTrainerStep(Rank rank, const TrainerStep& step, std::vector<Effect>* out);
   // The part last asked for with kReduce has been reduced on all own blocks of the unit.
@@ -103,6 +114,10 @@ class StepPipeline {
   void OnProposals(const Proposals& boundary, std::vector<Effect>* out);
   // All own blocks stand at the step; nothing to apply is applied at once by the engine.
   void OnApplied(std::vector<Effect>* out);
+
+  // Neither blind (the own page was not shown yet) nor closed: only then may anything be done by these
+  // ranges, such as what core/slice_pipeline.h asks for.
+  bool open() const { return own_seen_ && decided_.ranges <= config_.ranges_epoch; }
 
   // REQUIRES: a kPreUpdate or kStoreVerdict effect was returned for current(), and OnApplied was not called
   // since.
@@ -130,8 +145,6 @@ class StepPipeline {
   };
 
   void BeginStep(StepId id);
-  // Neither blind nor closed.
-  bool Open() const { return own_seen_ && decided_.ranges <= config_.ranges_epoch; }
   // Asks for the next part of a unit if it is complete over ranks.
   void TryReduce(int unit, std::vector<Effect>* out);
   void TryPrepare(std::vector<Effect>* out);
@@ -148,12 +161,17 @@ class StepPipeline {
   bool BoundaryBlocksPrepare() const;
   // Parts of a unit over all ranks; -1 while a rank without STEP record may still deliver more.
   int FinalParts(int unit) const;
+  // Whether the unit's part comes from another host: received, on its way (or it may yet be), or never.
+  enum class FromHost : uint8_t { kHere, kMayCome, kNever };
+  FromHost PartOf(int host, int unit, int part) const;
 
   const Config config_;
   StepId id_;
   StepId after_;  // DONE
   Phase phase_ = Phase::kReducing;
+  const RankMap hosts_;
   std::vector<RankState> ranks_;
+  std::vector<std::vector<uint16_t>> received_;  // by host and unit: parts of the step in hand
   std::vector<UnitState> units_;
   int steps_seen_ = 0;
   std::vector<OwnerPage> owners_;

@@ -37,7 +37,6 @@ MAX_LINES = 450
 # Longer files, and why.
 LONG_FILES = {
     "server/coordinator.cc": "one state behind one lock: RPCs, monitor and effects of membership",
-    "tests/sim/owner.cc": "one owner in the simulator: what a server's engine does, over simulated memory",
 }
 
 # Tests that look again and again at what other processes did, which wakes nobody; each look is a condition.

@@ -12,8 +12,15 @@ namespace sherd::sim {
 // REQUIRES: whoever was this rank before is dead.
 void RunTrainer(World& world, const Oracle& oracle, Rank rank);
 
-// Owns what `slot` owns, for ever. REQUIRES: whoever had the slot before is dead.
-void RunOwner(World& world, Oracle& oracle, Slot slot);
+// Owns what `slot`, on `host`, owns, for ever. REQUIRES: whoever had the slot before is dead.
+void RunOwner(World& world, Oracle& oracle, int host, Slot slot);
+
+// Keeps the mirrors of other hosts, and theirs of this one, for ever. REQUIRES: the host's agent before is
+// dead.
+void RunAgent(World& world, int host);
+
+// Cuts connections now and then.
+void RunNetwork(World& world);
 
 // Starts the coordinator, servers and trainers, and again when they have died, as `sherd run` does.
 void RunSupervisor(World& world, Oracle& oracle);

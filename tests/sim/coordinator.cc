@@ -12,10 +12,13 @@ namespace {
 
 class Coordinator {
  public:
-  explicit Coordinator(World& world) : w_(world), state_(Begin(world)) {}
+  explicit Coordinator(World& world) : w_(world), m_(world.memory[0]), state_(Begin(world)) {}
 
   void Run() {
     if (!w_.epochs.empty()) Apply(Recovered{});
+    for (int h = 0; h < w_.job.hosts && w_.job.hosts > 1; ++h) {
+      Apply(HostJoined{{HostName(h), "sim:1", w_.job.groups[h], w_.job.ServersAtFirst(h)}, h, ""});
+    }
     for (;;) {
       const uint64_t ticket = w_.s.Listen();
       w_.Tick();
@@ -31,9 +34,10 @@ class Coordinator {
 
  private:
   static MembershipState Begin(const World& w) {
-    return w.epochs.empty() ? *MembershipState::Create({"sim", w.job.servers, w.job.world_size})
+    return w.epochs.empty() ? *MembershipState::Create({"sim", w.job.servers, w.job.world_size, w.job.hosts})
                             : *MembershipState::Restore(w.epochs.back());
   }
+  static std::string HostName(int host) { return absl::StrCat("h", host); }
 
   // Returns the status of the answer to `request`; OK if there is none yet.
   absl::Status Ask(const Event& event, const std::string& request) {
@@ -61,13 +65,15 @@ class Coordinator {
 
   void Apply(const Event& event) { Ask(event, "").IgnoreError(); }
 
-  // What a proposal names is whole before it is proposed.
+  // What a proposal names is whole, on every host, before it is proposed.
   void Propose(uint64_t epoch, int servers) {
-    const bool there = std::any_of(w_.assignments.begin(), w_.assignments.end(),
-                                   [&](const AssignmentEntry& a) { return a.epoch == epoch; });
-    if (!there) w_.assignments.push_back({epoch, servers, std::nullopt});
-    w_.Tick();
-    w_.proposals.ranges = std::max(w_.proposals.ranges, epoch);
+    for (HostMemory& m : w_.memory) {
+      const bool there = std::any_of(m.assignments.begin(), m.assignments.end(),
+                                     [&](const AssignmentEntry& a) { return a.epoch == epoch; });
+      if (!there) m.assignments.push_back({epoch, *SlotHosts(state_.doc(), servers), std::nullopt});
+      w_.Tick();
+    }
+    m_.proposals.ranges = std::max(m_.proposals.ranges, epoch);
     w_.Trace(absl::StrCat("proposes ranges ", epoch, " for ", servers));
     w_.s.Ring();
   }
@@ -98,14 +104,20 @@ class Coordinator {
       if (p.server) {
         const std::string request = absl::StrCat("join ", p.fiber);
         // Refused while its predecessor is not seen dead: comes again.
-        if (!Ask(ServerJoined{absl::StrCat("s", p.key), "sim:1", "host", id, request}, request).ok())
+        if (!Ask(ServerJoined{absl::StrCat("s", p.key), "sim:1", HostName(w_.job.HostOfServer(p.key)), id,
+                              request},
+                 request)
+                 .ok())
           continue;
       } else {
         const bool member = !w_.epochs.empty() && w_.epochs.back().world_size > 0 &&
                             w_.epochs.back().trainers[p.key].process == id;
         if (!member && !Open()) continue;
         const std::string request = absl::StrCat("attach ", p.fiber);
-        if (!Ask(TrainerAttached{Rank(p.key), "host", id, w_.job.world_size, 1, request}, request).ok()) {
+        if (!Ask(TrainerAttached{Rank(p.key), HostName(w_.job.Ranks().HostOf(Rank(p.key))), id,
+                                 w_.job.world_size, 1, request},
+                 request)
+                 .ok()) {
           continue;
         }
       }
@@ -115,7 +127,7 @@ class Coordinator {
 
   // Whether trainers are let in: what a boundary may be deciding belongs to a time without them.
   bool Open() const {
-    if (!state_.formed() || !Settled({w_.boundary.ranges, 0, w_.boundary.import})) return false;
+    if (!state_.formed() || !m_.Settled({m_.boundary.ranges, 0, m_.boundary.import})) return false;
     return std::none_of(w_.operations.begin(), w_.operations.end(),
                         [](const Operation& op) { return op.state == Operation::kClearing; });
   }
@@ -130,22 +142,12 @@ class Coordinator {
     return std::none_of(all.begin(), all.end(), [&](const TrainerMember& t) { return w_.Alive(t.process); });
   }
 
-  // Every owner has carried out `goal`.
-  bool Settled(const Proposals& goal) const {
-    const AssignmentEntry a = *w_.Newest();
-    if (a.epoch < goal.ranges) return false;
-    for (int m = 0; m < a.servers; ++m) {
-      if (goal.AnyNewerThan(w_.owners[m].Decided())) return false;
-    }
-    return true;
-  }
-
   void LookAtRanges() {
     const uint64_t want = state_.doc().proposed_epoch.value();
-    const AssignmentEntry a = *w_.Newest();
-    if (want == 0 || a.epoch != want || !Settled({want, 0, 0})) return;
+    const AssignmentEntry a = *m_.Newest();
+    if (want == 0 || a.epoch != want || !m_.Settled({want, 0, 0})) return;
     // Those who own nothing any more have still the last step before to finish.
-    if (w_.DoneByAll().step.Next() < *a.from && w_.bug != Bug::kRetireEarly) return;
+    if (m_.DoneByAll().step.Next() < *a.from && w_.bug != Bug::kRetireEarly) return;
     Apply(RangesApplied{Epoch(want)});
   }
 
@@ -155,10 +157,10 @@ class Coordinator {
     for (size_t i = 0; i < w_.operations.size(); ++i) {
       Operation& op = w_.operations[i];
       if (op.state == Operation::kProposed) continue;
-      if (w_.DoneByAll().step < op.from) return kUntilRung;
+      if (m_.DoneByAll().step < op.from) return kUntilRung;
       if (op.due == 0) op.due = w_.s.now() + op.delay;
       if (w_.s.now() < op.due) return op.due - w_.s.now();
-      if (op.after_others && op.state == Operation::kPending && !Settled(w_.boundary)) return kUntilRung;
+      if (op.after_others && op.state == Operation::kPending && !m_.Settled(m_.boundary)) return kUntilRung;
       if (op.without_trainers) {
         op.state = Operation::kClearing;
         w_.Tick();
@@ -182,19 +184,27 @@ class Coordinator {
 
   // False: not now.
   bool Begin(const Operation& op, const std::string& token) {
-    if (op.kind == Operation::kResize) return Ask(ResizeRequested{op.servers, token}, token).ok();
+    if (op.kind == Operation::kResize) {
+      // No host may be left without a server: then it is as if nobody had asked.
+      if (!state_.doc().operation_under_way() && !SlotHosts(state_.doc(), op.servers).ok()) return true;
+      return Ask(ResizeRequested{op.servers, token}, token).ok();
+    }
     uint64_t Proposals::*word = &Proposals::import;
     if (op.kind == Operation::kSnapshot) {
       word = &Proposals::snapshot;
-      Snapshot s;
-      s.id = w_.proposals.snapshot + 1;
-      s.index.assign(w_.job.blocks, -1);
-      w_.snapshots.push_back(std::move(s));
-      w_.Tick();
+      for (HostMemory& m : w_.memory) {
+        // A coordinator that died before it proposed it may have got this far.
+        if (!m.snapshots.empty() && m.snapshots.back().id > m_.proposals.snapshot) continue;
+        Snapshot s;
+        s.id = m_.proposals.snapshot + 1;
+        s.index.assign(w_.job.blocks, -1);
+        m.snapshots.push_back(std::move(s));
+        w_.Tick();
+      }
     }
-    ++(w_.proposals.*word);
+    ++(m_.proposals.*word);
     w_.Trace(absl::StrCat("proposes ", op.kind == Operation::kSnapshot ? "snapshot " : "import ",
-                          w_.proposals.*word));
+                          m_.proposals.*word));
     w_.s.Ring();
     return true;
   }
@@ -202,11 +212,11 @@ class Coordinator {
   // Snapshots may be cut between steps at any time; the rest only while no trainer is there.
   void OpenBoundary() {
     w_.Tick();
-    Proposals allowed = w_.boundary;
-    allowed.snapshot = w_.proposals.snapshot;
-    if (TrainersGone()) allowed = w_.proposals;
-    if (allowed == w_.boundary) return;
-    w_.boundary.MergeMax(allowed);
+    Proposals allowed = m_.boundary;
+    allowed.snapshot = m_.proposals.snapshot;
+    if (TrainersGone()) allowed = m_.proposals;
+    if (allowed == m_.boundary) return;
+    m_.boundary.MergeMax(allowed);
     w_.Trace("opens a boundary");
     w_.s.Ring();
   }
@@ -217,13 +227,14 @@ class Coordinator {
     }
     const std::vector<bool>& finished = w_.trainer_finished;
     if (!TrainersGone() || std::count(finished.begin(), finished.end(), false) > 0) return;
-    for (const Snapshot& s : w_.snapshots) {
-      if (!s.read && s.id <= w_.proposals.snapshot) return;
+    for (const Snapshot& s : m_.snapshots) {
+      if (!s.read && s.id <= m_.proposals.snapshot) return;
     }
-    w_.settled = Settled(w_.proposals) && !state_.doc().operation_under_way();
+    w_.settled = m_.Settled(m_.proposals) && !state_.doc().operation_under_way();
   }
 
   World& w_;
+  HostMemory& m_;
   MembershipState state_;
   std::set<int> announced_, dead_;
 };

@@ -31,12 +31,44 @@ const std::vector<Planes>* Oracle::SnapshotOf(uint64_t id) const {
   return it == snapshots_.end() ? nullptr : &it->second;
 }
 
+// Part by part, and in each group by group, as the owners do.
+void Oracle::AddUp(StepId id, std::vector<Values>* sums) const {
+  struct Sum {
+    Values values{};
+    bool any = false;
+  };
+  std::map<std::pair<int, int>, std::vector<Sum>> partial;  // by part and group, per block
+  const std::vector<int32_t> groups =
+      job_.groups.empty() ? std::vector<int32_t>{job_.world_size} : job_.groups;
+  const RankMap of(groups, job_.world_size);
+  for (int r = 0; r < job_.world_size; ++r) {
+    std::vector<int> parts(job_.units.size(), 0);
+    for (const Job::Part& p : job_.Parts(Rank(r), id)) {
+      const int part = parts[p.unit]++;
+      std::vector<Sum>& sum = partial[{part, of.HostOf(Rank(r))}];
+      sum.resize(job_.blocks);
+      const BlockRange blocks = job_.units[p.unit].blocks;
+      for (int64_t b = blocks.begin; b < blocks.end && !p.empty; ++b) {
+        sum[b].any = true;
+        for (int e = 0; e < kElements; ++e) {
+          sum[b].values[e] += p.scale * job_.Gradient(Rank(r), id.step, p.unit, part, static_cast<int>(b), e);
+        }
+      }
+    }
+  }
+  sums->assign(job_.blocks, {});
+  for (const auto& [key, sum] : partial) {
+    for (int b = 0; b < job_.blocks; ++b) {
+      for (int e = 0; e < kElements && sum[b].any; ++e) (*sums)[b][e] += job_.Rounded(sum[b].values[e]);
+    }
+  }
+}
+
 Verdict Oracle::Expected(StepId id, std::vector<Values>* sums) const {
   Verdict v;
   v.id = id;
   v.has_grad.assign(1, 0);
   v.loss_scale = loss_scale_;
-  sums->assign(job_.blocks, {});
   double weight = 0, loss = 0;
   for (int r = 0; r < job_.world_size; ++r) {
     const TrainerStep s = job_.Record(Rank(r), id);
@@ -47,17 +79,8 @@ Verdict Oracle::Expected(StepId id, std::vector<Values>* sums) const {
     v.imports.insert(v.imports.end(), s.imports.begin(), s.imports.end());
     v.groups = job_.Record(Rank(0), id).groups;
     if (s.groups != v.groups) v.kind = VerdictKind::kReject;
-    std::vector<int> parts(job_.units.size(), 0);
-    for (const Job::Part& p : job_.Parts(Rank(r), id)) {
-      const int part = parts[p.unit]++;
-      const BlockRange blocks = job_.units[p.unit].blocks;
-      for (int64_t b = blocks.begin; b < blocks.end && !p.empty; ++b) {
-        for (int e = 0; e < kElements; ++e) {
-          (*sums)[b][e] += p.scale * job_.Gradient(Rank(r), id.step, p.unit, part, static_cast<int>(b), e);
-        }
-      }
-    }
   }
+  AddUp(id, sums);
   v.loss = loss / static_cast<double>(v.samples);
   double squares = 0;
   for (int b = 0; b < job_.blocks; ++b) {

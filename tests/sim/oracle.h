@@ -31,6 +31,7 @@ class Oracle {
   const std::vector<Planes>& After(Step step) const { return after_[step.value()]; }
 
  private:
+  void AddUp(StepId id, std::vector<Values>* sums) const;
   Verdict Expected(StepId id, std::vector<Values>* sums) const;
   void Take(const Proposals& decision);
   void Store(uint64_t import);

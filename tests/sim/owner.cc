@@ -1,18 +1,29 @@
-// An owner of the simulation: server/engine and server/block_work, block by block and store by store.
+// An owner of the simulation: server/engine, store by store.
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "core/slice_pipeline.h"
 #include "core/step_pipeline.h"
 #include "tests/sim/actors.h"
+#include "tests/sim/owner_blocks.h"
 
 namespace sherd::sim {
 namespace {
 
 class Owner {
  public:
-  Owner(World& world, Oracle& oracle, Slot slot)
-      : w_(world), oracle_(oracle), slot_(slot), page_(world.owners[slot.value()]), id_(world.s.current()) {
-    w_.waits_for[id_] = [this] { return pipeline_.has_value() ? pipeline_->WaitsFor() : "an assignment"; };
+  Owner(World& world, Oracle& oracle, int host, Slot slot)
+      : w_(world),
+        m_(world.memory[host]),
+        oracle_(oracle),
+        slot_(slot),
+        page_(m_.owners[slot.value()]),
+        id_(world.s.current()),
+        blocks_(world, m_, slot) {
+    w_.waits_for[id_] = [this] {
+      if (!pipeline_.has_value()) return std::string("an assignment");
+      return absl::StrCat(pipeline_->WaitsFor(), " ", slices_->WaitsFor());
+    };
   }
   ~Owner() { w_.waits_for.erase(id_); }
 
@@ -21,14 +32,15 @@ class Owner {
     w_.Check(!w_.s.Alive(holder) || w_.bug == Bug::kAdoptAlive, "two processes act in one slot");
     holder = id_;
     w_.Trace(absl::StrCat("takes slot ", slot_.value()));
-    if (w_.bug != Bug::kNoUndoOnRecovery) Recover();
+    if (w_.bug != Bug::kNoUndoOnRecovery) blocks_.Recover();
     if (w_.bug == Bug::kRewritePrepared) page_.prepared.reset();
     if (w_.bug == Bug::kPhaseAgain) page_.phased = {};
     for (;;) {
       const uint64_t ticket = w_.s.Listen();
       if (EnsurePipeline()) {
         Scan();
-        while (!effects_.empty()) {
+        while (!effects_.empty() || (!todo_.empty() && pipeline_->open())) {
+          Slices();
           CarryOut();
           if (!EnsurePipeline()) break;
           Scan();
@@ -39,49 +51,16 @@ class Owner {
   }
 
  private:
-  void Copy(const Values& from, Values& to) {
-    for (int e = 0; e < kElements; ++e) {
-      to[e] = from[e];
-      w_.Tick();
-    }
-  }
-  void Copy(const Planes& from, Planes& to) {
-    Copy(from.param, to.param);
-    Copy(from.momentum, to.momentum);
-    to.updates = from.updates;
-    w_.Tick();
-  }
-
-  void Recover() {
-    for (Undo& u : page_.undo) {
-      RecoverSlot(
-          u.apply, [&](int64_t b) { return w_.apply_stamp[b].load(); },
-          [&](int64_t b) {
-            w_.Trace(absl::StrCat("undoes block ", b));
-            Copy(u.planes, w_.planes[b]);
-          });
-      w_.Tick();
-      RecoverSlot(
-          u.reduce, [&](int64_t b) { return w_.reduce_stamp[b].load(); },
-          [&](int64_t b) {
-            Copy(u.grad, w_.grad[b]);
-            w_.sumsq[b] = u.sumsq;
-            w_.Tick();
-          });
-      w_.Tick();
-    }
-  }
-
   std::optional<AssignmentEntry> FindAssignment() {
-    std::optional<AssignmentEntry> a = w_.AssignmentFor(page_.done.step.Next());
+    std::optional<AssignmentEntry> a = m_.AssignmentFor(page_.done.step.Next());
     const auto mine = [&](const std::optional<AssignmentEntry>& x) {
-      return x.has_value() && slot_.value() < x->servers;
+      return x.has_value() && slot_.value() < x->servers();
     };
-    if (!mine(a)) a = w_.Newest();
+    if (!mine(a)) a = m_.Newest();
     if (!mine(a)) return std::nullopt;
-    const std::optional<AssignmentEntry> previous = w_.BeforeEpoch(a->epoch);
+    const std::optional<AssignmentEntry> previous = m_.BeforeEpoch(a->epoch);
     if (page_.done.step >= *a->from) return a;
-    if (previous.has_value() && w_.LeastDone(*previous).step.Next() < *a->from && w_.bug != Bug::kNoBarrier) {
+    if (previous.has_value() && m_.LeastDone(*previous).step.Next() < *a->from && w_.bug != Bug::kNoBarrier) {
       return mine(previous) ? previous : std::nullopt;
     }
     if (!mine(previous) && slot_.value() != 0 && page_.entered != a->epoch) Enter(*a);
@@ -91,7 +70,7 @@ class Owner {
   // Stands where slot 0 stands, which is in every assignment.
   void Enter(const AssignmentEntry& a) {
     if (w_.bug != Bug::kWrongStart || a.epoch == 1) {
-      const OwnerShared& first = w_.owners[0];
+      const OwnerShared& first = m_.owners[0];
       for (int parity = 0; parity < 2; ++parity) {
         page_.boundary_done[parity] = first.boundary_done[parity];
         w_.Tick();
@@ -115,38 +94,91 @@ class Owner {
     const std::optional<AssignmentEntry> a = FindAssignment();
     if (!a.has_value()) return false;
     assignment_ = *a;
-    StepPipeline::Config config{w_.job.world_size, a->servers, slot_, a->epoch, {}, w_.job.loss_scale};
+    StepPipeline::Config config{w_.job.world_size, a->servers(), slot_, a->epoch, {}, w_.job.loss_scale};
+    SlicePipeline::Config slices{w_.job.Ranks().first(m_.host), w_.job.Ranks().end(m_.host), {}, {}};
     for (const UnitShape& u : w_.job.units) {
-      config.owns.push_back(!Owned(u.blocks, slot_, a->servers).empty());
+      config.owns.push_back(!Owned(u.blocks, slot_, a->hosts).empty());
+      slices.slices.push_back(!SlicedBy(u.blocks, slot_, a->hosts).empty());
+      slices.consumers.emplace_back();
+      for (int m = 0; m < a->servers(); ++m) {
+        const bool owns = !Owned(u.blocks, Slot(m), a->hosts).empty();
+        if (owns && a->hosts.HostOf(Slot(m)) != m_.host) slices.consumers.back().push_back(m);
+      }
     }
     config.pre_update = w_.job.norms;
+    if (w_.job.hosts > 1) config.host_ranks = w_.job.groups;
+    config.host = m_.host;
     const uint8_t attempts = page_.rejected.step == page_.done.step.Next() ? page_.rejected.attempt + 1 : 0;
     pipeline_.emplace(std::move(config), page_.done, page_.Decided(), attempts);
+    slices_.emplace(std::move(slices), pipeline_->current());
     effects_.clear();
+    todo_.clear();
     w_.Trace(absl::StrCat("stands before step ", pipeline_->current().ToString(), " in ranges ", a->epoch));
     return true;
   }
 
   void Scan() {
     const StepId id = pipeline_->current();
+    slices_->Begin(id);
+    for (size_t u = 0; u < page_.sliced.size(); ++u) {
+      slices_->OnOwn(static_cast<int>(u), Mark(page_.sliced[u]));
+    }
     for (int r = 0; r < w_.job.world_size; ++r) {
-      const RankShared& rank = w_.ranks[r];
+      const RankShared& rank = m_.ranks[r];
       // The record first: with it, all marks of the step are seen.
       const std::optional<TrainerStep>& record = rank.step[id.step.value() & 1];
       const bool step = record.has_value() && record->id == id;
       w_.Tick();
       for (size_t u = 0; u < rank.delivered.size(); ++u) {
         pipeline_->OnDelivered(Rank(r), static_cast<int>(u), Mark(rank.delivered[u].mark), &effects_);
+        slices_->OnDelivered(Rank(r), static_cast<int>(u), Mark(rank.delivered[u].mark), &todo_);
       }
       w_.Tick();
-      if (step && record.has_value()) pipeline_->OnTrainerStep(Rank(r), *record, &effects_);
+      if (!step || !record.has_value()) continue;
+      pipeline_->OnTrainerStep(Rank(r), *record, &effects_);
+      slices_->OnTrainerStep(Rank(r), *record, &todo_);
     }
-    for (int m = 0; m < assignment_.servers; ++m) ShowOwner(Slot(m));
-    pipeline_->OnProposals(w_.boundary, &effects_);
+    ScanInbox(id);
+    for (int m = 0; m < assignment_.servers(); ++m) ShowOwner(Slot(m));
+    pipeline_->OnProposals(m_.boundary, &effects_);
+  }
+
+  void ScanInbox(StepId id) {
+    for (int h = 0; h < w_.job.hosts; ++h) {
+      for (size_t u = 0; u < w_.job.units.size() && h != m_.host; ++u) {
+        Mark received(m_.inbox[h][u].received);
+        if (w_.bug == Bug::kOldSlice) received = Mark::Of(id, received.parts());
+        pipeline_->OnReceived(h, static_cast<int>(u), received, &effects_);
+      }
+    }
+    for (int m = 0; m < assignment_.servers(); ++m) {
+      w_.Tick();
+      for (size_t u = 0; u < w_.job.units.size(); ++u) {
+        Mark consumed(m_.owners[m].consumed[u]);
+        if (w_.bug == Bug::kOverwriteOutbox) consumed = Mark::Of(id, 100);
+        slices_->OnConsumed(Slot(m), static_cast<int>(u), consumed, &todo_);
+      }
+    }
+  }
+
+  void Slices() {
+    if (!pipeline_->open()) return;
+    std::vector<Slice> todo;
+    todo.swap(todo_);
+    for (const Slice& s : todo) {
+      if (s.id != pipeline_->current()) continue;
+      blocks_.Slice(s.unit, s.part, s.id, assignment_.hosts);
+      const Mark mark = Mark::Of(s.id, s.part + 1);
+      if (Mark(page_.sliced[s.unit]) < mark) page_.sliced[s.unit] = mark.word();
+      w_.Trace(absl::StrCat("SLICED unit ", s.unit, " part ", s.part, " of step ", s.id.ToString()));
+      w_.s.Ring();
+      w_.Tick();
+      slices_->OnSliced(s.unit, &todo_);
+    }
   }
 
   void ShowOwner(Slot slot) {
-    const OwnerShared& o = w_.owners[slot.value()];
+    const OwnerShared& o = m_.owners[slot.value()];
     OwnerPage page;
     if (o.prepared.has_value() && o.prepared->id == pipeline_->current()) page.prepared = o.prepared;
     w_.Tick();
@@ -197,62 +229,9 @@ class Owner {
     }
   }
 
-  // What the ranks that delivered this part sent for a block.
-  Values PartOf(int unit, int part, StepId id, int64_t block) {
-    Values sum{};
-    for (int r = 0; r < w_.job.world_size; ++r) {
-      const RankShared::Delivery& d = w_.ranks[r].delivered[unit];
-      const uint32_t parts = Mark(d.mark).PartsOf(id);
-      if (parts <= static_cast<uint32_t>(part)) continue;
-      if (parts != static_cast<uint32_t>(part) + 1 && w_.bug != Bug::kOverwriteStaging) {
-        w_.Fail(absl::StrCat("part ", part, " of unit ", unit, " of rank ", r,
-                             " was replaced before it was reduced"));
-      }
-      if (d.location < 0) continue;
-      const int64_t at = block - w_.job.units[unit].blocks.begin;
-      for (int e = 0; e < kElements; ++e) sum[e] += d.scale * w_.ranks[r].staging[d.location][at][e];
-      w_.Tick();
-    }
-    return sum;
-  }
-
-  static double Squares(const Values& v) {
-    double sum = 0;
-    for (double x : v) sum += x * x;
-    return sum;
-  }
-
   void Reduce(const Effect& e) {
     const Mark mark = Mark::Of(e.id, e.part + 1);
-    const BlockRange own = Owned(w_.job.units[e.unit].blocks, slot_, assignment_.servers);
-    for (int64_t b = own.begin; b < own.end; ++b) {
-      if (Mark(w_.reduce_stamp[b].load()) >= mark) continue;
-      const Values part = PartOf(e.unit, e.part, e.id, b);
-      if (e.part == 0) {
-        Copy(part, w_.grad[b]);
-        w_.sumsq[b] = Squares(w_.grad[b]);
-        w_.Tick();
-        w_.reduce_stamp[b] = mark.word();
-        w_.Tick();
-        continue;
-      }
-      Undo& u = NextUndo();
-      JournaledMutate(
-          u.reduce, w_.reduce_stamp[b], mark, b,
-          [&] {
-            Copy(w_.grad[b], u.grad);
-            u.sumsq = w_.sumsq[b];
-          },
-          [&] {
-            for (int i = 0; i < kElements; ++i) {
-              w_.grad[b][i] += part[i];
-              w_.Tick();
-            }
-            w_.sumsq[b] = Squares(w_.grad[b]);
-          },
-          [&] { w_.Tick(); });
-      w_.Tick();
-    }
+    blocks_.Reduce(e.unit, e.part, e.id, assignment_.hosts);
     w_.Trace(absl::StrCat("reduced unit ", e.unit, " part ", e.part, " of step ", e.id.ToString()));
     if (Mark(page_.consumed[e.unit]) < mark) page_.consumed[e.unit] = mark.word();
     w_.s.Ring();
@@ -261,8 +240,6 @@ class Owner {
     const bool prepared = page_.prepared.has_value() && page_.prepared->id == e.id;
     if (w_.bug == Bug::kPrepareEarly && effects_.empty() && !prepared) Prepare(e.id);
   }
-
-  Undo& NextUndo() { return page_.undo[turn_ ^= 1]; }
 
   void Prepare(StepId id) {
     OwnerPrepared p;
@@ -273,16 +250,16 @@ class Owner {
       if (pipeline_->step(Rank(r)).has_value()) has_grad[0] |= pipeline_->step(Rank(r))->has_grad[0];
     }
     for (const UnitShape& u : w_.job.units) {
-      const BlockRange own = Owned(u.blocks, slot_, assignment_.servers);
+      const BlockRange own = Owned(u.blocks, slot_, assignment_.hosts);
       for (int64_t b = own.begin; b < own.end; ++b) {
-        if (TestBit(has_grad, w_.job.TensorOf(static_cast<int>(b)))) p.sum_squares.Add(w_.sumsq[b]);
+        if (TestBit(has_grad, w_.job.TensorOf(static_cast<int>(b)))) p.sum_squares.Add(m_.sumsq[b]);
       }
     }
-    p.proposals.ranges = w_.proposals.ranges;
+    p.proposals.ranges = m_.proposals.ranges;
     w_.Tick();
-    p.proposals.snapshot = w_.proposals.snapshot;
+    p.proposals.snapshot = m_.proposals.snapshot;
     w_.Tick();
-    p.proposals.import = w_.proposals.import;
+    p.proposals.import = m_.proposals.import;
     page_.prepared.reset();
     w_.Tick();
     page_.prepared = p;
@@ -294,27 +271,11 @@ class Owner {
   void PreUpdate(StepId id) {
     const Verdict& v = pipeline_->verdict();
     if (w_.bug == Bug::kPhasedEarly) page_.phased = id;
-    for (const UnitShape& u : w_.job.units) {
-      const BlockRange own = Owned(u.blocks, slot_, assignment_.servers);
-      for (int64_t b = own.begin; b < own.end; ++b) {
-        if (!TestBit(v.has_grad, w_.job.TensorOf(static_cast<int>(b)))) continue;
-        w_.Tick();
-        w_.norms[b] = Job::Norm(w_.planes[b], w_.grad[b]);
-      }
-    }
-    w_.Tick();
+    blocks_.TakeNorms(v, assignment_.hosts);
     page_.phased = id;
     w_.Trace(absl::StrCat("PHASED ", id.ToString()));
     w_.s.Ring();
     ShowOwner(slot_);
-  }
-
-  double TrustOf(int64_t block) const {
-    if (!w_.job.norms) return 1;
-    const BlockRange blocks = w_.job.tensors[w_.job.TensorOf(static_cast<int>(block))].blocks;
-    double sum = 0;
-    for (int64_t b = blocks.begin; b < blocks.end; ++b) sum += w_.norms[b];
-    return Job::Trust(sum);
   }
 
   void StoreVerdict() {
@@ -327,92 +288,16 @@ class Owner {
     w_.Trace(absl::StrCat("verdict ", static_cast<int>(v.kind), " on step ", v.id.ToString()));
     w_.Tick();
     if (v.kind != VerdictKind::kReject && v.proposals.ranges > decided_before_.ranges) {
-      w_.Activate(v.proposals.ranges, v.id.step.Next());
+      m_.Activate(v.proposals.ranges, v.id.step.Next());
     }
-  }
-
-  // Before a block changes: what snapshots that were cut before `step` still need of it.
-  void Preserve(int64_t block, Step step, bool at_boundary) {
-    for (Snapshot& s : w_.snapshots) {
-      if (!s.cut.has_value() || s.released || s.index[block] >= 0) continue;
-      if (at_boundary ? step < *s.cut : step <= *s.cut) continue;
-      s.pool.emplace_back();
-      const int at = static_cast<int>(s.pool.size()) - 1;
-      Planes copy;
-      Copy(w_.planes[block], copy);
-      s.pool[at] = copy;
-      w_.Tick();
-      s.index[block] = at;
-      w_.Tick();
-    }
-  }
-
-  void CutSnapshots(uint64_t after, uint64_t last, Step step) {
-    for (Snapshot& s : w_.snapshots) {
-      if (s.id <= after || s.id > last || s.cut.has_value()) continue;
-      s.cut = step;
-      w_.Trace(absl::StrCat("snapshot ", s.id, " is cut after step ", step.value()));
-      w_.Tick();
-    }
-  }
-
-  void Mutate(int64_t b, const Verdict& v, bool update, const std::vector<uint64_t>& imports) {
-    Planes& p = w_.planes[b];
-    const double rate = v.groups[0][kLr] * (update ? TrustOf(b) : 1);
-    for (int e = 0; e < kElements && update; ++e) {
-      p.momentum[e] += w_.grad[b][e];
-      w_.Tick();
-      p.param[e] -= rate * p.momentum[e];
-      w_.Tick();
-    }
-    Overlay(b, imports);
-    p.updates += 1;
-  }
-
-  void Overlay(int64_t b, const std::vector<uint64_t>& imports) {
-    for (uint64_t id : imports) {
-      if (const auto values = w_.job.Import(id, static_cast<int>(b)); values.has_value()) {
-        Copy(*values, w_.planes[b].param);
-      }
-    }
-  }
-
-  bool Covered(int64_t b, const std::vector<uint64_t>& imports) const {
-    for (uint64_t id : imports) {
-      if (w_.job.Import(id, static_cast<int>(b)).has_value()) return true;
-    }
-    return false;
   }
 
   void Apply() {
     const Verdict& v = pipeline_->verdict();
-    const Mark mark = Mark::Of(v.id);
     std::vector<uint64_t> imports = v.imports;
     for (uint64_t i = decided_before_.import + 1; i <= v.proposals.import; ++i) imports.push_back(i);
-    for (const UnitShape& unit : w_.job.units) {
-      const BlockRange own = Owned(unit.blocks, slot_, assignment_.servers);
-      for (int64_t b = own.begin; b < own.end; ++b) {
-        const bool update =
-            v.kind == VerdictKind::kCommit && TestBit(v.has_grad, w_.job.TensorOf(static_cast<int>(b)));
-        if (!update && !Covered(b, imports)) continue;
-        if (Mark(w_.apply_stamp[b].load()) >= mark) continue;
-        if (w_.bug != Bug::kIndexAfterMutation) Preserve(b, v.id.step, false);
-        Undo& u = NextUndo();
-        const auto save = [&] { Copy(w_.planes[b], u.planes); };
-        const auto mutate = [&] { Mutate(b, v, update, imports); };
-        const auto tick = [&] { w_.Tick(); };
-        if (w_.bug == Bug::kStampBeforeMutate) {
-          JournaledMutate(
-              u.apply, w_.apply_stamp[b], mark, b, save, [] {}, tick);
-          mutate();
-        } else {
-          JournaledMutate(u.apply, w_.apply_stamp[b], mark, b, save, mutate, tick);
-        }
-        w_.Tick();
-        if (w_.bug == Bug::kIndexAfterMutation) Preserve(b, v.id.step, false);
-      }
-    }
-    CutSnapshots(decided_before_.snapshot, v.proposals.snapshot, v.id.step);
+    blocks_.Apply(v, imports, assignment_.hosts);
+    blocks_.CutSnapshots(decided_before_.snapshot, v.proposals.snapshot, v.id.step);
     w_.Tick();
     pipeline_->OnApplied(&effects_);
   }
@@ -457,21 +342,16 @@ class Owner {
     Proposals decision = pipeline_->boundary_decision();
     oracle_.OnBoundary(e.id, e.n, decision, before);
     // What is cut here is cut before what is stored here.
-    CutSnapshots(before.snapshot, decision.snapshot, page_.done.step);
+    blocks_.CutSnapshots(before.snapshot, decision.snapshot, page_.done.step);
     std::vector<uint64_t> imports;
     for (uint64_t i = before.import + 1; i <= decision.import; ++i) imports.push_back(i);
-    for (const UnitShape& unit : w_.job.units) {
-      const BlockRange own = Owned(unit.blocks, slot_, assignment_.servers);
-      for (int64_t b = own.begin; b < own.end; ++b) {
-        if (!Covered(b, imports)) continue;
-        Preserve(b, page_.done.step, true);
-        Overlay(b, imports);
-      }
-    }
+    blocks_.Store(imports, assignment_.hosts);
     if (decision.ranges > before.ranges) {
-      for (uint64_t& c : page_.consumed) {
-        c = 0;
-        w_.Tick();
+      for (std::vector<uint64_t>* marks : {&page_.consumed, &page_.sliced}) {
+        for (uint64_t& mark : *marks) {
+          mark = 0;
+          w_.Tick();
+        }
       }
     }
     if (w_.bug == Bug::kImportTwice) decision.import = before.import;
@@ -483,7 +363,7 @@ class Owner {
   }
 
   void ChangeRanges(const Effect& e) {
-    w_.Activate(pipeline_->decided().ranges, e.id.step);
+    m_.Activate(pipeline_->decided().ranges, e.id.step);
     w_.Trace(absl::StrCat("leaves ranges ", assignment_.epoch));
     pipeline_.reset();
     effects_.clear();
@@ -492,19 +372,22 @@ class Owner {
   }
 
   World& w_;
+  HostMemory& m_;
   Oracle& oracle_;
   const Slot slot_;
   OwnerShared& page_;
   const int id_;
+  OwnerBlocks blocks_;
   std::optional<StepPipeline> pipeline_;
+  std::optional<SlicePipeline> slices_;
+  std::vector<Slice> todo_;
   AssignmentEntry assignment_;
   std::vector<Effect> effects_;
   Proposals decided_before_;
-  int turn_ = 0;
 };
 
 }  // namespace
 
-void RunOwner(World& world, Oracle& oracle, Slot slot) { Owner(world, oracle, slot).Run(); }
+void RunOwner(World& world, Oracle& oracle, int host, Slot slot) { Owner(world, oracle, host, slot).Run(); }
 
 }  // namespace sherd::sim

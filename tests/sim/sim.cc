@@ -8,7 +8,7 @@
 namespace sherd::sim {
 namespace {
 
-constexpr uint64_t kMaxEvents = 1000000;
+constexpr uint64_t kMaxEvents = 4000000;
 
 std::vector<Operation> PlanOperations(const Job& job, Random& random) {
   std::vector<Operation> all;
@@ -34,11 +34,12 @@ std::vector<Operation> PlanOperations(const Job& job, Random& random) {
 
 void CheckEnd(const World& w, const Oracle& oracle) {
   w.Check(oracle.done().step.value() == static_cast<uint64_t>(w.job.steps), "not all steps were decided");
-  w.Check(w.planes == oracle.planes(), "planes differ from the unsharded model");
   for (int b = 0; b < w.job.blocks; ++b) {
-    w.Check(w.apply_stamp[b].load() == oracle.stamps()[b], "a block is not stamped with its last update");
+    const HostMemory& m = w.memory[w.job.HostOfBlock(b)];
+    w.Check(m.planes[b] == oracle.planes()[b], "planes differ from the unsharded model");
+    w.Check(m.apply_stamp[b].load() == oracle.stamps()[b], "a block is not stamped with its last update");
   }
-  w.Check(oracle.decided() == w.proposals, "not all proposals were decided");
+  w.Check(oracle.decided() == w.memory[0].proposals, "not all proposals were decided");
 }
 
 std::string WhoWaits(const World& w, const Scheduler& s) {
@@ -67,11 +68,12 @@ Result RunSeed(const Options& options) {
   World& w = *world;
   w.operations = PlanOperations(job, random);
   scheduler.on_fault = [&](const std::string& what) { w.Trace("*** " + what); };
-  w.Trace(absl::StrCat(job.world_size, " trainers, ", job.servers, " servers, ", job.steps, " steps, ",
-                       job.blocks, " blocks in ", job.units.size(), " units, ", w.operations.size(),
-                       " operations"));
+  w.Trace(absl::StrCat(job.hosts, " hosts, ", job.world_size, " trainers, ", job.servers, " servers, ",
+                       job.steps, " steps, ", job.blocks, " blocks in ", job.units.size(), " units, ",
+                       w.operations.size(), " operations"));
   scheduler.Spawn("supervisor", false, [&] { RunSupervisor(w, oracle); });
   scheduler.Spawn("reader", false, [&] { RunReader(w, oracle); });
+  scheduler.Spawn("network", false, [&] { RunNetwork(w); });
   Result result;
   result.failure = scheduler.Run([&] { return w.settled; }, kMaxEvents);
   if (!result.failure.empty()) {

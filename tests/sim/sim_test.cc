@@ -37,13 +37,13 @@ class PlantedBugTest : public testing::TestWithParam<int> {};
 
 TEST_P(PlantedBugTest, IsFound) {
   const Bug bug = static_cast<Bug>(GetParam());
-  for (uint64_t seed = 1; seed <= 300; ++seed) {
+  for (uint64_t seed = 1; seed <= 500; ++seed) {
     const Result r = RunSeed({seed, bug});
     if (r.failure.empty()) continue;
     std::cout << BugName(bug) << " is found with seed " << seed << ": " << r.failure << std::endl;
     return;
   }
-  ADD_FAILURE() << BugName(bug) << " goes unnoticed for 300 seeds";
+  ADD_FAILURE() << BugName(bug) << " goes unnoticed for 500 seeds";
 }
 
 INSTANTIATE_TEST_SUITE_P(All, PlantedBugTest,

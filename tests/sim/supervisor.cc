@@ -6,13 +6,15 @@ namespace sherd::sim {
 namespace {
 
 // A server waits until the newest epoch gives it a slot.
-void RunServer(World& w, Oracle& oracle) {
+void RunServer(World& w, Oracle& oracle, int host) {
   const ProcessIdentity me = w.Identity(w.s.current());
   for (;;) {
     const uint64_t ticket = w.s.Listen();
     w.Tick();
     for (size_t m = 0; !w.epochs.empty() && m < w.epochs.back().servers.size(); ++m) {
-      if (w.epochs.back().servers[m].process == me) return RunOwner(w, oracle, Slot(static_cast<int>(m)));
+      if (w.epochs.back().servers[m].process == me) {
+        return RunOwner(w, oracle, host, Slot(static_cast<int>(m)));
+      }
     }
     w.s.Wait(ticket);
   }
@@ -26,6 +28,14 @@ void RunMember(World& w, const Oracle& oracle, Rank rank) {
     w.Tick();
     if (!w.epochs.empty() && w.epochs.back().world_size > 0 &&
         w.epochs.back().trainers[rank.value()].process == me) {
+      // What was decided while nobody was attached may not have reached this host.
+      const Proposals boundary = w.memory[0].boundary;
+      HostMemory& here = w.memory[w.job.Ranks().HostOf(rank)];
+      while (!here.Settled({boundary.ranges, 0, boundary.import})) {
+        const uint64_t again = w.s.Listen();
+        w.Tick();
+        if (!here.Settled({boundary.ranges, 0, boundary.import})) w.s.Wait(again);
+      }
       return RunTrainer(w, oracle, rank);
     }
     w.s.Wait(ticket);
@@ -42,10 +52,17 @@ void RunSupervisor(World& w, Oracle& oracle) {
     if (!w.s.Alive(w.coordinator_process)) {
       w.coordinator_process = w.s.Spawn("coordinator", true, [&] { RunCoordinator(w); });
     }
-    for (int k = 0; k < kMaxSlots; ++k) {
+    for (int k = 0; k < static_cast<int>(w.server_process.size()); ++k) {
       if (w.s.Alive(w.server_process[k])) continue;
-      w.server_process[k] = w.s.Spawn(absl::StrCat("server s", k), true, [&] { RunServer(w, oracle); });
+      w.server_process[k] =
+          w.s.Spawn(absl::StrCat("server s", k), true,
+                    [&w, &oracle, host = w.job.HostOfServer(k)] { RunServer(w, oracle, host); });
       w.processes.push_back({w.server_process[k], true, k});
+      w.s.Ring();
+    }
+    for (int h = 0; h < w.job.hosts && w.job.hosts > 1; ++h) {
+      if (w.s.Alive(w.agent_process[h])) continue;
+      w.agent_process[h] = w.s.Spawn(absl::StrCat("agent ", h), true, [&w, h] { RunAgent(w, h); });
       w.s.Ring();
     }
     for (int r = 0; r < w.job.world_size; ++r) {

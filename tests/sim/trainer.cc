@@ -10,7 +10,12 @@ namespace {
 class Trainer {
  public:
   Trainer(World& world, const Oracle& oracle, Rank rank)
-      : w_(world), oracle_(oracle), rank_(rank), me_(world.ranks[rank.value()]), id_(world.s.current()) {
+      : w_(world),
+        m_(world.memory[world.job.Ranks().HostOf(rank)]),
+        oracle_(oracle),
+        rank_(rank),
+        me_(m_.ranks[rank.value()]),
+        id_(world.s.current()) {
     w_.waits_for[id_] = [this] { return waits_for_; };
   }
   ~Trainer() { w_.waits_for.erase(id_); }
@@ -19,7 +24,7 @@ class Trainer {
     for (;;) {
       const uint64_t ticket = w_.s.Listen();
       w_.Tick();
-      const StepId done = w_.DoneByAll();
+      const StepId done = m_.DoneByAll();
       StepId next = done.NextStep();
       next.attempt = Attempt(next.step);
       const std::optional<TrainerStep>& record = me_.step[next.step.value() & 1];
@@ -50,10 +55,10 @@ class Trainer {
   // The next attempt begins when every owner has rejected the one before: the STEP record that it overwrites
   // is then needed by nobody.
   uint8_t Attempt(Step step) const {
-    const AssignmentEntry a = *w_.AssignmentFor(step);
+    const AssignmentEntry a = *m_.AssignmentFor(step);
     int least = 255, most = 0;
-    for (int m = 0; m < a.servers; ++m) {
-      const StepId rejected = w_.owners[m].rejected;
+    for (int m = 0; m < a.servers(); ++m) {
+      const StepId rejected = m_.owners[m].rejected;
       const int attempt = rejected.step == step ? rejected.attempt + 1 : 0;
       least = std::min(least, attempt);
       most = std::max(most, attempt);
@@ -65,7 +70,12 @@ class Trainer {
   void StandBefore(StepId done) {
     if (done.step.value() == 0) return;
     w_.Check(oracle_.done().step == done.step, "a step is done that was not decided, or went on without me");
-    w_.Check(w_.planes == oracle_.After(done.step), "parameters between two steps are not those of the step");
+    for (int b = 0; b < w_.job.blocks; ++b) {
+      const Planes& truth = oracle_.After(done.step)[b];
+      const bool here = w_.job.HostOfBlock(b) == m_.host;
+      w_.Check(here ? m_.planes[b] == truth : m_.planes[b].param == truth.param,
+               "parameters between two steps are not those of the step");
+    }
     const std::optional<TrainerStep>& last = me_.step[done.step.value() & 1];
     const StepId committed = oracle_.Committed(done.step);
     w_.Check(last.has_value() && last->id == committed, "no STEP record of the last step");
@@ -89,7 +99,7 @@ class Trainer {
       for (size_t u = 0; u < me_.delivered.size() && w_.bug != Bug::kOverwriteStaging; ++u) {
         const RankShared::Delivery& d = me_.delivered[u];
         busy |= d.location == static_cast<int>(location) &&
-                !w_.ConsumedByAll(static_cast<int>(u), Mark(d.mark), id);
+                !m_.ConsumedByAll(static_cast<int>(u), Mark(d.mark), id);
       }
       if (!busy) return static_cast<int>(location);
     }
@@ -98,7 +108,7 @@ class Trainer {
 
   // Two ranks that deliver in different orders could wait for each other for ever: then the ring grows.
   bool SomeoneAhead(StepId id) const {
-    for (const RankShared& r : w_.ranks) {
+    for (const RankShared& r : m_.ranks) {
       for (size_t u = 0; u < r.delivered.size(); ++u) {
         if (Mark(r.delivered[u].mark).PartsOf(id) > Mark(me_.delivered[u].mark).PartsOf(id)) return true;
       }
@@ -119,7 +129,7 @@ class Trainer {
     RankShared::Delivery& d = me_.delivered[part.unit];
     if (p > 0 && w_.bug != Bug::kOverwriteStaging) {
       WaitUntil(absl::StrCat("owners to consume unit ", part.unit),
-                [&] { return w_.ConsumedByAll(part.unit, Mark::Of(id, p), id); });
+                [&] { return m_.ConsumedByAll(part.unit, Mark::Of(id, p), id); });
     }
     int location = -1;
     if (!part.empty) {
@@ -161,7 +171,7 @@ class Trainer {
     w_.Tick();
     TrainerStep record = w_.job.Record(rank_, id);
     // As every restarted trainer finds it: in the last verdict of the slot that is in every assignment.
-    const std::optional<Verdict>& last = w_.owners[0].verdict;
+    const std::optional<Verdict>& last = m_.owners[0].verdict;
     w_.Check(last.has_value() == (last_decided(id) > 0), "no verdict of the last step");
     record.loss_scale = last.has_value() ? last->loss_scale : FirstLossScale(w_.job.loss_scale);
     me_.step[parity] = record;
@@ -174,6 +184,7 @@ class Trainer {
   static uint64_t last_decided(StepId id) { return id.step.value() - 1 + id.attempt; }
 
   World& w_;
+  HostMemory& m_;
   const Oracle& oracle_;
   const Rank rank_;
   RankShared& me_;

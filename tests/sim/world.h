@@ -1,14 +1,15 @@
-// The shared memory of one simulated job (DESIGN.md, where things lie), as plain structs, and what is fixed
-// about the job: its layout and what its trainers will compute. A block holds four small integers, so that
-// sums are exact in any order.
+// The shared memory of one simulated job (DESIGN.md, where things lie), as plain structs, one on each host,
+// and the connections between hosts.
 //
 // The actors store to it with a Tick between any two stores; it outlives them all.
 #ifndef SHERD_TESTS_SIM_WORLD_H_
 #define SHERD_TESTS_SIM_WORLD_H_
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -17,15 +18,12 @@
 
 #include "core/block_journal.h"
 #include "core/epoch_doc.h"
-#include "core/partition.h"
+#include "core/host_map.h"
 #include "core/step_records.h"
+#include "tests/sim/job.h"
 #include "tests/sim/scheduler.h"
 
 namespace sherd::sim {
-
-inline constexpr int kElements = 4;
-inline constexpr int kMaxSlots = 4;
-using Values = std::array<double, kElements>;
 
 // Mistakes that a run may be asked to make. The simulation is worth something because it finds each.
 enum class Bug {
@@ -45,63 +43,13 @@ enum class Bug {
   kPhasedEarly,         // PHASED is published before the norms are there
   kPhaseAgain,          // a successor takes the norms again though its predecessor was PHASED
   kRetireEarly,         // slots are given up before their owners have left the old ranges
+  kDoneBeforeBlocks,    // an agent sends records before what they stand for
+  kOverwriteOutbox,     // a slice is overwritten before it was consumed
+  kMarkBeforeSlice,     // an agent stores RECEIVED before the slice
+  kOldSlice,            // a slice of an earlier attempt counts
   kBugs,
 };
 const char* BugName(Bug bug);
-
-struct Planes {
-  Values param{}, momentum{};
-  double updates = 0;  // stands for the tensor's update count; in the block, so that the journal covers it
-  friend bool operator==(const Planes& a, const Planes& b) {
-    return a.param == b.param && a.momentum == b.momentum && a.updates == b.updates;
-  }
-};
-
-struct UnitShape {
-  BlockRange blocks;
-};
-struct TensorShape {
-  int unit = 0;
-  BlockRange blocks;
-};
-
-// What a job is, from its seed.
-struct Job {
-  uint64_t seed = 0;
-  int world_size = 1, servers = 1, steps = 4;
-  bool ring = false;   // stage 2
-  bool norms = false;  // the optimizer updates whole tensors by their norms
-  int ring_units = 2;  // of the first ring
-  std::vector<UnitShape> units;
-  std::vector<TensorShape> tensors;
-  int blocks = 0;
-  // It moves every few steps. Gradients are what they are; only the verdict divides.
-  LossScaleSpec loss_scale{/*dynamic=*/true, /*initial=*/4, /*window=*/1, /*hysteresis=*/2, /*min=*/1};
-
-  static Job FromSeed(uint64_t seed);
-  int UnitOf(int block) const;
-  int TensorOf(int block) const;
-
-  // What rank r computes in a step, whoever computes it: the same after every restart.
-  struct Part {
-    int unit = 0;
-    bool empty = false;
-    double scale = 1;
-  };
-  TrainerStep Record(Rank rank, StepId id) const;
-  std::vector<Part> Parts(Rank rank, StepId id) const;  // in the order in which they are delivered
-  bool HasGrad(Rank rank, Step step, int tensor) const;
-  double Gradient(Rank rank, Step step, int unit, int part, int block, int element) const;
-  uint64_t Blob(Rank rank, StepId id) const;
-  // What an import stores in a block: nothing, or one value for each element.
-  std::optional<Values> Import(uint64_t import, int block) const;
-  // What a block contributes to its tensor's norm, and the factor that a tensor's sum makes of the update.
-  static double Norm(const Planes& planes, const Values& grad);
-  static double Trust(double sum);
-
- private:
-  uint64_t Hash(uint64_t a, uint64_t b, uint64_t c = 0, uint64_t d = 0, uint64_t e = 0) const;
-};
 
 struct Undo {
   JournalSlot apply{}, reduce{};
@@ -110,8 +58,9 @@ struct Undo {
   double sumsq = 0;
 };
 
-struct OwnerShared {
-  std::vector<uint64_t> consumed;  // marks, per unit
+// Of an owner's page: what is mirrored.
+struct OwnerRecords {
+  std::vector<uint64_t> consumed, sliced;  // marks, per unit
   std::optional<OwnerPrepared> prepared;
   BoundaryOffer boundary;
   BoundaryOffer boundary_done[2];  // by parity of n
@@ -119,7 +68,6 @@ struct OwnerShared {
   Proposals decided_by_done[2];  // by parity of the step
   uint64_t entered = 0;
   std::optional<Verdict> verdict;
-  std::array<Undo, 2> undo;
 
   BoundaryOffer BoundaryDone() const {
     const BoundaryOffer &a = boundary_done[0], &b = boundary_done[1];
@@ -131,6 +79,10 @@ struct OwnerShared {
     if (b.n > 0 && b.before.step == done.step.Next()) p.MergeMax(b.proposals);
     return p;
   }
+};
+
+struct OwnerShared : OwnerRecords {
+  std::array<Undo, 2> undo;
 };
 
 struct RankShared {
@@ -147,8 +99,9 @@ struct RankShared {
 
 struct AssignmentEntry {
   uint64_t epoch = 0;
-  int servers = 0;
+  HostMap hosts = HostMap::OneHost(1);
   std::optional<Step> from;  // unset: not active
+  int servers() const { return hosts.servers(); }
 };
 
 struct Snapshot {
@@ -172,6 +125,61 @@ struct Operation {
   enum State { kPending, kClearing, kProposed } state = kPending;
 };
 
+// Partial sums of another host's ranks, per unit, and how far they have come.
+struct Inbox {
+  uint64_t received = 0;       // a mark
+  std::vector<Values> blocks;  // of the unit
+};
+
+// What stands in the shared memory of one host. Pages of ranks and slots of other hosts are mirrors, which
+// the host's agent writes; so are the parameters that other hosts own.
+struct HostMemory {
+  HostMemory(const Job& job, int host);
+
+  const Job* job;
+  const int host;
+  std::vector<RankShared> ranks;
+  std::deque<OwnerShared> owners;  // kMaxSlots
+  std::vector<Planes> planes;
+  std::vector<Values> grad;
+  std::vector<double> sumsq;
+  std::vector<double> norms;  // per block
+  std::deque<std::atomic<uint64_t>> reduce_stamp, apply_stamp;
+  std::vector<Values> outbox;             // per block that another host owns
+  std::vector<std::vector<Inbox>> inbox;  // by host and unit
+
+  Proposals proposals, boundary;
+  std::vector<AssignmentEntry> assignments;
+  std::deque<Snapshot> snapshots;
+
+  // As runtime's control page and job memory.
+  std::optional<AssignmentEntry> AssignmentFor(Step step) const;
+  std::optional<AssignmentEntry> Newest() const;
+  std::optional<AssignmentEntry> BeforeEpoch(uint64_t epoch) const;
+  void Activate(uint64_t epoch, Step from);
+  StepId LeastDone(const AssignmentEntry& a) const;
+  StepId DoneByAll() const;
+  // What a rank of this host delivered is needed no more: by owners here, nor by slots that sum it for
+  // others.
+  bool ConsumedByAll(int unit, Mark mark, StepId current) const;
+  // Every owner has carried out `goal`.
+  bool Settled(const Proposals& goal) const;
+};
+
+// What goes over a connection: carried out at the other end, by its agent, in order.
+struct Message {
+  uint64_t ready_at = 0;  // tick
+  std::function<void(HostMemory&)> put;
+  std::vector<uint64_t> received;  // instead: how far the sender's inbox of the receiver's host has come
+};
+
+// Between two hosts, the one with the lower index first.
+struct Link {
+  uint64_t id = 0;  // of the connection; 0: there never was one
+  bool up = false;
+  std::deque<Message> queue[2];  // to the second; to the first
+};
+
 // Everything that a death does not take away.
 struct World {
   World(const Job& job, Scheduler* scheduler, Bug bug, bool trace);
@@ -181,17 +189,8 @@ struct World {
   const Bug bug;
   const bool trace;
 
-  std::vector<RankShared> ranks;
-  std::deque<OwnerShared> owners;  // kMaxSlots
-  std::vector<Planes> planes;
-  std::vector<Values> grad;
-  std::vector<double> sumsq;
-  std::vector<double> norms;  // per block
-  std::deque<std::atomic<uint64_t>> reduce_stamp, apply_stamp;
-
-  Proposals proposals, boundary;
-  std::vector<AssignmentEntry> assignments;
-  std::deque<Snapshot> snapshots;
+  std::deque<HostMemory> memory;  // by host; the coordinator's is the first
+  std::map<std::pair<int, int>, Link> links;
   std::vector<Operation> operations;
 
   // The store of epoch documents; a process' pid is its fiber + 1.
@@ -206,7 +205,8 @@ struct World {
     int key = 0;  // of the id s<key>, or the rank
   };
   std::vector<Process> processes;
-  std::array<int, kMaxSlots> server_process;
+  std::vector<int> server_process;  // of s0, s1, ...
+  std::vector<int> agent_process;   // by host
   std::vector<int> trainer_process;
   std::vector<bool> trainer_finished;
   std::array<int, kMaxSlots> slot_holder;  // fiber that acts, or last acted, in each slot
@@ -222,15 +222,6 @@ struct World {
   void Check(bool ok, const char* what) const {
     if (!ok) Fail(what);
   }
-
-  // As runtime's control page and job memory.
-  std::optional<AssignmentEntry> AssignmentFor(Step step) const;
-  std::optional<AssignmentEntry> Newest() const;
-  std::optional<AssignmentEntry> BeforeEpoch(uint64_t epoch) const;
-  void Activate(uint64_t epoch, Step from);
-  StepId LeastDone(const AssignmentEntry& a) const;
-  StepId DoneByAll() const;
-  bool ConsumedByAll(int unit, Mark mark, StepId current) const;
 };
 
 }  // namespace sherd::sim
