@@ -4,7 +4,7 @@
 // host has stored its SLICED mark, the host's agent sends them.
 //
 //   SlicePipeline p(config, StepId{Step(1), 0});
-//   p.OnDelivered(rank, unit, mark, &todo);     // -> a slice, when all ranks of this host delivered that part
+//   p.OnDelivered(rank, unit, mark, &todo);     // -> a slice, when all ranks delivered that part
 //   ... sum it into the outbox, store the SLICED mark ...
 //   p.OnSliced(unit, &todo);
 //
