@@ -27,7 +27,7 @@ void SlicePipeline::OnOwn(int unit, Mark sliced) {
   u.sliced = std::max(u.sliced, static_cast<uint16_t>(sliced.PartsOf(id_)));
 }
 
-void SlicePipeline::OnDelivered(Rank rank, int unit, Mark delivered, std::vector<Slice>* out) {
+void SlicePipeline::OnDelivered(Rank rank, int unit, Mark delivered, std::vector<SliceOrder>* out) {
   if (rank.value() < config_.first_rank || rank.value() >= config_.end_rank) return;
   uint16_t& known = ranks_[rank.value() - config_.first_rank].delivered[unit];
   const uint32_t parts = delivered.PartsOf(id_);
@@ -36,7 +36,7 @@ void SlicePipeline::OnDelivered(Rank rank, int unit, Mark delivered, std::vector
   TrySlice(unit, out);
 }
 
-void SlicePipeline::OnTrainerStep(Rank rank, const TrainerStep& step, std::vector<Slice>* out) {
+void SlicePipeline::OnTrainerStep(Rank rank, const TrainerStep& step, std::vector<SliceOrder>* out) {
   if (rank.value() < config_.first_rank || rank.value() >= config_.end_rank || step.id != id_) return;
   RankState& r = ranks_[rank.value() - config_.first_rank];
   if (r.step) return;
@@ -47,7 +47,7 @@ void SlicePipeline::OnTrainerStep(Rank rank, const TrainerStep& step, std::vecto
   }
 }
 
-void SlicePipeline::OnConsumed(Slot slot, int unit, Mark consumed, std::vector<Slice>* out) {
+void SlicePipeline::OnConsumed(Slot slot, int unit, Mark consumed, std::vector<SliceOrder>* out) {
   const std::vector<int>& consumers = config_.consumers[unit];
   for (size_t i = 0; i < consumers.size(); ++i) {
     if (consumers[i] != slot.value()) continue;
@@ -57,7 +57,7 @@ void SlicePipeline::OnConsumed(Slot slot, int unit, Mark consumed, std::vector<S
   TrySlice(unit, out);
 }
 
-void SlicePipeline::OnSliced(int unit, std::vector<Slice>* out) {
+void SlicePipeline::OnSliced(int unit, std::vector<SliceOrder>* out) {
   UnitState& u = units_[unit];
   if (!u.in_hand) return;
   u.in_hand = false;
@@ -85,7 +85,7 @@ int SlicePipeline::Behind(int unit) const {
   return -1;
 }
 
-void SlicePipeline::TrySlice(int unit, std::vector<Slice>* out) {
+void SlicePipeline::TrySlice(int unit, std::vector<SliceOrder>* out) {
   UnitState& u = units_[unit];
   if (!config_.slices[unit] || u.in_hand || !Delivered(unit, u.sliced) || Behind(unit) >= 0) return;
   u.in_hand = true;

@@ -33,7 +33,7 @@ namespace sherd {
 // Sum part `part` of `unit` over the ranks of this host that delivered it, into the outbox; store SLICED(id,
 // part + 1); then OnSliced. A rank whose mark speaks of later parts shows that all of it was sent long ago:
 // then nothing is to be summed.
-struct Slice {
+struct SliceOrder {
   int unit = -1;
   int part = -1;
   StepId id;
@@ -57,12 +57,12 @@ class SlicePipeline {
   // This slot's SLICED mark of a unit, as it or a predecessor stored it.
   void OnOwn(int unit, Mark sliced);
   // Marks and records of this host's ranks; of other ranks: ignored.
-  void OnDelivered(Rank rank, int unit, Mark delivered, std::vector<Slice>* out);
-  void OnTrainerStep(Rank rank, const TrainerStep& step, std::vector<Slice>* out);
+  void OnDelivered(Rank rank, int unit, Mark delivered, std::vector<SliceOrder>* out);
+  void OnTrainerStep(Rank rank, const TrainerStep& step, std::vector<SliceOrder>* out);
   // The CONSUMED mark of an owner on another host.
-  void OnConsumed(Slot slot, int unit, Mark consumed, std::vector<Slice>* out);
+  void OnConsumed(Slot slot, int unit, Mark consumed, std::vector<SliceOrder>* out);
   // The slice last asked for of the unit stands, with its mark.
-  void OnSliced(int unit, std::vector<Slice>* out);
+  void OnSliced(int unit, std::vector<SliceOrder>* out);
 
   // What a slice that could be taken waits for: "slot 3 (reduction of unit 5, step 7)"; empty: nothing.
   std::string WaitsFor() const;
@@ -80,7 +80,7 @@ class SlicePipeline {
   bool Delivered(int unit, int part) const;
   // The consumer that has not consumed what the outbox holds; -1: all have.
   int Behind(int unit) const;
-  void TrySlice(int unit, std::vector<Slice>* out);
+  void TrySlice(int unit, std::vector<SliceOrder>* out);
 
   const Config config_;
   StepId id_;

@@ -9,8 +9,8 @@ namespace {
 
 constexpr StepId kStep1{Step(1), 0};
 
-std::string Text(const std::vector<Slice>& slices) {
-  return absl::StrJoin(slices, " ", [](std::string* out, const Slice& s) {
+std::string Text(const std::vector<SliceOrder>& slices) {
+  return absl::StrJoin(slices, " ", [](std::string* out, const SliceOrder& s) {
     absl::StrAppend(out, s.unit, ".", s.part, "@", s.id.ToString());
   });
 }
@@ -38,7 +38,7 @@ class Under {
  private:
   template <typename Do>
   std::string After(Do act) {
-    std::vector<Slice> out;
+    std::vector<SliceOrder> out;
     act(&out);
     return Text(out);
   }

@@ -163,9 +163,9 @@ class Owner {
 
   void Slices() {
     if (!pipeline_->open()) return;
-    std::vector<Slice> todo;
+    std::vector<SliceOrder> todo;
     todo.swap(todo_);
-    for (const Slice& s : todo) {
+    for (const SliceOrder& s : todo) {
       if (s.id != pipeline_->current()) continue;
       blocks_.Slice(s.unit, s.part, s.id, assignment_.hosts);
       const Mark mark = Mark::Of(s.id, s.part + 1);
@@ -380,7 +380,7 @@ class Owner {
   OwnerBlocks blocks_;
   std::optional<StepPipeline> pipeline_;
   std::optional<SlicePipeline> slices_;
-  std::vector<Slice> todo_;
+  std::vector<SliceOrder> todo_;
   AssignmentEntry assignment_;
   std::vector<Effect> effects_;
   Proposals decided_before_;
