@@ -37,8 +37,10 @@ int PollMs(absl::Duration left) {
   return static_cast<int>(std::clamp<int64_t>(absl::ToInt64Milliseconds(left) + 1, 0, 60000));
 }
 
+// A connection that broke when time was up is one that did not answer; a refusal is what it was.
 absl::Status LateOr(absl::Status status, absl::Time deadline, const std::string& who) {
-  if (status.ok() || absl::Now() < deadline) return status;
+  if (!absl::IsUnavailable(status) && !absl::IsDeadlineExceeded(status)) return status;
+  if (absl::Now() < deadline) return status;
   return absl::DeadlineExceededError(absl::StrCat(who, " does not answer"));
 }
 
@@ -333,6 +335,9 @@ LinkHealth Link::health() const {
   if (has_ended_) {
     health.state = LinkHealth::State::kClosed;
     health.words = std::string(ended_.message());
+  } else if (peer_closed_) {
+    health.state = LinkHealth::State::kClosed;
+    health.words = absl::StrCat(name_, " closed the connection");
   } else if (liveness_.suspect()) {
     health.state = LinkHealth::State::kSuspect;
     health.words =
@@ -400,13 +405,9 @@ void Link::Watch() {
     pollfd fds[2] = {{socket_.get(), POLLRDHUP, 0}, {wake_.get(), POLLIN, 0}};
     (void)::poll(fds, 2, PollMs(due.next - SystemClock().Monotonic()));
     if (fds[0].revents != 0 && PeerClosed()) {
-      LinkHealth health = this->health();
-      // An Abort() of this side says why itself.
-      if (health.state == LinkHealth::State::kClosed) break;
-      health.state = LinkHealth::State::kClosed;
-      health.words = absl::StrCat(name_, " closed the connection");
-      tell(health);
-      return;
+      MutexLock lock(mu_);
+      peer_closed_ = true;
+      break;
     }
   }
   tell(health());

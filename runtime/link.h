@@ -179,6 +179,8 @@ class Link {
   LinkLiveness liveness_ ABSL_GUARDED_BY(mu_);
   absl::Status ended_ ABSL_GUARDED_BY(mu_);
   bool has_ended_ ABSL_GUARDED_BY(mu_) = false;
+  // The peer's end is closed; what it sent before may still be received.
+  bool peer_closed_ ABSL_GUARDED_BY(mu_) = false;
 
   std::thread watch_;
 };
