@@ -24,6 +24,7 @@
 #include "kernels/convert.h"
 #include "kernels/optimizer.h"
 #include "kernels/reduce.h"
+#include "kernels/reduce_groups.h"
 
 namespace sherd {
 namespace bench {
@@ -157,6 +158,27 @@ class KernelsBench {
                           (end - begin) / kBlockElements, &block_sumsq_[begin / kBlockElements], stream);
   }
 
+  // Two groups of one source each, as two hosts have them: here and come ready-made.
+  void ReduceTwoGroups(int64_t begin, int64_t end, DType dtype, DType wire) {
+    const auto at = [&](int array, DType type) {
+      return reinterpret_cast<const char*>(arrays_[array]) + begin * SizeOf(type);
+    };
+    const kernels::Source here = {at(0, dtype), 0.5f, dtype}, come = {at(3, wire), 1.0f, wire};
+    const kernels::SourceGroup groups[] = {{&here, 1}, {&come, 1}};
+    kernels::ReduceGroups(groups, 2, wire, false, arrays_[4] + begin, (end - begin) / kBlockElements,
+                          &block_sumsq_[begin / kBlockElements], /*stream=*/true);
+  }
+
+  // What another host is sent of two ranks.
+  void Partial(int64_t begin, int64_t end, DType dtype) {
+    const auto at = [&](int array) {
+      return reinterpret_cast<const char*>(arrays_[array]) + begin * SizeOf(dtype);
+    };
+    const kernels::Source sources[] = {{at(0), 0.5f, dtype}, {at(3), 0.5f, dtype}};
+    kernels::ReducePartial(sources, 2, dtype, reinterpret_cast<char*>(arrays_[4]) + begin * SizeOf(dtype),
+                           (end - begin) / kBlockElements);
+  }
+
   // A block's parameters to 16 bits, in array 4.
   void Round(int64_t at, DType dtype, bool stochastic) {
     auto* const to = reinterpret_cast<uint16_t*>(arrays_[4]) + at;
@@ -218,9 +240,18 @@ class KernelsBench {
                        [this](int64_t b, int64_t e) { Reduce(b, e, false, false); }});
     entries.push_back({"reduce 2, accumulated", "accumulate", 16, true,
                        [this](int64_t b, int64_t e) { Reduce(b, e, true, false); }});
+    entries.push_back({"reduce 2 groups, streamed", "triad", 12, true, [this](int64_t b, int64_t e) {
+                         ReduceTwoGroups(b, e, DType::kFloat32, DType::kFloat32);
+                       }});
+    entries.push_back({"partial of 2, stored", "triad", 12, true,
+                       [this](int64_t b, int64_t e) { Partial(b, e, DType::kFloat32); }});
     for (const auto& [name, dtype] : kHalves) {
       entries.push_back({std::string("adamw, journaled, ") + name, "update", 30, true,
                          [this, d = dtype](int64_t b, int64_t e) { Journaled(b, e, d); }});
+      entries.push_back({std::string("reduce 2 groups, streamed, ") + name, "triad", 8, true,
+                         [this, d = dtype](int64_t b, int64_t e) { ReduceTwoGroups(b, e, d, d); }});
+      entries.push_back({std::string("partial of 2, stored, ") + name, "triad", 6, true,
+                         [this, d = dtype](int64_t b, int64_t e) { Partial(b, e, d); }});
       entries.push_back({std::string("reduce 2, streamed, ") + name, "triad", 8, true,
                          [this, d = dtype](int64_t b, int64_t e) { Reduce(b, e, false, true, d); }});
     }

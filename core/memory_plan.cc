@@ -47,7 +47,7 @@ TextbookPlan PlanTextbook(const PlanRequest& request, int stage) {
 SherdPlan PlanSherd(const PlanRequest& request, int stage) {
   JobSpec job = request.job;
   job.stage = std::min(stage, 2);
-  if (job.stage < 2) job.parts = 1;
+  job.parts = job.stage < 2 ? 1 : request.accumulation;
   const JobSizes sizes(job);
   const int hosts = request.hosts(), ranks = request.ranks_per_host;
   SherdPlan plan;
@@ -67,6 +67,11 @@ SherdPlan PlanSherd(const PlanRequest& request, int stage) {
   if (sizes.directions_bytes() > 0) add("directions", Share(sizes.directions_bytes(), hosts));
   add("stamps", Share(sizes.stamps_bytes(), hosts));
   add("staging", ranks * sizes.staging_bytes());
+  // Partial sums on their way: the outbox is what others own, an inbox for each of them is what this host
+  // owns.
+  const DType wire = job.reduction.groups.empty() ? job.staging : job.reduction.wire;
+  const int64_t sums = sizes.trainable_blocks() * kBlockElements * SizeOf(wire);
+  if (hosts > 1) add("exchange", sums - Share(sums, hosts) + (hosts - 1) * Share(sums, hosts));
   add("records",
       ranks * request.rank_page_bytes + request.servers * request.owner_page_bytes + request.control_bytes);
   plan.rank_bytes = sizes.staging_bytes() + request.rank_page_bytes;
@@ -87,11 +92,13 @@ SherdPlan PlanSherd(const PlanRequest& request, int stage) {
   const double before = info->norms ? 4 + state : info->directions ? 16 : 0;
   const double update = elements * (4 + 2 * state + compute + before);
   plan.memory_traffic_bytes = (reduce + update) / hosts;
-  // Sums of gradients go to the host that owns them, parameters come back to all.
+  // This host's sums go to the hosts that own the blocks, of each part that is reduced; its own parameters go
+  // to all.
   if (hosts > 1) {
     const double others = static_cast<double>(hosts - 1) / hosts;
-    plan.memory_traffic_bytes = reduce + update / hosts;
-    plan.network_traffic_bytes = elements * others * (staged + (compute > 0 ? compute : 4.0));
+    const double sent = elements * others * static_cast<double>(SizeOf(wire)) * job.parts;
+    plan.memory_traffic_bytes = reduce + update / hosts + 2 * sent;  // written here, read there
+    plan.network_traffic_bytes = sent + elements * others * (compute > 0 ? compute : 4.0);
   }
   return plan;
 }

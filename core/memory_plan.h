@@ -16,8 +16,11 @@
 //   optimizer:      device b P (stages 0 to 2) or 4 L + 2 P/N (3), host (12 + b + 2) P/n x 1.5
 //   and parameters: device 4 L (stage 3), host 18 P/n x 1.5
 //
-// Sherd: the segments that a job reserves, to the byte on one host (JobSizes). On n > 1 hosts, which this
-// version does not run on, planes and gradients are 1/n each and the parameters of the computation whole.
+// Sherd: the segments that a job reserves, to the byte on one host (JobSizes). On n > 1 hosts planes and
+// gradients are 1/n each and the parameters of the computation whole; partial sums of b' bytes an element
+// (the dtype of the reduction tree, or of staging) wait in an outbox, (n-1)/n P, and in inboxes, as much
+// again. A host sends (n-1)/n P (b' + b) bytes a step: its sums of the others' blocks, once for each part
+// that stage 2 reduces, and its own parameters to each of the others.
 //
 // Pure; thread-safe.
 #ifndef SHERD_CORE_MEMORY_PLAN_H_

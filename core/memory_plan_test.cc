@@ -112,7 +112,16 @@ TEST(MemoryPlan, SeveralHostsShareThePlanes) {
   EXPECT_EQ(r.hosts(), 2);
   EXPECT_EQ(ItemOf(PlanSherd(r, 2), "plane.param"), plane);
   EXPECT_EQ(ItemOf(PlanSherd(r, 2), "plane.exp_avg"), plane / 2);
+  EXPECT_EQ(ItemOf(PlanSherd(r, 2), "exchange"), plane);  // half of it goes out, half comes in
   EXPECT_DOUBLE_EQ(PlanSherd(r, 2).network_traffic_bytes, 0.5 * 8 * (64 << 20));
+  r.accumulation = 3;  // in stage 2 every part is reduced
+  EXPECT_DOUBLE_EQ(PlanSherd(r, 2).network_traffic_bytes, 0.5 * (3 * 4 + 4) * (64 << 20));
+  EXPECT_DOUBLE_EQ(PlanSherd(r, 1).network_traffic_bytes, 0.5 * 8 * (64 << 20));
+  PlanRequest four = Request(64 << 20, 8, 2, DType::kBFloat16);
+  EXPECT_EQ(ItemOf(PlanSherd(four, 2), "exchange"), 2 * 3 * (plane / 2) / 4);
+  EXPECT_DOUBLE_EQ(PlanSherd(four, 2).network_traffic_bytes, 0.75 * 4 * (64 << 20));
+  four.job.reduction = {{2, 2, 2, 2}, DType::kFloat32};
+  EXPECT_DOUBLE_EQ(PlanSherd(four, 2).network_traffic_bytes, 0.75 * 6 * (64 << 20));
 }
 
 TEST(MemoryPlan, ModelsOfAnySize) {

@@ -16,6 +16,7 @@
 #include "kernels/half.h"
 #include "kernels/optimizer.h"
 #include "kernels/reduce.h"
+#include "kernels/reduce_groups.h"
 
 namespace sherd {
 namespace kernels {
@@ -28,6 +29,11 @@ constexpr int kMaxSources = 128;
 // blocks is not in [0, 2^31), or a dtype is not supported; else the error of the launch.
 cudaError_t LaunchReduceBlocks(const Source* sources, int n, bool accumulate, float* out, int64_t blocks,
                                double* block_sumsq, cudaStream_t stream);
+
+// As ReduceGroups. `groups` and their sources are host arrays. Returns cudaErrorInvalidValue as
+// LaunchReduceBlocks, for all groups together; else the error of the launch.
+cudaError_t LaunchReduceGroups(const SourceGroup* groups, int n, DType wire, bool accumulate, float* out,
+                               int64_t blocks, double* block_sumsq, cudaStream_t stream);
 
 // Where the updated parameters also go, rounded: the compute parameters of mixed precision.
 struct HalfStore {

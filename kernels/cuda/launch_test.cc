@@ -111,6 +111,37 @@ TEST_F(Launch, ReduceTakesSixteenBits) {
   }
 }
 
+TEST_F(Launch, GroupsGiveTheBitsOfThePlainLoop) {
+  std::mt19937_64 random(15);
+  for (DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16}) {
+    for (DType wire : {DType::kFloat32, DType::kBFloat16, DType::kFloat16}) {
+      for (bool accumulate : {false, true}) {
+        std::vector<std::unique_ptr<Managed<float>>> data;
+        std::vector<Source> sources;
+        for (int k = 0; k < 5; ++k) {
+          Floats values(kElements);
+          FromFloat(RandomFloats(kElements, random, true).data(), kElements, dtype, values.data());
+          data.push_back(std::make_unique<Managed<float>>(values));
+          sources.push_back({k == 2 ? nullptr : data[k]->data(), 0.25f * (k + 1), dtype});
+        }
+        // Of two, of one that is not there, and of two.
+        const SourceGroup groups[] = {{&sources[0], 2}, {&sources[2], 1}, {&sources[3], 2}};
+        Floats out = RandomFloats(kElements, random, true);
+        Doubles sumsq(kBlocks);
+        Managed<float> device_out(out);
+        Managed<double> device_sumsq(sumsq);
+        ReduceGroupsScalar(groups, 3, wire, accumulate, out.data(), kBlocks, sumsq.data(), false);
+        ASSERT_EQ(LaunchReduceGroups(groups, 3, wire, accumulate, device_out.data(), kBlocks,
+                                     device_sumsq.data(), nullptr),
+                  cudaSuccess);
+        ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+        EXPECT_TRUE(SameBits(device_out.data(), out.data(), kElements));
+        EXPECT_TRUE(SameBits(device_sumsq.data(), sumsq.data(), kBlocks));
+      }
+    }
+  }
+}
+
 TEST_F(Launch, UpdateStoresSixteenBitsInTheSamePass) {
   std::mt19937_64 random(14);
   constexpr OptimizerKind kKind = OptimizerKind::kAdamW;
@@ -176,6 +207,9 @@ TEST(LaunchArguments, BadOnesAreRefused) {
   EXPECT_EQ(LaunchReduceBlocks(nullptr, 0, false, nullptr, -1, nullptr, nullptr), cudaErrorInvalidValue);
   const Source mixed[] = {{&mixed, 1, DType::kFloat32}, {&mixed, 1, DType::kBFloat16}};
   EXPECT_EQ(LaunchReduceBlocks(mixed, 2, false, nullptr, 1, nullptr, nullptr), cudaErrorInvalidValue);
+  const SourceGroup group = {mixed, 2};
+  EXPECT_EQ(LaunchReduceGroups(&group, 1, DType::kFloat32, false, nullptr, 1, nullptr, nullptr),
+            cudaErrorInvalidValue);
   HalfStore fp32;
   uint16_t half = 0;
   fp32.to = &half, fp32.dtype = DType::kFloat32;

@@ -35,6 +35,38 @@ class EqualityTest(harness.ClusterTest):
                      [(stage, world, 2) for world in WORLDS for stage in STAGES])
 
 
+class ReduceGroupsTest(harness.ClusterTest):
+    steps = 30
+
+    def test_groups_have_bits_of_their_own_whatever_the_sharding(self):
+        losses, _ = self.reference()
+        first = {}
+        cases = [(2, "1,1", 0, 1), (2, "1,1", 2, 2), (4, "2,2", 1, 2), (4, "2,2", 2, 3), (4, "2,2:bf16", 2, 2),
+                 (3, "3", 1, 2), (3, None, 2, 1)]
+        for world, groups, stage, servers in cases:
+            run_args = ["--reduce-groups", groups] if groups else []
+            with self.subTest(groups=groups, stage=stage, servers=servers), \
+                    self.job(world, servers, ["--stage", stage], run_args=run_args) as job:
+                job.finish()
+                self.assertCloseLosses(job.log.losses(), losses, 1e-3 if "bf16" in str(groups) else 1e-4)
+                weights = job.weights()
+                # One group alone is the sum without groups.
+                self.assertSameWeights(weights, first.setdefault(groups if groups != "3" else None, weights))
+        with self.assertRaises(AssertionError):
+            self.assertSameWeights(first["2,2"], first["2,2:bf16"])
+
+    def test_a_killed_trainer_and_server_change_nothing(self):
+        args = dict(args=["--stage", 2], run_args=["--reduce-groups", "2,1"])
+        with self.job(3, 2, **args) as job:
+            want = job.finish().weights()
+        with self.job(3, 2, **args) as job:
+            job.wait_for_step(5)
+            job.kill("trainer", 1)
+            job.wait_for_step(12)
+            job.kill("server", 1)
+            self.assertSameWeights(job.finish().weights(), want)
+
+
 class LongRunTest(harness.ClusterTest):
     steps = 200
     batch = 8
