@@ -46,7 +46,6 @@ class Agent {
   };
   struct Peer {
     uint64_t connection = 0;
-    std::vector<std::vector<uint64_t>> delivered;  // by rank and unit
     std::vector<std::array<StepId, 2>> step;
     std::vector<OwnerSent> owners;
     std::vector<std::optional<Values>> params;
@@ -73,7 +72,6 @@ class Agent {
     if (p.connection == link.id) return false;
     p = Peer();
     p.connection = link.id;
-    p.delivered.assign(w_.job.world_size, std::vector<uint64_t>(w_.job.units.size(), 0));
     p.step.resize(w_.job.world_size);
     p.owners.resize(kMaxSlots);
     for (OwnerSent& o : p.owners) o.consumed.assign(w_.job.units.size(), ~uint64_t{0});
@@ -158,26 +156,15 @@ class Agent {
     Push(peer, std::move(put));
   }
 
-  // The record was published after the marks: it is read first and sent last.
+  // The marks stay here: what was delivered goes as sums, and the record says what never was.
   void SendRank(int peer, int r) {
     Peer& p = peers_[peer];
-    const RankShared& rank = m_.ranks[r];
-    std::array<std::optional<TrainerStep>, 2> steps;
     for (int parity : {0, 1}) {
-      steps[parity] = rank.step[parity];
+      const std::optional<TrainerStep> step = m_.ranks[r].step[parity];
       w_.Tick();
-    }
-    for (size_t u = 0; u < rank.delivered.size(); ++u) {
-      const uint64_t mark = rank.delivered[u].mark;
-      w_.Tick();
-      if (p.delivered[r][u] == mark) continue;
-      p.delivered[r][u] = mark;
-      Mirror(peer, [=](World&, HostMemory& m) { m.ranks[r].delivered[u].mark = mark; });
-    }
-    for (int parity : {0, 1}) {
-      if (!steps[parity].has_value() || steps[parity]->id == p.step[r][parity]) continue;
-      p.step[r][parity] = steps[parity]->id;
-      Mirror(peer, [=, step = *steps[parity]](World& w, HostMemory& m) {
+      if (!step.has_value() || step->id == p.step[r][parity]) continue;
+      p.step[r][parity] = step->id;
+      Mirror(peer, [=](World& w, HostMemory& m) {
         m.ranks[r].step[parity].reset();
         w.Tick();
         m.ranks[r].step[parity] = step;

@@ -82,13 +82,14 @@ class Trainer {
     w_.Check(me_.blob[done.step.value() & 1] == w_.job.Blob(rank_, committed), "not the committed blob");
   }
 
-  void WaitUntil(const std::string& what, const std::function<bool()>& ready) {
+  void WaitUntil(const std::string& what, const std::function<bool()>& ready,
+                 uint64_t look_again = ~uint64_t{0}) {
     for (;;) {
       const uint64_t ticket = w_.s.Listen();
       w_.Tick();
       if (ready()) return;
       waits_for_ = what;
-      w_.s.Wait(ticket);
+      w_.s.Wait(ticket, look_again > w_.s.now() ? look_again - w_.s.now() : 1);
     }
   }
 
@@ -118,8 +119,13 @@ class Trainer {
 
   int Location(int unit, StepId id) {
     if (!w_.job.ring) return unit;
+    // How far ranks on other hosts are does not show here: there may be one if it takes long.
+    const uint64_t long_after = w_.job.hosts > 1 ? w_.s.now() + 1000 : ~uint64_t{0};
     int location = -1;
-    WaitUntil("room in the ring", [&] { return (location = Room(id)) >= 0 || SomeoneAhead(id); });
+    WaitUntil(
+        "room in the ring",
+        [&] { return (location = Room(id)) >= 0 || SomeoneAhead(id) || w_.s.now() >= long_after; },
+        long_after);
     if (location >= 0) return location;
     me_.staging.emplace_back();
     return static_cast<int>(me_.staging.size()) - 1;
