@@ -288,11 +288,13 @@ Proposals OwnerRecords::Decided() const {
 }
 
 void OwnerRecords::EnterFrom(const OwnerRecords& other, uint64_t ranges_epoch) {
+  // Before what was decided: with that the slot counts as being there, and a trainer that is let in then
+  // takes its attempt from here.
+  page()->rejected.store(other.page()->rejected.load(std::memory_order_seq_cst), std::memory_order_seq_cst);
   for (const BoundaryRecord& record : other.page()->boundary_done) {
     const BoundaryOffer done = ReadBoundary(record);
     if (done.n > 0) PublishBoundaryDone(done);
   }
-  page()->rejected.store(other.page()->rejected.load(std::memory_order_seq_cst), std::memory_order_seq_cst);
   const StepId done = other.Done();
   PublishDone(done, other.page()->done_decided[done.step.value() & 1].Get());
   page()->entered.store(ranges_epoch, std::memory_order_seq_cst);

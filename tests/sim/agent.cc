@@ -165,6 +165,7 @@ class Agent {
       if (!step.has_value() || step->id == p.step[r][parity]) continue;
       p.step[r][parity] = step->id;
       Mirror(peer, [=](World& w, HostMemory& m) {
+        if (m.ranks[r].step[parity].has_value() && m.ranks[r].step[parity]->id == step->id) return;
         m.ranks[r].step[parity].reset();
         w.Tick();
         m.ranks[r].step[parity] = step;
@@ -232,7 +233,9 @@ class Agent {
     }
   }
 
+  // Nothing that stands there already is put again: for a moment it would be absent.
   static void Put(World& w, const BoundaryOffer& from, BoundaryOffer* to) {
+    if (!Differ(from, *to)) return;
     to->n = 0;
     w.Tick();
     to->proposals = from.proposals;
@@ -274,7 +277,8 @@ class Agent {
       if (boundary) Put(w, c.boundary, &o.boundary);
       if (d0) Put(w, c.boundary_done[0], &o.boundary_done[0]);
       if (d1) Put(w, c.boundary_done[1], &o.boundary_done[1]);
-      if (prepared) {
+      if (prepared && !(o.prepared.has_value() && o.prepared->id == c.prepared->id &&
+                        o.prepared->ranges_epoch == c.prepared->ranges_epoch)) {
         o.prepared.reset();
         w.Tick();
         o.prepared = c.prepared;
@@ -282,7 +286,7 @@ class Agent {
       }
       o.phased = c.phased;
       w.Tick();
-      if (verdict) {
+      if (verdict && !(o.verdict.has_value() && o.verdict->id == c.verdict->id)) {
         o.verdict.reset();
         w.Tick();
         o.verdict = c.verdict;

@@ -71,12 +71,12 @@ class Owner {
   void Enter(const AssignmentEntry& a) {
     if (w_.bug != Bug::kWrongStart || a.epoch == 1) {
       const OwnerShared& first = m_.owners[0];
+      page_.rejected = first.rejected;
+      w_.Tick();
       for (int parity = 0; parity < 2; ++parity) {
         page_.boundary_done[parity] = first.boundary_done[parity];
         w_.Tick();
       }
-      page_.rejected = first.rejected;
-      w_.Tick();
       const int parity = first.done.step.value() & 1;
       page_.decided_by_done[parity] = first.decided_by_done[parity];
       w_.Tick();
