@@ -288,8 +288,7 @@ Proposals OwnerRecords::Decided() const {
 }
 
 void OwnerRecords::EnterFrom(const OwnerRecords& other, uint64_t ranges_epoch) {
-  // Before what was decided: with that the slot counts as being there, and a trainer that is let in then
-  // takes its attempt from here.
+  // First: what was decided makes the slot count, and a trainer let in then takes its attempt from here.
   page()->rejected.store(other.page()->rejected.load(std::memory_order_seq_cst), std::memory_order_seq_cst);
   for (const BoundaryRecord& record : other.page()->boundary_done) {
     const BoundaryOffer done = ReadBoundary(record);
