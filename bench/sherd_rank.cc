@@ -55,7 +55,8 @@ class SherdRank::Impl {
                                          .stage(stage)
                                          .max_grad_norm(1.0)
                                          .global_batch(world_size * model.batch)
-                                         .compute(model.precision)));
+                                         .compute(model.precision),
+                                     torch::NamedTensors(), model_.sharded_blocks()));
   }
   ~Impl() { zero_->Detach(true).IgnoreError(); }
 

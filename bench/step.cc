@@ -171,7 +171,7 @@ int Main(int argc, char** argv) {
   app.add_option("--steps", options.steps, "steps of a turn")->check(CLI::Range(1, 1000));
   app.add_option("--small-steps", options.small_steps, "steps of a turn with 1,000 parameters")
       ->check(CLI::Range(1, 4000));
-  app.add_option("--stages", options.stages, "stages to measure")->check(CLI::Range(0, 2));
+  app.add_option("--stages", options.stages, "stages to measure")->check(CLI::Range(0, 3));
   app.add_option("--width", options.model.width, "of the 8 layers of the model")
       ->check(CLI::Range(16, 16384));
   app.add_option("--memory-mib", options.memory_mib,

@@ -51,6 +51,9 @@ struct StepInfo {
   uint64_t skipped_steps = 0;  // of the job so far, this one included
   double lr = 0;               // of parameter group 0, in this step
   uint64_t samples = 0;
+  // Stage 3, in this process: units gathered in the step, how many uses found theirs gathered ahead, and the
+  // most parameter memory that was gathered at one time since the beginning.
+  int64_t gathers = 0, prefetch_hits = 0, peak_parameter_bytes = 0;
 };
 
 }  // namespace sherd

@@ -12,15 +12,24 @@
 #include <utility>
 
 #include "client/optimizer_options.h"
+#include "core/block_units.h"
+#include "core/prefetch_plan.h"
 
 namespace sherd {
+
+// What stage 3 gathers and keeps: the keys stage3_* of zero_optimization.
+struct Stage3Options {
+  PrefetchLimits prefetch;
+  PersistenceLimits persistence;
+};
 
 // How the job is sharded and stepped. Every rank passes the same.
 class ZeroOptions {
  public:
   // 0: optimizer state whole on every host. 1: partitioned. 2: gradients leave the trainer as their units
-  // become complete.
+  // become complete. 3: parameters too are there only while a block computes (client/torch/sharded.h).
   ZeroOptions& stage(int v) { return stage_ = v, *this; }
+  ZeroOptions& stage3(const Stage3Options& v) { return stage3_ = v, *this; }
   // Global norm to clip to; 0: no clipping.
   ZeroOptions& max_grad_norm(double v) { return max_grad_norm_ = v, *this; }
   // Samples of one step over all ranks; Begin hands out each rank's share, and means are weighted by samples.
@@ -50,6 +59,7 @@ class ZeroOptions {
   }
 
   int stage() const { return stage_; }
+  const Stage3Options& stage3() const { return stage3_; }
   double max_grad_norm() const { return max_grad_norm_; }
   int64_t global_batch() const { return global_batch_; }
   int accumulation() const { return accumulation_; }
@@ -64,6 +74,7 @@ class ZeroOptions {
 
  private:
   int stage_ = 1;
+  Stage3Options stage3_;
   double max_grad_norm_ = 0;
   int64_t global_batch_ = 0;
   int accumulation_ = 1;

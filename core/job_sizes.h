@@ -47,9 +47,9 @@ class JobSizes {
   int64_t norms_at() const { return steps_at() + 2 * steps_bytes(); }
   int64_t stamps_bytes() const { return norms_at() + (norms_ ? Aligned(trainable_blocks_ * 16) : 0); }
 
-  // What a trainer reserves of staging at first: the whole model in stages 0 and 1; in stage 2 a ring of two
-  // units, or of `ring_bytes` if that is more than one (0: two units), and never more than the model. Grows
-  // when a step needs more at once.
+  // What a trainer reserves of staging at first: the whole model in stages 0 and 1; in stages 2 and 3 a ring
+  // of two units, or of `ring_bytes` if that is more than one (0: two units), and never more than the model.
+  // Grows when a step needs more at once.
   int64_t staging_bytes(int64_t ring_bytes = 0) const;
 
  private:

@@ -172,8 +172,8 @@ absl::Status Validate(const JobSpec& spec) {
                                                    absl::StrJoin(kernels::kOptimizers, ", ", name)));
   }
   for (const absl::Status& s :
-       {CheckIn("world_size", spec.world_size, 1, kMaxWorldSize), CheckIn("stage", spec.stage, 0, 2),
-        CheckIn("accumulation_parts", spec.parts, 1, spec.stage == 2 ? kMaxParts : 1),
+       {CheckIn("world_size", spec.world_size, 1, kMaxWorldSize), CheckIn("stage", spec.stage, 0, 3),
+        CheckIn("accumulation_parts", spec.parts, 1, spec.stage >= 2 ? kMaxParts : 1),
         CheckIn<int64_t>("max_blob_bytes", spec.max_blob_bytes, 0, kMaxBlobBytes),
         CheckIn<int64_t>("number of optimizer.groups", spec.groups.size(), 1, kMaxGroups)}) {
     if (!s.ok()) return s;

@@ -63,8 +63,8 @@ struct JobSpec {
   OptimizerKind optimizer = OptimizerKind::kAdamW;
   std::vector<std::string> groups;  // names, possibly empty; at least one group
   int world_size = 1;               // 1..kMaxWorldSize
-  int stage = 2;                    // 0, 1, 2
-  int parts = 1;                    // deliveries of a unit in a step, 1..kMaxParts; 1 unless stage 2
+  int stage = 2;                    // 0, 1, 2, 3
+  int parts = 1;                    // deliveries of a unit in a step, 1..kMaxParts; 1 in stages 0, 1
   double nominal_samples = 1;       // of one rank and step, > 0, finite
   int64_t max_blob_bytes = kMaxBlobBytes;
   std::vector<BufferSpec> buffers;

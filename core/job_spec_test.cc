@@ -37,7 +37,7 @@ TEST(JobSpec, ValidateNamesTheBadField) {
       {"optimizer.kind=9", [](JobSpec& s) { s.optimizer = static_cast<OptimizerKind>(9); }},
       {"world_size=0", [](JobSpec& s) { s.world_size = 0; }},
       {"world_size=4097", [](JobSpec& s) { s.world_size = 4097; }},
-      {"stage=3", [](JobSpec& s) { s.stage = 3; }},
+      {"stage=4", [](JobSpec& s) { s.stage = 4; }},
       {"stage=-1", [](JobSpec& s) { s.stage = -1; }},
       {"accumulation_parts=0", [](JobSpec& s) { s.parts = 0; }},
       {"accumulation_parts=4", [](JobSpec& s) { s.stage = 1; }},

@@ -46,7 +46,7 @@ TextbookPlan PlanTextbook(const PlanRequest& request, int stage) {
 
 SherdPlan PlanSherd(const PlanRequest& request, int stage) {
   JobSpec job = request.job;
-  job.stage = std::min(stage, 2);
+  job.stage = stage;
   job.parts = job.stage < 2 ? 1 : request.accumulation;
   const JobSizes sizes(job);
   const int hosts = request.hosts(), ranks = request.ranks_per_host;
@@ -58,7 +58,8 @@ SherdPlan PlanSherd(const PlanRequest& request, int stage) {
   };
   const std::vector<std::string> planes = job.PlaneNames();
   for (size_t p = 0; p < planes.size(); ++p) {
-    const bool whole = p == 0 && job.compute == DType::kFloat32;  // trainers of every host compute with it
+    // Trainers of every host compute with it, in stage 3 too: they gather from their host's copy.
+    const bool whole = p == 0 && job.compute == DType::kFloat32;
     const int64_t bytes = sizes.plane_bytes(static_cast<int>(p));
     add(absl::StrCat("plane.", planes[p]), whole ? bytes : Share(bytes, hosts));
   }

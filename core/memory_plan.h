@@ -61,7 +61,7 @@ struct PlanItem {
 };
 
 struct SherdPlan {
-  int stage = 0;                     // as it runs: 3 runs as 2
+  int stage = 0;                     // as it runs
   std::vector<PlanItem> items;       // of a host, in shared memory
   int64_t host_bytes = 0;            // their sum
   int64_t rank_bytes = 0;            // of them: what one more trainer adds

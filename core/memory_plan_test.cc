@@ -82,8 +82,8 @@ TEST(MemoryPlan, OneHostHoldsOneCopy) {
   EXPECT_EQ(ItemOf(two, "records"), 4 * 1000 + 2 * 100 + 10);
   EXPECT_EQ(ItemOf(PlanSherd(r, 0), "staging"), 4 * plane);
   EXPECT_EQ(PlanSherd(r, 1).host_bytes, PlanSherd(r, 0).host_bytes);
-  EXPECT_EQ(PlanSherd(r, 3).stage, 2);
-  EXPECT_EQ(PlanSherd(r, 3).host_bytes, two.host_bytes);
+  EXPECT_EQ(PlanSherd(r, 3).stage, 3);
+  EXPECT_EQ(PlanSherd(r, 3).host_bytes, two.host_bytes);  // one host: the segment is the parameters
   int64_t sum = 0;
   for (const PlanItem& item : two.items) sum += item.bytes;
   EXPECT_EQ(sum, two.host_bytes);

@@ -10,7 +10,7 @@
 #   --text FILE   train on this file (default: the King James Bible of the package bible-kjv-text)
 #   --ranks N     trainers, with a shard server beside each (default 2)
 #   --steps N     updates (default 6000; 600 with --quick)
-#   --stage S     ZeRO stage 0, 1 or 2 (default 2)
+#   --stage S     ZeRO stage 0, 1, 2 or 3 (default 2)
 #   --size NAME   tiny or small (default tiny)
 #   --keep        afterwards leave a cluster up that trains on
 set -uo pipefail
@@ -40,7 +40,7 @@ while (($#)); do
     --text) text=$2 ;;
     --ranks) number "$1" "$2" 1 64; ranks=$2 ;;
     --steps) number "$1" "$2" 40 100000000; steps=$2 ;;
-    --stage) number "$1" "$2" 0 2; stage=$2 ;;
+    --stage) number "$1" "$2" 0 3; stage=$2 ;;
     --size) [[ $2 == tiny || $2 == small ]] || usage_error "--size is tiny or small, not '$2'"; size=$2 ;;
   esac
   shift 2

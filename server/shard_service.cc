@@ -171,7 +171,7 @@ class ShardServiceImpl final : public v1::ShardService::Service {
     for (const kernels::OptimizerInfo& info : kernels::kOptimizers) {
       response->add_optimizers(static_cast<v1::Optimizer::Kind>(info.kind));
     }
-    for (const int stage : {0, 1, 2}) response->add_stages(stage);
+    for (const int stage : {0, 1, 2, 3}) response->add_stages(stage);
     for (const auto dtype : {v1::DTYPE_FLOAT32, v1::DTYPE_BFLOAT16, v1::DTYPE_FLOAT16}) {
       response->add_dtypes(dtype);
       response->add_read_dtypes(dtype);

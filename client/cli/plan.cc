@@ -107,7 +107,7 @@ absl::Status ApplyConfig(const PlanOptions& options, PlanTask* task, int64_t* bu
                                                    ": remove the flag"));
   }
   if (asked->has_optimizer) task->request.job.optimizer = kind;
-  task->stages = {asked->asked_stage};
+  task->stages = {asked->stage};
   task->dtypes = {asked->compute};
   task->request.accumulation = asked->accumulation;
   task->request.offload_optimizer = asked->offload_optimizer;
@@ -283,7 +283,9 @@ void WritePlan(const PlanTask& task, bool json, std::ostream& out) {
         << "\n";
   }
   if (std::count(task.stages.begin(), task.stages.end(), 3) > 0) {
-    out << "Sherd runs stage 3 as stage 2 in this version: parameters are one copy per host already.\n";
+    out << "On one host stage 3 holds what stage 2 does: the parameters are one copy in shared memory, in "
+           "which "
+           "units are gathered and released without a copy.\n";
   }
   if (r.hosts() > 1) {
     out << "Sherd runs on one host in this version; its numbers for " << r.hosts()

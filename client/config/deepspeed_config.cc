@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <fstream>
+#include <limits>
 #include <map>
 #include <sstream>
 
@@ -208,9 +209,37 @@ void ResolvePrecision(ValueSource& from, const ProgramValues& program, TrainingC
   }
 }
 
+constexpr int64_t kNoLimit = std::numeric_limits<int64_t>::max();  // "2^63-1"
+
+// A stage-3 key, with its prefix or without; "auto" is `automatic`, where the program says how large it is.
+int64_t Stage3Key(ValueSource& from, absl::string_view key, absl::optional<int64_t> automatic) {
+  for (const char* prefix : {"zero_optimization.stage3_", "zero_optimization."}) {
+    const std::string path = absl::StrCat(prefix, key);
+    if (from.At(path) == nullptr) continue;
+    if (!from.IsSet(path) && automatic.has_value()) return *automatic;
+    return from.Integer(path).value_or(kNoLimit);
+  }
+  return from.Integer(absl::StrCat("zero_optimization.stage3_", key)).value_or(kNoLimit);
+}
+
+void ResolveStage3(ValueSource& from, const ProgramValues& program, TrainingConfig* out) {
+  absl::optional<int64_t> ahead, small;
+  if (program.hidden_size.has_value()) {
+    const int64_t hidden = std::min(*program.hidden_size, int64_t{1} << 20);
+    ahead = hidden * hidden / 10 * 9;
+    small = 10 * hidden;
+  }
+  PrefetchLimits& limits = out->stage3.prefetch;
+  limits.prefetch_bucket = Stage3Key(from, "prefetch_bucket_size", ahead);
+  limits.max_live = Stage3Key(from, "max_live_parameters", absl::nullopt);
+  limits.max_reuse_distance = Stage3Key(from, "max_reuse_distance", absl::nullopt);
+  out->stage3.persistence.tensor = Stage3Key(from, "param_persistence_threshold", small);
+  out->stage3.persistence.model = Stage3Key(from, "model_persistence_threshold", absl::nullopt);
+}
+
 void ResolveZero(ValueSource& from, const ProgramValues& program, TrainingConfig* out) {
-  out->asked_stage = static_cast<int>(*from.Integer("zero_optimization.stage", program.stage));
-  out->stage = std::min(out->asked_stage, 2);
+  out->stage = static_cast<int>(*from.Integer("zero_optimization.stage", program.stage));
+  ResolveStage3(from, program, out);
   const absl::string_view bucket = "zero_optimization.reduce_bucket_size";
   int64_t elements = *from.Integer(bucket);
   const bool is_auto = from.At(bucket) != nullptr && !from.IsSet(bucket);
@@ -262,11 +291,6 @@ absl::Status DeepSpeedConfig::Check() {
   config::ResolveOptimizer(from, ProgramValues(), &unused);
   config::ResolveScheduler(from, ProgramValues(), /*complete=*/false, &unused);
   if (!from.status().ok()) return from.status();
-  if (unused.asked_stage == 3) {
-    checker.Warn("zero_optimization.stage",
-                 "3 runs as stage 2: parameters are one copy per host in shared memory already, but are not "
-                 "spread over hosts in this version; the result of training is the same");
-  }
   warnings_ = checker.Lines();
   return absl::OkStatus();
 }

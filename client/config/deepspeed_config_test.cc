@@ -1,6 +1,7 @@
 #include "client/config/deepspeed_config.h"
 
 #include <fstream>
+#include <limits>
 #include <map>
 #include <string>
 #include <vector>
@@ -73,8 +74,7 @@ TEST(DeepSpeedConfig, ShippedFilesAreAcceptedAsTheyAre) {
       EXPECT_TRUE(file->CheckWorld(world).ok());
       const auto asked = file->Resolve(Program(world));
       ASSERT_TRUE(asked.ok()) << asked.status();
-      EXPECT_EQ(asked->asked_stage, name[5] - '0');
-      EXPECT_EQ(asked->stage, std::min(asked->asked_stage, 2));
+      EXPECT_EQ(asked->stage, name[5] - '0');
       EXPECT_EQ(asked->train_batch, 8);
       EXPECT_EQ(asked->accumulation, 1);
       EXPECT_EQ(asked->micro_batch, 8 / world);
@@ -337,14 +337,35 @@ TEST(DeepSpeedConfig, Buckets) {
   EXPECT_EQ(Resolved("{}").bucket_elements, 4194304);
 }
 
+TEST(DeepSpeedConfig, LimitsOfStage3) {
+  const auto of = [](const std::string& keys) {
+    return Resolved(absl::StrCat("{\"zero_optimization\": {\"stage\": 3", keys, "}}"));
+  };
+  const TrainingConfig usual = of("");
+  EXPECT_EQ(usual.stage, 3);
+  EXPECT_EQ(usual.stage3.prefetch.prefetch_bucket, 50000000);
+  EXPECT_EQ(usual.stage3.prefetch.max_live, 1000000000);
+  EXPECT_EQ(usual.stage3.prefetch.max_reuse_distance, 1000000000);
+  EXPECT_EQ(usual.stage3.persistence.tensor, 100000);
+  EXPECT_EQ(usual.stage3.persistence.model, std::numeric_limits<int64_t>::max());
+  const TrainingConfig given = of(R"(, "stage3_prefetch_bucket_size": 1, "stage3_max_live_parameters": 2,
+      "stage3_max_reuse_distance": 3, "stage3_param_persistence_threshold": 4,
+      "stage3_model_persistence_threshold": 5)");
+  EXPECT_EQ(given.Zero().stage3().prefetch.prefetch_bucket, 1);
+  EXPECT_EQ(given.Zero().stage3().prefetch.max_live, 2);
+  EXPECT_EQ(given.Zero().stage3().prefetch.max_reuse_distance, 3);
+  EXPECT_EQ(given.Zero().stage3().persistence.tensor, 4);
+  EXPECT_EQ(given.Zero().stage3().persistence.model, 5);
+  EXPECT_EQ(of(R"(, "max_live_parameters": 7)").stage3.prefetch.max_live, 7);
+}
+
 TEST(DeepSpeedConfig, WarningsSayWhatHappensInstead) {
   EXPECT_EQ(WarningsOf("{}"), "");
   EXPECT_EQ(
       WarningsOf(R"({"wall_clock_breakdown": false, "zero_optimization": {"stage": 2, "reduce_scatter": true,
       "offload_optimizer": {"device": "cpu"}}})"),
       "");
-  const std::string three = WarningsOf(R"({"zero_optimization": {"stage": 3}})");
-  EXPECT_NE(three.find("3 runs as stage 2"), std::string::npos);
+  EXPECT_EQ(WarningsOf(R"({"zero_optimization": {"stage": 3, "stage3_max_live_parameters": 5}})"), "");
   const std::string nvme =
       WarningsOf(R"({"zero_optimization": {"offload_optimizer": {"device": "nvme", "nvme_path": "/n"}}})");
   EXPECT_NE(nvme.find("zero_optimization.offload_optimizer.device"), std::string::npos);
@@ -353,10 +374,10 @@ TEST(DeepSpeedConfig, WarningsSayWhatHappensInstead) {
       WarningsOf(R"({"zero_optimization": {"zero_quantized_gradients": true}})").find("never quantised"),
       std::string::npos);
   // One line for all keys with one reason.
-  EXPECT_EQ(WarningsOf(
-                R"({"zero_optimization": {"stage3_max_live_parameters": 5, "stage3_max_reuse_distance": 6}})")
-                .find('\n'),
-            std::string::npos);
+  EXPECT_EQ(
+      WarningsOf(R"({"zero_optimization": {"allgather_bucket_size": 5, "allgather_partitions": false}})")
+          .find('\n'),
+      std::string::npos);
 }
 
 TEST(DeepSpeedConfig, BadFiles) {

@@ -17,8 +17,8 @@
 namespace sherd {
 
 struct TrainingConfig {
-  int stage = 0;        // as Sherd runs it, 0..2
-  int asked_stage = 0;  // 0..3
+  int stage = 0;         // 0..3
+  Stage3Options stage3;  // the keys stage3_*
   // The optimizer of the file, or the program's.
   OptimizerOptions optimizer = AdamWOptions();
   // Of Muon alone: for parameters that are no hidden matrices (embeddings, heads, norms, biases).
@@ -44,7 +44,7 @@ struct TrainingConfig {
   ZeroOptions Zero() const {
     ZeroOptions zero;
     zero.stage(stage).max_grad_norm(max_grad_norm).global_batch(train_batch).accumulation(accumulation);
-    zero.bucket_elements(bucket_elements);
+    zero.bucket_elements(bucket_elements).stage3(stage3);
     if (compute != DType::kFloat32) zero.compute(compute);
     if (compute == DType::kFloat16) zero.loss_scale(loss_scale);
     if (communication.has_value()) zero.communication(*communication);

@@ -4,9 +4,7 @@ namespace sherd::config {
 namespace {
 
 constexpr absl::string_view kShared =
-    "no effect: parameters are one copy per host in shared memory, which every trainer reads in place, so "
-    "nothing "
-    "is gathered, prefetched or released";
+    "no effect: parameters are one copy per host in shared memory, which every trainer reads in place";
 constexpr absl::string_view kNoCollective =
     "no effect: gradients go to the servers through shared memory and are reduced there block by block; "
     "there "
@@ -28,9 +26,9 @@ constexpr KeySpec kKeys[] = {
     Object("zero_optimization").Honoured("see its keys"),
     Integer("zero_optimization.stage", 0, 3)
         .Default("0")
-        .Honoured(
-            "stages 0, 1 and 2 as they are. 3 runs as 2, with a warning: parameters are one copy per host "
-            "in shared memory already, but are not spread over hosts in this version"),
+        .Honoured("as it is. In stage 3 parameters are there only while a block computes; on one host their "
+                  "segment "
+                  "is the one copy, so gathering moves no bytes"),
     Bool("zero_optimization.contiguous_gradients")
         .Default("true")
         .Unless("true")
@@ -123,13 +121,25 @@ constexpr KeySpec kKeys[] = {
         .Unless("false|true")
         .Warned("honoured: the old name of offload_param with device cpu"),
     Bool("zero_optimization.cpu_offload_use_pin_memory").Default("false").Unless("false").Warned(kHostMemory),
-    Integer("zero_optimization.stage3_prefetch_bucket_size", 0).Default("5e7").Warned(kShared),
-    Integer("zero_optimization.stage3_param_persistence_threshold", 0).Default("1e5").Warned(kShared),
+    Integer("zero_optimization.stage3_prefetch_bucket_size", 0)
+        .Default("5e7")
+        .Honoured(
+            "elements gathered ahead of their use; 0: none. \"auto\": 0.9 times the square of the model's "
+            "hidden size"),
+    Integer("zero_optimization.stage3_param_persistence_threshold", 0)
+        .Default("1e5")
+        .Honoured(
+            "tensors of at most so many elements are never released. \"auto\": 10 times the hidden size"),
     Integer("zero_optimization.stage3_model_persistence_threshold", 0, 1e19)
         .Default("2^63-1")
-        .Warned(kShared),
-    Integer("zero_optimization.stage3_max_live_parameters", 0).Default("1e9").Warned(kShared),
-    Integer("zero_optimization.stage3_max_reuse_distance", 0).Default("1e9").Warned(kShared),
+        .Honoured("the most elements of all tensors that are never released"),
+    Integer("zero_optimization.stage3_max_live_parameters", 0)
+        .Default("1e9")
+        .Honoured("nothing is kept or gathered ahead beyond so many elements, those that are never released "
+                  "not counted"),
+    Integer("zero_optimization.stage3_max_reuse_distance", 0)
+        .Default("1e9")
+        .Honoured("what is used again before so many other elements are stays gathered"),
     Bool("zero_optimization.stage3_gather_16bit_weights_on_model_save")
         .Default("false")
         .Unless("true|false")
@@ -149,11 +159,21 @@ constexpr KeySpec kKeys[] = {
         .Warned(kShared),
     Bool("zero_optimization.stage3_allgather_sequential").Default("false").Unless("false").Warned(kShared),
     // The same without their prefix, which DeepSpeed also reads.
-    Integer("zero_optimization.prefetch_bucket_size", 0).Default("5e7").Warned(kShared),
-    Integer("zero_optimization.param_persistence_threshold", 0).Default("1e5").Warned(kShared),
-    Integer("zero_optimization.model_persistence_threshold", 0, 1e19).Default("2^63-1").Warned(kShared),
-    Integer("zero_optimization.max_live_parameters", 0).Default("1e9").Warned(kShared),
-    Integer("zero_optimization.max_reuse_distance", 0).Default("1e9").Warned(kShared),
+    Integer("zero_optimization.prefetch_bucket_size", 0)
+        .Default("5e7")
+        .Honoured("the same as stage3_prefetch_bucket_size"),
+    Integer("zero_optimization.param_persistence_threshold", 0)
+        .Default("1e5")
+        .Honoured("the same as stage3_param_persistence_threshold"),
+    Integer("zero_optimization.model_persistence_threshold", 0, 1e19)
+        .Default("2^63-1")
+        .Honoured("the same as stage3_model_persistence_threshold"),
+    Integer("zero_optimization.max_live_parameters", 0)
+        .Default("1e9")
+        .Honoured("the same as stage3_max_live_parameters"),
+    Integer("zero_optimization.max_reuse_distance", 0)
+        .Default("1e9")
+        .Honoured("the same as stage3_max_reuse_distance"),
     Bool("zero_optimization.gather_16bit_weights_on_model_save")
         .Default("false")
         .Unless("true|false")

@@ -51,7 +51,7 @@ size_t SequenceLength(absl::string_view s) {
 }  // namespace
 
 std::string Generate(Gpt& model, absl::string_view prompt, const GenerateOptions& options) {
-  torch::NoGradGuard no_grad;
+  ::torch::NoGradGuard no_grad;
   const at::Generator generator = at::detail::createCPUGenerator(options.seed);
   const int64_t context = model.config().context;
   std::string text(prompt.empty() ? "\n" : prompt);

@@ -7,6 +7,8 @@
 #include <cmath>
 #include <limits>
 #include <string>
+#include <tuple>
+#include <utility>
 
 #include "absl/strings/match.h"
 #include "client/examples/text.h"
@@ -27,7 +29,7 @@ uint64_t SeedOf(uint64_t seed, const std::string& name) {
 }
 
 // A module that only groups others, for the dots in their names.
-std::shared_ptr<torch::nn::Module> Group() { return std::make_shared<torch::nn::Module>("Group"); }
+std::shared_ptr<::torch::nn::Module> Group() { return std::make_shared<::torch::nn::Module>("Group"); }
 
 // Parameters may be bf16 or fp16, activations are fp32: this CPU's libtorch has no arithmetic for fp16, and
 // its bf16 is slow. The gradient of a 16-bit parameter is rounded once, on its way back through here.
@@ -48,6 +50,16 @@ at::Tensor Affine::Norm(const at::Tensor& x) const {
   return at::layer_norm(x, weight.sizes(), Wide(weight), Wide(bias), kNormEpsilon);
 }
 
+FeedForward::FeedForward(::torch::nn::Module* parent, int64_t width)
+    : c_fc_(parent->register_module("c_fc",
+                                    std::make_shared<Affine>(at::IntArrayRef{width, 4 * width}, 4 * width))),
+      c_proj_(parent->register_module("c_proj",
+                                      std::make_shared<Affine>(at::IntArrayRef{4 * width, width}, width))) {}
+
+at::Tensor FeedForward::operator()(const at::Tensor& rows) const {
+  return c_proj_->Linear(at::gelu(c_fc_->Linear(rows), "tanh"));
+}
+
 GptBlock::GptBlock(const GptConfig& config) : heads_(config.heads()) {
   const int64_t d = config.width;
   const auto attn = Group();
@@ -58,8 +70,28 @@ GptBlock::GptBlock(const GptConfig& config) : heads_(config.heads()) {
   attn_proj_ = attn->register_module("c_proj", std::make_shared<Affine>(at::IntArrayRef{d, d}, d));
   ln_2_ = register_module("ln_2", std::make_shared<Affine>(at::IntArrayRef{d}, d));
   register_module("mlp", mlp);
-  c_fc_ = mlp->register_module("c_fc", std::make_shared<Affine>(at::IntArrayRef{d, 4 * d}, 4 * d));
-  mlp_proj_ = mlp->register_module("c_proj", std::make_shared<Affine>(at::IntArrayRef{4 * d, d}, d));
+  if (config.experts == 0) {
+    mlp_ = FeedForward(mlp.get(), d);
+    return;
+  }
+  router_ = mlp->register_module("router", std::make_shared<Affine>(at::IntArrayRef{d, config.experts}, 0));
+  const auto experts = mlp->register_module("experts", Group());
+  for (int64_t e = 0; e < config.experts; ++e) {
+    experts_.emplace_back(experts->register_module(std::to_string(e), std::make_shared<Expert>(d)));
+  }
+}
+
+at::Tensor GptBlock::Route(const at::Tensor& rows) const {
+  at::Tensor probability, choice;
+  std::tie(probability, choice) = at::softmax(at::mm(rows, Wide(router_->weight)), -1).max(-1);
+  at::Tensor out = at::zeros_like(rows);
+  for (size_t e = 0; e < experts_.size(); ++e) {
+    const at::Tensor mine = (choice == static_cast<int64_t>(e)).nonzero().squeeze(1);
+    if (mine.numel() == 0) continue;
+    const at::Tensor weight = probability.index_select(0, mine).unsqueeze(1);
+    out = out.index_add(0, mine, experts_[e](rows.index_select(0, mine)) * weight);
+  }
+  return out;
 }
 
 at::Tensor GptBlock::Attention(const at::Tensor& x, const at::Tensor& mask, AttentionCache* cache) const {
@@ -94,8 +126,8 @@ at::Tensor GptBlock::Attention(const at::Tensor& x, const at::Tensor& mask, Atte
 at::Tensor GptBlock::forward(const at::Tensor& x, const at::Tensor& mask, AttentionCache* cache) {
   const int64_t d = x.size(2);
   const at::Tensor y = x + Attention(ln_1_->Norm(x), mask, cache);
-  const at::Tensor inner = at::gelu(c_fc_->Linear(ln_2_->Norm(y).view({-1, d})), "tanh");
-  return y + mlp_proj_->Linear(inner).view_as(y);
+  const at::Tensor rows = ln_2_->Norm(y).view({-1, d});
+  return y + (experts_.empty() ? mlp_(rows) : Route(rows)).view_as(y);
 }
 
 Gpt::Gpt(const GptConfig& config) : config_(config) {
@@ -104,14 +136,18 @@ Gpt::Gpt(const GptConfig& config) : config_(config) {
   wpe_ = register_module("wpe", std::make_shared<Affine>(at::IntArrayRef{config.context, d}, 0));
   const auto h = register_module("h", Group());
   for (int64_t i = 0; i < config.layers; ++i) {
-    blocks_.push_back(h->register_module(std::to_string(i), std::make_shared<GptBlock>(config)));
+    blocks_.emplace_back(h->register_module(std::to_string(i), std::make_shared<GptBlock>(config)));
   }
   ln_f_ = register_module("ln_f", std::make_shared<Affine>(at::IntArrayRef{d}, d));
+  embed_ = std::make_shared<sherd::torch::ShardedBlock>(*wte_);
+  embed_->AlsoUses({wpe_->weight});
+  head_ = std::make_shared<sherd::torch::ShardedBlock>(*ln_f_);
+  head_->AlsoUses({wte_->weight});
   mask_ = at::full({config.context, config.context}, -std::numeric_limits<float>::infinity()).triu_(1);
 }
 
 void Gpt::Initialize(uint64_t seed) {
-  torch::NoGradGuard no_grad;
+  ::torch::NoGradGuard no_grad;
   for (auto& item : named_parameters()) {
     const std::string& name = item.key();
     at::Tensor& parameter = item.value();
@@ -138,13 +174,29 @@ at::Tensor Gpt::forward(const at::Tensor& tokens, Cache* cache) {
     cache->tokens = all;
   }
   const at::Tensor mask = mask_.slice(0, before, all).slice(1, 0, all);
-  const at::Tensor embeddings = Wide(wte_->weight);  // once: both its uses add up in fp32
-  at::Tensor x = at::embedding(embeddings, tokens) + Wide(wpe_->weight).slice(0, before, all);
+  at::Tensor x, embeddings;
+  std::tie(x, embeddings) = embed_->Call([&] {
+    const at::Tensor table = Wide(wte_->weight);  // once: both its uses add up in fp32
+    return std::pair(at::embedding(table, tokens) + Wide(wpe_->weight).slice(0, before, all), table);
+  });
   for (size_t i = 0; i < blocks_.size(); ++i) {
-    x = blocks_[i]->forward(x, mask, cache == nullptr ? nullptr : &cache->layers[i]);
+    x = blocks_[i](x, mask, cache == nullptr ? nullptr : &cache->layers[i]);
   }
-  const at::Tensor rows = ln_f_->Norm(x).view({-1, config_.width});
-  return at::mm(rows, embeddings.t()).view({tokens.size(0), count, kVocabulary});
+  return head_->Call([&] {
+    const at::Tensor rows = ln_f_->Norm(x).view({-1, config_.width});
+    return at::mm(rows, embeddings.t()).view({tokens.size(0), count, kVocabulary});
+  });
+}
+
+std::vector<std::shared_ptr<sherd::torch::ShardedBlock>> Gpt::sharded_blocks() const {
+  std::vector<std::shared_ptr<sherd::torch::ShardedBlock>> blocks = sherd::torch::BlocksOf(blocks_);
+  for (const auto& block : blocks_) {
+    const auto experts = sherd::torch::BlocksOf(block.module()->experts());
+    blocks.insert(blocks.end(), experts.begin(), experts.end());
+  }
+  blocks.insert(blocks.begin(), embed_);
+  blocks.push_back(head_);
+  return blocks;
 }
 
 at::Tensor Gpt::Loss(const at::Tensor& windows) {

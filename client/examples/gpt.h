@@ -7,7 +7,7 @@
 //   loss.backward();
 //
 // Every operation reads its parameter when it runs: parameters may be given other storage (set_data) at any
-// time between a backward and the next forward.
+// time between a backward and the next forward, and be there only while a block of sharded_blocks() computes.
 #ifndef SHERD_CLIENT_EXAMPLES_GPT_H_
 #define SHERD_CLIENT_EXAMPLES_GPT_H_
 
@@ -18,11 +18,12 @@
 #include <vector>
 
 #include "client/examples/gpt_config.h"
+#include "client/torch/sharded.h"
 
 namespace sherd::examples {
 
 // A weight and a bias: of a linear map, or of a LayerNorm.
-class Affine : public torch::nn::Module {
+class Affine : public ::torch::nn::Module {
  public:
   // Registers "weight" of `shape` and "bias" of `bias_elements` (none if 0), memory not initialised.
   Affine(at::IntArrayRef shape, int64_t bias_elements);
@@ -42,8 +43,30 @@ struct AttentionCache {
   at::Tensor values;  // alike
 };
 
+// linear, GELU, linear: "c_fc" and "c_proj" of `parent`.
+class FeedForward {
+ public:
+  FeedForward() = default;
+  FeedForward(::torch::nn::Module* parent, int64_t width);
+  at::Tensor operator()(const at::Tensor& rows) const;
+
+ private:
+  std::shared_ptr<Affine> c_fc_, c_proj_;
+};
+
+// One of several feed-forward networks. What no row of a batch takes is neither gathered nor computed, and
+// gets no gradient, as in one process.
+class Expert : public ::torch::nn::Module {
+ public:
+  explicit Expert(int64_t width) : mlp_(this, width) {}
+  at::Tensor forward(const at::Tensor& rows) const { return mlp_(rows); }
+
+ private:
+  FeedForward mlp_;
+};
+
 // One transformer block: x + attention(norm(x)), then x + mlp(norm(x)).
-class GptBlock : public torch::nn::Module {
+class GptBlock : public ::torch::nn::Module {
  public:
   explicit GptBlock(const GptConfig& config);
 
@@ -52,15 +75,22 @@ class GptBlock : public torch::nn::Module {
   // are appended.
   at::Tensor forward(const at::Tensor& x, const at::Tensor& mask, AttentionCache* cache);
 
+  const std::vector<sherd::torch::Sharded<std::shared_ptr<Expert>>>& experts() const { return experts_; }
+
  private:
+  // Each row goes through the expert that the router prefers, times its probability (Fedus et al., "Switch
+  // Transformers", 2021, equation 2).
+  at::Tensor Route(const at::Tensor& rows) const;
   at::Tensor Attention(const at::Tensor& x, const at::Tensor& mask, AttentionCache* cache) const;
 
   int64_t heads_;
-  std::shared_ptr<Affine> ln_1_, ln_2_, c_attn_, attn_proj_, c_fc_, mlp_proj_;
+  std::shared_ptr<Affine> ln_1_, ln_2_, c_attn_, attn_proj_, router_;
+  FeedForward mlp_;  // without experts
+  std::vector<sherd::torch::Sharded<std::shared_ptr<Expert>>> experts_;
 };
 
 // Thread-compatible, except that forward passes without a cache may run at the same time.
-class Gpt : public torch::nn::Module {
+class Gpt : public ::torch::nn::Module {
  public:
   struct Cache {
     std::vector<AttentionCache> layers;
@@ -85,10 +115,15 @@ class Gpt : public torch::nn::Module {
   // REQUIRES: 1 <= n <= config().context, at least one sample.
   at::Tensor Loss(const at::Tensor& windows);
 
+  // The embeddings, each transformer block, each expert in it, and the head with the last LayerNorm. Together
+  // they have all parameters.
+  std::vector<std::shared_ptr<sherd::torch::ShardedBlock>> sharded_blocks() const;
+
  private:
   GptConfig config_;
   std::shared_ptr<Affine> wte_, wpe_, ln_f_;
-  std::vector<std::shared_ptr<GptBlock>> blocks_;
+  std::vector<sherd::torch::Sharded<std::shared_ptr<GptBlock>>> blocks_;
+  std::shared_ptr<sherd::torch::ShardedBlock> embed_, head_;
   at::Tensor
       mask_;  // [context, context]; not a buffer: it is a function of the config and belongs in no checkpoint
 };

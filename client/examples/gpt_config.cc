@@ -64,7 +64,12 @@ absl::StatusOr<GptConfig> GptConfig::FromShapes(
     int64_t block = 0;
     if (parts.size() == 3 && parts[0] == "h" && absl::SimpleAtoi(parts[1], &block)) {
       config.layers = std::max(config.layers, block + 1);
+      if (parts[2] == "mlp.router.weight" && shape.size() == 2) config.experts = shape[1];
     }
+  }
+  if (config.experts < 0 || config.experts > static_cast<int64_t>(tensors.size())) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a router of ", config.experts, " experts, with ", tensors.size(), " tensors in all"));
   }
   if (config.layers > static_cast<int64_t>(tensors.size())) {
     return absl::InvalidArgumentError(
@@ -96,8 +101,16 @@ std::vector<ParameterSpec> ParameterSpecs(const GptConfig& config) {
     add(block + "attn.c_attn", {d, 3 * d}, 3 * d);
     add(block + "attn.c_proj", {d, d}, d);
     add(block + "ln_2", {d}, d);
-    add(block + "mlp.c_fc", {d, 4 * d}, 4 * d);
-    add(block + "mlp.c_proj", {4 * d, d}, d);
+    const auto feed_forward = [&](const std::string& mlp) {
+      add(mlp + "c_fc", {d, 4 * d}, 4 * d);
+      add(mlp + "c_proj", {4 * d, d}, d);
+    };
+    if (config.experts == 0) {
+      feed_forward(block + "mlp.");
+      continue;
+    }
+    specs.push_back({block + "mlp.router.weight", {d, config.experts}});
+    for (int64_t e = 0; e < config.experts; ++e) feed_forward(absl::StrCat(block, "mlp.experts.", e, "."));
   }
   add("ln_f", {d}, d);
   return specs;

@@ -5,7 +5,8 @@
 //   for (const ParameterSpec& p : ParameterSpecs(*config)) ...      // "wte.weight" {256, 384}, ...
 //
 // Names and layouts are those of GPT-2 in the transformers library, so its GPT2LMHeadModel (vocab_size 256)
-// opens a file of these weights as it is.
+// opens a file of these weights as it is. With experts a block has mlp.router.weight [width, experts], and
+// mlp.experts.N.c_fc and c_proj instead of mlp.c_fc and c_proj.
 #ifndef SHERD_CLIENT_EXAMPLES_GPT_CONFIG_H_
 #define SHERD_CLIENT_EXAMPLES_GPT_CONFIG_H_
 
@@ -23,6 +24,7 @@ struct GptConfig {
   int64_t layers = 0;
   int64_t width = 0;    // a multiple of kHeadSize
   int64_t context = 0;  // positions
+  int64_t experts = 0;  // feed-forward networks of a block, of which each token takes one; 0: one for all
 
   // GPT-2's: every size has heads of 64, so a file's shapes say all there is to know.
   static constexpr int64_t kHeadSize = 64;

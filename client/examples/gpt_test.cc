@@ -141,7 +141,7 @@ TEST(Gpt, EveryParameterGetsAGradientAndTheSameOneTwice) {
 TEST(Gpt, ParametersMayMoveBetweenSteps) {
   const auto model = NewModel(Tiny(32), 1);
   const double before = model->Loss(Windows(1, 33)).item<double>();
-  torch::NoGradGuard no_grad;
+  ::torch::NoGradGuard no_grad;
   for (auto& item : model->named_parameters()) item.value().set_data(item.value().clone());
   EXPECT_EQ(model->Loss(Windows(1, 33)).item<double>(), before);
   for (auto& item : model->named_parameters()) item.value().zero_();
@@ -149,7 +149,7 @@ TEST(Gpt, ParametersMayMoveBetweenSteps) {
 }
 
 TEST(Gpt, CacheChangesNothing) {
-  torch::NoGradGuard no_grad;
+  ::torch::NoGradGuard no_grad;
   const auto model = NewModel(Tiny(16), 5);
   const at::Tensor tokens = Windows(1, 16);
   const at::Tensor at_once = model->forward(tokens);

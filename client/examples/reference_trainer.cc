@@ -89,7 +89,7 @@ class ReferenceTrainer : public Trainer {
     info.loss_scale = loss_scale_.scale;
     Unscale();
     const double limit = options_.clip > 0 ? options_.clip : std::numeric_limits<double>::infinity();
-    info.grad_norm = torch::nn::utils::clip_grad_norm_(masters_, limit);
+    info.grad_norm = ::torch::nn::utils::clip_grad_norm_(masters_, limit);
     info.skipped = !std::isfinite(info.grad_norm);
     info.lr = schedule_.has_value() ? schedule_->Rate(updates_, options_.lr) : options_.lr;
     for (int group : {0, 1}) optimizer_->SetRate(group, info.lr);

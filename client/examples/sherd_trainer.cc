@@ -94,7 +94,10 @@ class SherdTrainer : public Trainer {
     return StatusOfException();
   }
 
-  absl::Status Save(const std::string& path) override { return SaveWeights(*model_, path); }
+  absl::Status Save(const std::string& path) override {
+    const absl::StatusOr<std::shared_ptr<void>> all = zero_->Gather();
+    return all.ok() ? SaveWeights(*model_, path) : all.status();
+  }
 
  private:
   // Asks for the next checkpoint as long before its step as the servers need to make room for it.
@@ -156,12 +159,14 @@ absl::StatusOr<std::unique_ptr<Trainer>> MakeSherdTrainer(const std::string& end
   how.compute(options.compute).stochastic_rounding(options.stochastic_rounding);
   if (options.communication.has_value()) how.communication(*options.communication);
   if (options.loss_scale.has_value()) how.loss_scale(*options.loss_scale);
+  how.stage3(options.stage3);
   if (options.bucket_elements > 0) how.bucket_elements(options.bucket_elements);
   how.on_wait([rank = (*session)->rank()](double seconds, const std::string& whom) {
     absl::FPrintF(stderr, "train_gpt: rank %d has waited %.0f s for %s\n", rank, seconds, whom);
   });
   absl::StatusOr<std::unique_ptr<sherd::torch::ZeroOptimizer>> zero =
-      sherd::torch::ZeroOptimizer::Create(**session, model->named_parameters(), Groups(*model, options), how);
+      sherd::torch::ZeroOptimizer::Create(**session, model->named_parameters(), Groups(*model, options), how,
+                                          sherd::torch::NamedTensors(), model->sharded_blocks());
   if (!zero.ok()) return zero.status();
   absl::StatusOr<std::optional<Schedule>> schedule = ChooseSchedule(options, options.steps);
   if (!schedule.ok()) return schedule.status();

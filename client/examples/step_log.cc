@@ -73,6 +73,11 @@ absl::Status StepLog::Write(const StepRecord& record) {
       {"lr", record.lr},         {"step_ms", record.step_ms}};
   if (record.loss_scale != 1) line["loss_scale"] = record.loss_scale;
   if (record.skipped) line["skipped"] = true;
+  if (record.peak_parameter_bytes > 0) {
+    line["gathers"] = record.gathers;
+    line["prefetch_hits"] = record.prefetch_hits;
+    line["peak_parameter_bytes"] = record.peak_parameter_bytes;
+  }
   const std::string text = line.dump() + "\n";
   if (fwrite(text.data(), 1, text.size(), file_.get()) != text.size() || fflush(file_.get()) != 0) {
     return absl::ErrnoToStatus(errno, absl::StrCat("cannot write the step log ", path_));

@@ -29,6 +29,8 @@ struct StepRecord {
   double step_ms = 0;     // wall time since the previous step ended
   double loss_scale = 1;  // written only when it is another
   bool skipped = false;   // no update was made: the gradient was not finite. Written only when true
+  // Of stage 3, as in StepInfo; not written where nothing was gathered.
+  int64_t gathers = 0, prefetch_hits = 0, peak_parameter_bytes = 0;
 };
 
 // Thread-compatible. Movable.

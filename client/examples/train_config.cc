@@ -79,6 +79,16 @@ absl::Status ApplyConfig(const DeepSpeedConfig& file, int world_size, TrainOptio
   options->accumulation = asked->accumulation;
   options->clip = asked->max_grad_norm;
   options->bucket_elements = asked->bucket_elements;
+  const auto take = [options](const char* flag, int64_t from, int64_t* to) {
+    if (options->given.count(flag) == 0) *to = from;
+  };
+  take("--prefetch-bucket", asked->stage3.prefetch.prefetch_bucket,
+       &options->stage3.prefetch.prefetch_bucket);
+  take("--max-live", asked->stage3.prefetch.max_live, &options->stage3.prefetch.max_live);
+  take("--max-reuse-distance", asked->stage3.prefetch.max_reuse_distance,
+       &options->stage3.prefetch.max_reuse_distance);
+  take("--persistence-threshold", asked->stage3.persistence.tensor, &options->stage3.persistence.tensor);
+  options->stage3.persistence.model = asked->stage3.persistence.model;
   options->compute = asked->compute;
   if (asked->communication.has_value()) options->communication = *asked->communication;
   if (options->given.count("--loss-scale") == 0) options->loss_scale = asked->loss_scale;

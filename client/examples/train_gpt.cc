@@ -28,6 +28,7 @@
 #include "client/examples/train_loop.h"
 #include "client/examples/train_options.h"
 #include "client/session.h"
+#include "client/torch/meta_init.h"
 #include "runtime/formats/atomic_file.h"
 
 namespace sherd::examples {
@@ -51,10 +52,14 @@ absl::Status Run(const TrainOptions& options, const std::string& endpoint) try {
   const absl::StatusOr<Text> text = Text::Load(options.text);
   if (!text.ok()) return text.status();
   if (absl::Status enough = text->CheckContext(options.context); !enough.ok()) return enough;
-  const absl::StatusOr<GptConfig> config = GptConfig::Named(options.size, options.context);
+  absl::StatusOr<GptConfig> config = GptConfig::Named(options.size, options.context);
   if (!config.ok()) return config.status();
+  config->experts = options.experts;
+  std::optional<sherd::torch::MetaInit> sharded;
+  if (options.init_sharded) sharded.emplace(options.seed);
   auto model = std::make_shared<Gpt>(*config);
   model->Initialize(options.seed);
+  sharded.reset();
   const absl::StatusOr<std::unique_ptr<Trainer>> trainer = MakeTrainer(endpoint, options, *text, model);
   if (!trainer.ok()) return trainer.status();
   Console console;

@@ -41,6 +41,9 @@ class Reporter {
     record.step_ms = step_ms;
     record.skipped = info.skipped;
     record.loss_scale = info.loss_scale;
+    record.gathers = info.gathers;
+    record.prefetch_hits = info.prefetch_hits;
+    record.peak_parameter_bytes = info.peak_parameter_bytes;
     if (!options_.json.empty()) {
       if (!log_.has_value()) {
         absl::StatusOr<StepLog> log = StepLog::Open(options_.json, info.step);
@@ -129,7 +132,7 @@ at::Tensor MakeWindows(absl::string_view bytes, const std::vector<int64_t>& offs
 }
 
 double HeldOutLoss(Gpt& model, const Text& text) {
-  torch::NoGradGuard no_grad;
+  ::torch::NoGradGuard no_grad;
   const int64_t context = model.config().context;
   const std::vector<int64_t> offsets = text.HeldOutWindows(context, kHeldOutWindows);
   const int64_t count = offsets.size();

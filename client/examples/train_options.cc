@@ -35,6 +35,10 @@ absl::StatusOr<std::optional<TrainOptions>> ParseTrainOptions(int argc, const ch
   app.add_option("--context", options.context, "bytes a sample")
       ->check(in(1, 1 << 16))
       ->capture_default_str();
+  app.add_option("--experts", options.experts,
+                 "mixture of so many feed-forward networks a block, one a token; 0: one for all")
+      ->check(in(0, 1024))
+      ->capture_default_str();
   app.add_option("--accumulation,--micro-batches", options.accumulation, "micro-batches a step")
       ->check(in(1, 1 << 16))
       ->capture_default_str();
@@ -62,7 +66,28 @@ absl::StatusOr<std::optional<TrainOptions>> ParseTrainOptions(int argc, const ch
   app.add_option("--seed", options.seed, "of initial values, samples and generated text")
       ->check(NotNegative)
       ->capture_default_str();
-  app.add_option("--stage", options.stage, "ZeRO stage: 0, 1 or 2")->check(in(0, 2))->capture_default_str();
+  std::string init = "process";
+  CLI::Option* init_option =
+      app.add_option(
+             "--init", init,
+             "where initial values come about: process, in rank 0's memory; sharded, in the job's alone, "
+             "by seed, name and element (other values than the former's)")
+          ->check(CLI::IsMember({"process", "sharded"}))
+          ->capture_default_str();
+  app.add_option("--stage", options.stage, "ZeRO stage: 0, 1, 2 or 3")
+      ->check(in(0, 3))
+      ->capture_default_str();
+  const auto elements = [&](const char* flag, int64_t* value, const char* what) {
+    app.add_option(flag, *value, absl::StrCat("stage 3, in elements: ", what))
+        ->check(NotNegative)
+        ->capture_default_str();
+  };
+  elements("--prefetch-bucket", &options.stage3.prefetch.prefetch_bucket, "gathered ahead of use");
+  elements("--max-live", &options.stage3.prefetch.max_live, "nothing is kept or gathered ahead beyond");
+  elements("--max-reuse-distance", &options.stage3.prefetch.max_reuse_distance,
+           "what is used again before so many others are stays gathered");
+  elements("--persistence-threshold", &options.stage3.persistence.tensor,
+           "tensors of at most so many are never released");
   std::string precision = "fp32";
   app.add_option("--precision", precision,
                  "of parameters and gradients: fp32, bf16 or fp16; masters are fp32")
@@ -109,6 +134,7 @@ absl::StatusOr<std::optional<TrainOptions>> ParseTrainOptions(int argc, const ch
   save_optimizer->needs(reference);
   save_checkpoint->excludes(reference);
   restore->excludes(reference);
+  init_option->excludes(reference);
   try {
     app.parse(argc, const_cast<char**>(argv));
   } catch (const CLI::Success& asked) {
@@ -120,6 +146,7 @@ absl::StatusOr<std::optional<TrainOptions>> ParseTrainOptions(int argc, const ch
   for (const CLI::Option* flag : app.get_options()) {
     if (flag->count() > 0) options.given.insert("--" + flag->get_lnames().front());
   }
+  options.init_sharded = init == "sharded";
   options.compute = precision == "bf16"   ? DType::kBFloat16
                     : precision == "fp16" ? DType::kFloat16
                                           : DType::kFloat32;

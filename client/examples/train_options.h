@@ -9,6 +9,7 @@
 
 #include "absl/status/statusor.h"
 #include "client/examples/optimizer_choice.h"
+#include "client/options.h"
 #include "core/loss_scale.h"
 #include "core/types.h"
 
@@ -20,12 +21,15 @@ struct TrainOptions : OptimizerChoice {
   uint64_t steps = 400;         // updates in all, those before a restart included
   int64_t global_batch = 8;     // samples of a step, over all ranks and micro-batches
   int64_t context = 128;        // bytes of a sample
+  int64_t experts = 0;          // feed-forward networks a block; 0: one for all tokens
   int64_t accumulation = 1;     // micro-batches of a step
   double weight_decay = 0.1;    // of the blocks' matrices (IsDecayed)
   double clip = 1.0;            // limit of the gradient's norm; 0 does not clip
   uint64_t seed = 1;            // of initial values, samples and generated text
+  bool init_sharded = false;    // initial values come about in the job's memory alone
   int stage = 2;                // ZeRO stage; no meaning with `reference`
   int64_t bucket_elements = 0;  // that are reduced together; 0: ZeroOptions' own
+  Stage3Options stage3;         // in stage 3
   // Mixed precision: of parameters, and of gradients on their way (unset: the same); masters are fp32.
   DType compute = DType::kFloat32;
   std::optional<DType> communication;

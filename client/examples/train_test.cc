@@ -91,7 +91,7 @@ TEST(TrainOptions, UsageErrorsAreOneLine) {
       {"--steps", "x"},
       {"--global-batch", "0"},
       {"--context", "0"},
-      {"--stage", "3"},
+      {"--stage", "4"},
       {"--accumulation", "0"},
       {"--clip", "-1"},
       {"--lr", "nan"},

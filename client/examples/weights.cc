@@ -46,7 +46,7 @@ absl::Status ReadParameter(const formats::SafetensorsReader& file, const std::st
 
 absl::Status SaveWeights(const Gpt& model, const std::string& path,
                          absl::Span<const std::pair<std::string, at::Tensor>> beside) {
-  torch::NoGradGuard no_grad;
+  ::torch::NoGradGuard no_grad;
   std::vector<std::pair<std::string, at::Tensor>> tensors(beside.begin(), beside.end());
   for (const auto& item : model.named_parameters()) tensors.emplace_back(item.key(), item.value());
   std::vector<formats::TensorSpec> specs;
@@ -67,7 +67,7 @@ absl::Status SaveWeights(const Gpt& model, const std::string& path,
 }
 
 absl::StatusOr<std::shared_ptr<Gpt>> LoadWeights(const std::string& path) {
-  torch::NoGradGuard no_grad;
+  ::torch::NoGradGuard no_grad;
   const auto file = formats::SafetensorsReader::Open(path);
   if (!file.ok()) return file.status();
   std::vector<std::pair<std::string, std::vector<int64_t>>> shapes;

@@ -1,7 +1,7 @@
 // A model's parameters in the job's shared memory: what they start from, and where they are read.
 //
 //   if (session.must_initialise()) WriteInitialValues(session, parameters);   // then session.CommitInitial()
-//   MapParameters(session, &parameters);                                      // read-only views from now on
+//   MapParameters(session, window, &parameters);                              // read-only views from now on
 //
 // A parameter that the job computes in 16 bits becomes a view of the rounded copy that its servers keep
 // beside the fp32 master, whatever type it had; an fp32 one is a view of the master itself.
@@ -10,11 +10,13 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "client/parameter_window.h"
 #include "client/session.h"
 #include "core/types.h"
 
@@ -31,12 +33,16 @@ struct SharedParameter {
 //   INVALID_ARGUMENT  one has another 16-bit type: names it
 absl::StatusOr<DType> ComputeType(const std::vector<SharedParameter>& parameters, const DType* asked);
 
-// The values to begin with, as fp32. REQUIRES: session.must_initialise().
+// The values to begin with, as fp32: what the tensors hold, or what a MetaInit noted for them. REQUIRES:
+// session.must_initialise().
+//   FAILED_PRECONDITION  one was made under MetaInit and never initialised: names it
 absl::Status WriteInitialValues(Session& session, const std::vector<SharedParameter>& parameters);
 
-// Makes the tensors views of shared memory, and a stray write to one an error that names it. REQUIRES: the
-// job has its initial values. Gradient accumulators that were made before belong to the tensors no more.
-void MapParameters(Session& session, std::vector<SharedParameter>* parameters);
+// Makes the tensors views of shared memory, through `window` if there is one, and a stray write to one, or a
+// use while it is released, an error that names it. REQUIRES: the job has its initial values. Gradient
+// accumulators that were made before belong to the tensors no more.
+void MapParameters(Session& session, const std::shared_ptr<client::ParameterWindow>& window,
+                   std::vector<SharedParameter>* parameters);
 
 // FAILED_PRECONDITION, naming the parameter whose storage was replaced.
 absl::Status CheckHomes(const std::vector<SharedParameter>& parameters);

@@ -24,12 +24,17 @@ void OnFault(int signal, siginfo_t* info, void*) {
   for (const GuardedRange& r : *ranges) {
     const char* begin = static_cast<const char*>(r.begin);
     if (at < begin || at >= begin + r.bytes) continue;
-    static constexpr char kBefore[] = "sherd: a store into parameter ";
-    static constexpr char kAfter[] =
+    const bool released = r.readable != nullptr && r.readable->load(std::memory_order_relaxed) == 0;
+    static constexpr char kReleased[] = "sherd: a use of parameter ";
+    static constexpr char kGather[] =
+        " while it is released; stage 3 gathers it for the Sharded blocks that use it and inside "
+        "ZeroOptimizer::Gather\n";
+    static constexpr char kStore[] = "sherd: a store into parameter ";
+    static constexpr char kWrite[] =
         ", which is a read-only view of shared memory; change it through ZeroOptimizer::Write\n";
-    Put(kBefore, sizeof kBefore - 1);
+    released ? Put(kReleased, sizeof kReleased - 1) : Put(kStore, sizeof kStore - 1);
     Put(r.name.data(), r.name.size());
-    Put(kAfter, sizeof kAfter - 1);
+    released ? Put(kGather, sizeof kGather - 1) : Put(kWrite, sizeof kWrite - 1);
     break;
   }
   // As it would have been without us: the store is tried again and faults again.

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <map>
 #include <set>
 #include <utility>
 
@@ -22,6 +21,15 @@
 namespace sherd::torch {
 namespace {
 
+// Units that are readable while this lives.
+struct Gathered {
+  ~Gathered() {
+    for (const int unit : units) window->Release(unit);
+  }
+  std::shared_ptr<client::ParameterWindow> window;
+  std::vector<int> units;
+};
+
 std::string ShapeText(at::IntArrayRef shape) { return absl::StrCat("[", absl::StrJoin(shape, ", "), "]"); }
 
 }  // namespace
@@ -31,11 +39,12 @@ class ZeroOptimizer::Impl {
   Impl(Session& session, ZeroOptions options) : session_(session), options_(std::move(options)) {}
 
   absl::Status Init(const NamedTensors& parameters, const std::vector<ParamGroup>& groups,
-                    const NamedTensors& buffers);
+                    const NamedTensors& buffers, const Blocks& blocks);
   Batch Begin();
   absl::StatusOr<StepInfo> Step(const at::Tensor& loss);
   absl::Status Write(const std::string& name, const at::Tensor& value);
   at::Tensor Scale(const at::Tensor& loss) const;
+  absl::StatusOr<std::shared_ptr<void>> Gather(const std::vector<std::string>& names);
 
   Session& session_;
   ZeroOptions options_;
@@ -45,14 +54,14 @@ class ZeroOptimizer::Impl {
   std::string committed_packed_;  // with what PackBlob adds
   std::unique_ptr<client::StepWriter> writer_;
   std::unique_ptr<GradientOutbox> outbox_;
-  std::shared_ptr<PendingSave> save_;  // to be cut by step save_step_
+  std::shared_ptr<client::ParameterWindow> window_;  // stage 3
+  std::shared_ptr<PendingSave> save_;                // to be cut by step save_step_
   uint64_t save_step_ = 0;
 
  private:
-  absl::StatusOr<JobSpec> MakeSpec(const NamedTensors& parameters, const std::vector<ParamGroup>& groups,
-                                   const NamedTensors& buffers);
-  absl::Status SetPrecision(JobSpec* spec) const;
-  absl::Status PlaceInSharedMemory();
+  // Stage 3: from where parameters are there only while they are gathered.
+  absl::Status OpenWindow(const std::vector<bool>& persistent, const Blocks& blocks);
+  absl::Status InitialiseJob();
   // The blob of a STEP record: what the outbox expects, then the user's.
   std::string PackBlob() const { return absl::StrCat(outbox_->PackExpected(), next_blob_); }
   absl::Status UnpackBlob(absl::string_view packed);
@@ -69,95 +78,19 @@ class ZeroOptimizer::Impl {
   double scale_ = 0;  // that gradients now in `.grad` count with
   double weight_ = 0, loss_sum_ = 0;
   uint64_t sample_count_ = 0, loss_samples_ = 0;
-  absl::Status ended_;  // why training can not go on
+  client::ParameterWindow::Stats counted_;  // as the last step left them
+  absl::Status ended_;                      // why training can not go on
 };
 
-absl::StatusOr<JobSpec> ZeroOptimizer::Impl::MakeSpec(const NamedTensors& parameters,
-                                                      const std::vector<ParamGroup>& groups,
-                                                      const NamedTensors& buffers) {
-  if (groups.empty()) return absl::InvalidArgumentError("there is no parameter group");
-  std::map<std::string, int> group_of;
-  for (size_t g = 0; g < groups.size(); ++g) {
-    if (groups[g].options.kind() != groups[0].options.kind()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("parameter group ", g, " has another kind of optimizer than group 0"));
-    }
-    for (const std::string& name : groups[g].parameters) {
-      if (!parameters.contains(name)) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("parameter group ", g, " names ", name, ", which is no parameter"));
-      }
-      if (!group_of.emplace(name, g).second) {
-        return absl::InvalidArgumentError(absl::StrCat("parameter ", name, " is in two groups"));
-      }
-    }
-    scalars_.push_back(groups[g].options.scalars());
-  }
-  std::vector<TensorSpec> specs;
-  std::set<at::TensorImpl*> seen;
-  for (const auto& item : parameters) {
-    absl::Status ok = CheckParameter(item.key(), item.value());
-    if (!ok.ok()) return ok;
-    auto group = group_of.find(item.key());
-    if (!seen.insert(item.value().unsafeGetTensorImpl()).second) continue;  // tied: under its first name
-    if (group == group_of.end()) {
-      return absl::InvalidArgumentError(absl::StrCat("parameter ", item.key(), " is in no parameter group"));
-    }
-    SharedParameter p;
-    p.name = item.key();
-    p.tensor = item.value();
-    params_.push_back(p);
-    specs.push_back({p.name, p.tensor.sizes().vec(), *DTypeOf(p.tensor.scalar_type()), group->second,
-                     p.tensor.requires_grad()});
-  }
-  JobSpec spec;
-  if (absl::Status s = SetPrecision(&spec); !s.ok()) return s;
-  if (options_.compute().has_value()) {
-    for (TensorSpec& t : specs) t.dtype = spec.compute;
-  }
-  // Gradients come about in the reverse order of the forward pass.
-  std::reverse(specs.begin(), specs.end());
-  absl::StatusOr<Layout> layout = Layout::Create(PackUnits(std::move(specs), options_.bucket_elements()));
-  if (!layout.ok()) return layout.status();
-  spec.layout = *layout;
-  spec.optimizer = groups[0].options.kind();
-  for (const ParamGroup& g : groups) spec.groups.push_back(g.name);
-  spec.stage = options_.stage();
-  spec.parts = options_.stage() >= 2 ? options_.accumulation() : 1;
-  if (options_.global_batch() > 0) {
-    const int64_t shares = int64_t{session_.world_size()} * options_.accumulation();
-    nominal_ = static_cast<double>((options_.global_batch() + shares - 1) / shares);
-  }
-  spec.nominal_samples = nominal_;
-  if (absl::Status declared = buffers_.Declare(buffers, &spec); !declared.ok()) return declared;
-  return spec;
-}
-
-absl::Status ZeroOptimizer::Impl::SetPrecision(JobSpec* spec) const {
-  const std::optional<DType>& asked = options_.compute();
-  const absl::StatusOr<DType> compute = ComputeType(params_, asked.has_value() ? &*asked : nullptr);
-  if (!compute.ok()) return compute.status();
-  spec->compute = *compute;
-  spec->staging = options_.communication().value_or(*compute);
-  const LossScaleSpec usual = *compute == DType::kFloat16 ? DynamicLossScale() : LossScaleSpec();
-  spec->loss_scale = options_.loss_scale().value_or(usual);
-  spec->stochastic_rounding = options_.stochastic_rounding();
-  spec->rounding_seed = options_.stochastic_rounding() ? options_.seed() : 0;
-  return absl::OkStatus();
-}
-
 absl::Status ZeroOptimizer::Impl::Init(const NamedTensors& parameters, const std::vector<ParamGroup>& groups,
-                                       const NamedTensors& buffers) {
-  if (options_.stage() < 0 || options_.stage() > 2) {
-    return absl::InvalidArgumentError(absl::StrCat("stage is ", options_.stage(), ": it must be 0, 1 or 2"));
-  }
-  if (options_.accumulation() < 1) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("accumulation is ", options_.accumulation(), ": it must be at least 1"));
-  }
-  absl::StatusOr<JobSpec> spec = MakeSpec(parameters, groups, buffers);
-  if (!spec.ok()) return spec.status();
-  absl::Status status = session_.Attach(*spec);
+                                       const NamedTensors& buffers, const Blocks& blocks) {
+  absl::StatusOr<JobDeclaration> declared =
+      DeclareJob(parameters, groups, options_, session_.world_size(), buffers, &buffers_, blocks);
+  if (!declared.ok()) return declared.status();
+  params_ = std::move(declared->parameters);
+  scalars_ = std::move(declared->scalars);
+  nominal_ = NominalSamples(options_, session_.world_size());
+  absl::Status status = session_.Attach(declared->spec);
   if (!status.ok()) return status;
   const Layout& layout = session_.memory().layout();
   std::vector<std::string> names;
@@ -168,8 +101,8 @@ absl::Status ZeroOptimizer::Impl::Init(const NamedTensors& parameters, const std
     tensors.push_back(p.tensor);
   }
   outbox_ = std::make_unique<GradientOutbox>(layout, names, tensors);
-  status = PlaceInSharedMemory();
-  if (!status.ok()) return status;
+  if (status = InitialiseJob(); !status.ok()) return status;
+  if (status = OpenWindow(declared->persistent, blocks); !status.ok()) return status;
   client::StepWriter::Options how;
   const int busy = session_.world_size() + session_.memory().control().Newest()->servers;
   how.overlap = busy <= runtime::UsableCores();
@@ -193,18 +126,50 @@ absl::Status ZeroOptimizer::Impl::Init(const NamedTensors& parameters, const std
   return absl::OkStatus();
 }
 
-absl::Status ZeroOptimizer::Impl::PlaceInSharedMemory() {
+absl::Status ZeroOptimizer::Impl::InitialiseJob() {
   if (session_.must_initialise()) {
     if (!session_.restoring() || session_.restoring_partially()) {
       if (absl::Status written = WriteInitialValues(session_, params_); !written.ok()) return written;
     }
     buffers_.Publish(session_.memory(), sherd::Step(session_.attached_step()));
     if (absl::Status committed = session_.CommitInitial(); !committed.ok()) return committed;
-  } else if (absl::Status waited = session_.WaitInitialized(); !waited.ok()) {
-    return waited;
+    return absl::OkStatus();
   }
-  MapParameters(session_, &params_);
+  return session_.WaitInitialized();
+}
+
+absl::Status ZeroOptimizer::Impl::OpenWindow(const std::vector<bool>& persistent, const Blocks& blocks) {
+  if (options_.stage() == 3) {
+    absl::StatusOr<std::unique_ptr<client::UnitSource>> units = client::SharedUnits(session_.shared_memory());
+    if (!units.ok()) return units.status();
+    absl::StatusOr<std::unique_ptr<client::ParameterWindow>> window = client::ParameterWindow::Create(
+        session_.memory().layout(), persistent, options_.stage3().prefetch, *std::move(units));
+    if (!window.ok()) return window.status();
+    window_ = *std::move(window);
+  }
+  OpenBlocks(blocks, session_.memory().layout(), params_, window_);
+  MapParameters(session_, window_, &params_);
   return absl::OkStatus();
+}
+
+absl::StatusOr<std::shared_ptr<void>> ZeroOptimizer::Impl::Gather(const std::vector<std::string>& names) {
+  std::set<int> units;
+  for (const std::string& name : names) {
+    const TensorInfo* info = session_.memory().layout().Find(name);
+    if (info == nullptr) return absl::NotFoundError(absl::StrCat("there is no parameter ", name));
+    units.insert(info->unit);
+  }
+  for (const SharedParameter& p : params_) {
+    if (names.empty()) units.insert(session_.memory().layout().tensors()[p.index].unit);
+  }
+  auto gathered = std::make_shared<Gathered>();
+  gathered->window = window_;
+  for (const int unit : units) {
+    if (window_ == nullptr) break;
+    if (absl::Status there = window_->Gather(unit); !there.ok()) return there;
+    gathered->units.push_back(unit);
+  }
+  return std::shared_ptr<void>(std::move(gathered));
 }
 
 double ZeroOptimizer::Impl::ScaleOf(const SampleRange& samples) const {
@@ -236,6 +201,7 @@ Batch ZeroOptimizer::Impl::Begin() {
     weight_ += scale;
   }
   if (delivering()) outbox_->BeginPart(static_cast<float>(scale_));
+  if (window_ != nullptr) window_->BeginPass(/*last=*/micro_ + 1 == options_.accumulation());
   return batch;
 }
 
@@ -250,6 +216,7 @@ absl::StatusOr<StepInfo> ZeroOptimizer::Impl::Step(const at::Tensor& loss) {
   if (!begun_) return absl::FailedPreconditionError("Step without Begin");
   if (!outbox_->error().ok()) return outbox_->error();
   begun_ = false;
+  if (window_ != nullptr) window_->EndPass();
   const uint64_t n = options_.global_batch() > 0 ? samples_.size() : 1;
   sample_count_ += n;
   if (loss.defined() && n > 0) {
@@ -311,6 +278,13 @@ absl::StatusOr<StepInfo> ZeroOptimizer::Impl::Step(const at::Tensor& loss) {
   info.grad_norm = verdict->grad_norm;
   info.samples = verdict->samples;
   info.skipped_steps = verdict->loss_scale.skipped;
+  if (window_ != nullptr) {
+    const client::ParameterWindow::Stats now = window_->stats();
+    info.gathers = now.gathers - counted_.gathers;
+    info.prefetch_hits = now.hits - counted_.hits;
+    info.peak_parameter_bytes = now.peak_live_bytes;
+    counted_ = now;
+  }
   return info;
 }
 
@@ -357,21 +331,19 @@ Result Guarded(Fn fn) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<ZeroOptimizer>> ZeroOptimizer::Create(Session& session,
-                                                                     const NamedTensors& parameters,
-                                                                     const OptimizerOptions& optimizer,
-                                                                     const ZeroOptions& options,
-                                                                     const NamedTensors& buffers) {
-  return Create(session, parameters, {ParamGroup{"", parameters.keys(), optimizer}}, options, buffers);
+absl::StatusOr<std::unique_ptr<ZeroOptimizer>> ZeroOptimizer::Create(
+    Session& session, const NamedTensors& parameters, const OptimizerOptions& optimizer,
+    const ZeroOptions& options, const NamedTensors& buffers, const Blocks& blocks) {
+  return Create(session, parameters, {ParamGroup{"", parameters.keys(), optimizer}}, options, buffers,
+                blocks);
 }
 
-absl::StatusOr<std::unique_ptr<ZeroOptimizer>> ZeroOptimizer::Create(Session& session,
-                                                                     const NamedTensors& parameters,
-                                                                     const std::vector<ParamGroup>& groups,
-                                                                     const ZeroOptions& options,
-                                                                     const NamedTensors& buffers) {
+absl::StatusOr<std::unique_ptr<ZeroOptimizer>> ZeroOptimizer::Create(
+    Session& session, const NamedTensors& parameters, const std::vector<ParamGroup>& groups,
+    const ZeroOptions& options, const NamedTensors& buffers, const Blocks& blocks) {
   auto impl = std::make_unique<Impl>(session, options);
-  absl::Status status = Guarded<absl::Status>([&] { return impl->Init(parameters, groups, buffers); });
+  absl::Status status =
+      Guarded<absl::Status>([&] { return impl->Init(parameters, groups, buffers, blocks); });
   if (!status.ok()) return status;
   return absl::WrapUnique(new ZeroOptimizer(std::move(impl)));
 }
@@ -417,6 +389,14 @@ std::shared_ptr<PendingSave> ZeroOptimizer::SaveWithStep(const SaveOptions& opti
   return impl_->save_ = impl_->session_.StartSave(options, impl_->save_step_);
 }
 absl::Status ZeroOptimizer::Detach(bool finished) { return impl_->session_.Detach(finished); }
+
+absl::StatusOr<std::shared_ptr<void>> ZeroOptimizer::Gather(const std::vector<std::string>& names) {
+  return impl_->Gather(names);
+}
+
+client::ParameterWindow::Stats ZeroOptimizer::gathers() const {
+  return impl_->window_ == nullptr ? client::ParameterWindow::Stats() : impl_->window_->stats();
+}
 
 ZeroOptimizer::Traffic ZeroOptimizer::traffic() const {
   return {impl_->outbox_->staged_bytes(), impl_->writer_->staging_bytes(), impl_->writer_->ring_growths()};

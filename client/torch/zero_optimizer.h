@@ -27,7 +27,6 @@
 #define SHERD_CLIENT_TORCH_ZERO_OPTIMIZER_H_
 
 #include <ATen/core/Tensor.h>
-#include <torch/ordered_dict.h>
 
 #include <memory>
 #include <optional>
@@ -38,39 +37,31 @@
 #include "client/batch.h"
 #include "client/options.h"
 #include "client/session.h"
+#include "client/torch/job_declaration.h"
+#include "client/torch/sharded.h"
 #include "core/schedule.h"
 
 namespace sherd::torch {
 
-using NamedTensors = ::torch::OrderedDict<std::string, at::Tensor>;
-
-// Parameters that share scalars. Names are those of named_parameters().
-struct ParamGroup {
-  std::string name;
-  std::vector<std::string> parameters;
-  OptimizerOptions options;
-};
-
 class ZeroOptimizer {
  public:
+  using Blocks = std::vector<std::shared_ptr<ShardedBlock>>;
+
   // One group of all parameters. `session` must outlive the optimizer; the tensors stay the caller's (their
   // storage becomes shared memory). On the job's first start rank 0's values become the job's; later, and on
   // other ranks, the job's values replace what the tensors held.
   //   INVALID_ARGUMENT     a parameter that is not fp32, bf16 or fp16 on the CPU, or of another 16-bit type
-  //                        than the computation, a stage outside 0..2, accumulation < 1
+  //                        than the computation, a stage outside 0..3, accumulation < 1
   //   FAILED_PRECONDITION  the job was started with another model or configuration
-  // With SessionOptions::restore the job's values are a checkpoint's instead of rank 0's.
-  static absl::StatusOr<std::unique_ptr<ZeroOptimizer>> Create(Session& session,
-                                                               const NamedTensors& parameters,
-                                                               const OptimizerOptions& optimizer,
-                                                               const ZeroOptions& options,
-                                                               const NamedTensors& buffers = NamedTensors());
+  // With SessionOptions::restore the job's values are a checkpoint's instead of rank 0's. `blocks`: what
+  // stage 3 gathers and releases (sharded.h); every rank gives the same. Parameters of none are always there.
+  static absl::StatusOr<std::unique_ptr<ZeroOptimizer>> Create(
+      Session& session, const NamedTensors& parameters, const OptimizerOptions& optimizer,
+      const ZeroOptions& options, const NamedTensors& buffers = NamedTensors(), const Blocks& blocks = {});
   // Several groups; each parameter in exactly one. All options of one kind of optimizer.
-  static absl::StatusOr<std::unique_ptr<ZeroOptimizer>> Create(Session& session,
-                                                               const NamedTensors& parameters,
-                                                               const std::vector<ParamGroup>& groups,
-                                                               const ZeroOptions& options,
-                                                               const NamedTensors& buffers = NamedTensors());
+  static absl::StatusOr<std::unique_ptr<ZeroOptimizer>> Create(
+      Session& session, const NamedTensors& parameters, const std::vector<ParamGroup>& groups,
+      const ZeroOptions& options, const NamedTensors& buffers = NamedTensors(), const Blocks& blocks = {});
   ~ZeroOptimizer();
   ZeroOptimizer(const ZeroOptimizer&) = delete;
   ZeroOptimizer& operator=(const ZeroOptimizer&) = delete;
@@ -112,6 +103,11 @@ class ZeroOptimizer {
   //   NOT_FOUND, INVALID_ARGUMENT  no such parameter, or another shape
   absl::Status Write(const std::string& name, const at::Tensor& value);
 
+  // Stage 3: the named parameters (all, without names) are readable while the result lives; in other stages
+  // they always are. Nothing may be gathered any more when the optimizer goes.
+  //   NOT_FOUND  no such parameter
+  absl::StatusOr<std::shared_ptr<void>> Gather(const std::vector<std::string>& names = {});
+
   // Lets the servers save the job's state into a directory while training goes on. On one rank. The result is
   // asked by Wait, which must have returned before this object goes.
   //   Save          the last whole step, also in the middle of an accumulation. Returns when its state is cut
@@ -132,6 +128,8 @@ class ZeroOptimizer {
     int64_t ring_growths = 0;
   };
   Traffic traffic() const;
+  // Stage 3: of all steps so far; else zeros.
+  client::ParameterWindow::Stats gathers() const;
 
  private:
   class Impl;

@@ -44,7 +44,7 @@ class CommandLineTest(harness.ClusterTest):
             (2, "a b", sherdd, "--job", "a b"),
             (2, "nowhere", sherdd, "--job", "x", "--listen", "nowhere"),
             (2, "--frobnicate", train, "--frobnicate"),
-            (2, "--stage", train, "--stage", 3),
+            (2, "--stage", train, "--stage", 4),
             (2, "huge", train, "--size", "huge"),
             (2, "--global-batch", train, "--global-batch", 0),
             (2, "--steps", train, "--steps", 0),

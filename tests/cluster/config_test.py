@@ -33,7 +33,6 @@ class ConfigTest(harness.ClusterTest):
                 self.assertSameWeights(job.weights(), want.weights())
                 said = [line for line in job.output("stderr").splitlines() if line.startswith("sherd run: ")]
                 self.assertTrue(all(name in line for line in said), said)
-                self.assertEqual(any("runs as stage 2" in line for line in said), "stage3" in name, said)
 
     def test_schedulers_and_fp16(self):
         for name in ("stage1_scheduler", "stage3_offload_scheduler"):

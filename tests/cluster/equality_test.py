@@ -5,9 +5,9 @@
 """
 from tests.cluster import harness
 
-STAGES, WORLDS, SERVERS = (0, 1, 2), (1, 2, 3, 4), (1, 2, 5)
+STAGES, WORLDS, SERVERS = (0, 1, 2, 3), (1, 2, 3, 4), (1, 2, 5)
 # (stage, world, servers): every value of each, more processes than cores, and per world size what must be equal.
-FEW = [(0, 1, 2), (2, 1, 1), (0, 2, 5), (1, 2, 1), (2, 2, 2), (2, 2, 2), (1, 3, 2), (2, 4, 5), (0, 4, 1)]
+FEW = [(0, 1, 2), (2, 1, 1), (0, 2, 5), (1, 2, 1), (2, 2, 2), (2, 2, 2), (1, 3, 2), (2, 4, 5), (0, 4, 1), (3, 2, 2), (3, 3, 1)]
 
 
 class EqualityTest(harness.ClusterTest):
@@ -18,7 +18,7 @@ class EqualityTest(harness.ClusterTest):
         first = {}  # by world size
         for stage, world, servers in cases:
             with self.subTest(stage=stage, world=world, servers=servers), \
-                    self.job(world, servers, ["--stage", stage]) as job:
+                    self.job(world, servers, harness.stage(stage)) as job:
                 job.finish()
                 self.assertCloseLosses(job.log.losses(), losses, 1e-4)
                 records = job.log.records()
@@ -89,9 +89,9 @@ class AccumulationTest(harness.ClusterTest):
     def test_micro_batches_add_up_to_one_batch(self):
         losses, weights = self.reference()
         for stage in STAGES:
-            for micros in (2, 3) if stage == 2 else (3,):
+            for micros in (2, 3) if stage >= 2 else (3,):
                 with self.subTest(stage=stage, micros=micros), \
-                        self.job(2, 2, ["--stage", stage, "--accumulation", micros]) as job:
+                        self.job(2, 2, harness.stage(stage) + ["--accumulation", micros]) as job:
                     job.finish()
                     self.assertCloseLosses(job.log.losses(), losses, 1e-4)
                     self.assertCloseWeights(job.weights(), weights, 1e-2)
@@ -102,6 +102,40 @@ class AccumulationTest(harness.ClusterTest):
             with self.subTest(args=args), self.job(4, 2, args) as job:
                 job.finish()
                 self.assertCloseLosses(job.log.losses(), losses, 1e-4)
+
+
+class ExpertsTest(harness.ClusterTest):
+    """Blocks that some ranks or steps leave out: with one token a sample most experts are idle on a rank."""
+    steps = 20
+    batch = 2
+
+    def test_experts_of_some_ranks(self):
+        losses, _ = self.reference("--experts", 6)
+        weights = []
+        for stage in (2, 3):
+            with self.subTest(stage=stage), self.job(2, 2, harness.stage(stage) + ["--experts", 6]) as job:
+                self.assertCloseLosses(job.finish().log.losses(), losses, 1e-4)
+                weights.append(job.weights())
+        self.assertSameWeights(*weights)
+
+
+class ShardedInitTest(harness.ClusterTest):
+    steps = 3
+
+    def test_values_that_no_process_held(self):
+        weights = []
+        for trainers, servers, stage, precision in ((1, 1, 3, "fp32"), (3, 2, 1, "fp32"), (2, 2, 3, "fp32")):
+            args = harness.stage(stage) + ["--init", "sharded", "--precision", precision, "--lr", 0]
+            with self.subTest(args=args), self.job(trainers, servers, args) as job:
+                job.finish()
+                weights.append(job.weights())
+        self.assertSameWeights(weights[0], weights[1])
+        self.assertSameWeights(weights[0], weights[2])
+        norm = weights[0]["h.0.ln_1.weight"].floats()
+        self.assertEqual(set(norm), {1.0})
+        table = weights[0]["wte.weight"].floats()
+        deviation = (sum(v * v for v in table) / len(table)) ** 0.5
+        self.assertTrue(0.019 < deviation < 0.021, deviation)
 
 
 class FewSamplesTest(harness.ClusterTest):

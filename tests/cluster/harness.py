@@ -142,6 +142,12 @@ def run(*command, env=(), limit=None, cwd=None):
     return Finished(p.returncode, p.stdout, p.stderr)
 
 
+def stage(number):
+    """Flags of a stage. The tiny model's tensors are so small that stage 3 would keep all of them."""
+    keep_nothing = ["--persistence-threshold", 0, "--max-reuse-distance", 0] if number == 3 else []
+    return ["--stage", number] + keep_nothing
+
+
 class Job:
     """A job of `sherd run`: train_gpt on `trainers` ranks with `servers` shard servers.
 

@@ -67,14 +67,16 @@ class KillTest(harness.ClusterTest):
         seed = harness.seed()
         rng = random.Random("%d many" % seed)
         want = self.expected(2, 2)
-        with self.job(2, 2, self.args, run_args=["--restarts", 100]) as job:
-            for step in range(1, self.steps - 1, 4):
-                job.wait_for_step(step)
-                for victim in rng.sample([("trainer", 0), ("trainer", 1), ("server", 0), ("server", 1)],
-                                         rng.randint(1, 3)):
-                    job.kill_if_running(*victim)
-            job.finish()
-            self.assertSameWeights(job.weights(), want)
+        for stage in (2, 3):
+            args = harness.stage(stage) + ["--accumulation", 2]
+            with self.subTest(stage=stage), self.job(2, 2, args, run_args=["--restarts", 100]) as job:
+                for step in range(1, self.steps - 1, 4):
+                    job.wait_for_step(step)
+                    for victim in rng.sample([("trainer", 0), ("trainer", 1), ("server", 0), ("server", 1)],
+                                             rng.randint(1, 3)):
+                        job.kill_if_running(*victim)
+                job.finish()
+                self.assertSameWeights(job.weights(), want)
 
     def test_all_servers_killed_at_once(self):
         want = self.expected(2, 2)
