@@ -35,8 +35,10 @@ int FromEnvironmentInt(const char* name, int otherwise, std::string* problem) {
 
 // A job whose directory is there lives, though all its servers may just be restarting, with a back-off of
 // seconds: a trainer that comes at that moment waits for them. Where there is nothing, an error comes soon.
-rpc::JobClient::Options PatienceFor(const std::vector<std::string>& endpoints, absl::Duration timeout) {
+rpc::JobClient::Options CallsTo(const std::vector<std::string>& endpoints, absl::Duration timeout,
+                                runtime::Access access) {
   rpc::JobClient::Options options;
+  options.access = std::move(access);
   options.retry.patience = timeout;
   for (const std::string& endpoint : endpoints) {
     const absl::string_view path = absl::StripPrefix(endpoint, "unix:");
@@ -52,6 +54,7 @@ SessionOptions SessionOptions::FromEnvironment() {
   SessionOptions o;
   const char* endpoint = std::getenv("SHERD_ENDPOINT");
   if (endpoint != nullptr) o.endpoints = endpoint;
+  o.access.FillFrom([](const char* name) { return std::getenv(name); });
   const char* job = std::getenv("SHERD_JOB");
   if (job != nullptr) o.job = job;
   const char* groups = std::getenv("SHERD_REDUCE_GROUPS");
@@ -73,12 +76,14 @@ absl::StatusOr<std::unique_ptr<Session>> Session::Connect(SessionOptions options
   }
   absl::StatusOr<std::vector<std::string>> endpoints = rpc::ParseEndpoints(options.endpoints);
   if (!endpoints.ok()) return endpoints.status();
-  return absl::WrapUnique(new Session(std::move(options), *std::move(endpoints)));
+  absl::StatusOr<runtime::Access> access = runtime::ReadAccess(options.access, runtime::AccessSide::kCaller);
+  if (!access.ok()) return access.status();
+  return absl::WrapUnique(new Session(std::move(options), *std::move(endpoints), *std::move(access)));
 }
 
-Session::Session(SessionOptions options, std::vector<std::string> endpoints)
+Session::Session(SessionOptions options, std::vector<std::string> endpoints, runtime::Access access)
     : options_(std::move(options)),
-      client_(endpoints, PatienceFor(endpoints, options_.timeout)),
+      client_(endpoints, CallsTo(endpoints, options_.timeout, std::move(access))),
       job_(options_.job) {}
 
 Session::~Session() {

@@ -23,6 +23,7 @@
 #include "client/rpc/job_client.h"
 #include "core/job_spec.h"
 #include "proto/sherd/v1/shard.pb.h"
+#include "runtime/access_files.h"
 #include "runtime/job_dir.h"
 #include "runtime/job_memory.h"
 
@@ -53,6 +54,8 @@ struct SessionOptions {
   // What is wrong with them, Connect says.
   static SessionOptions FromEnvironment();
   std::string problem;  // of the environment
+  // For endpoints over TCP: SHERD_TOKEN_FILE, SHERD_TLS_CA and so on (runtime/access_files.h).
+  runtime::AccessFiles access;
   RestoreOptions restore;
 };
 
@@ -60,6 +63,7 @@ class Session {
  public:
   //   FAILED_PRECONDITION  no endpoint
   //   INVALID_ARGUMENT     a rank outside the world, an endpoint that is none
+  //   else                 a file of `access` that cannot be used
   static absl::StatusOr<std::unique_ptr<Session>> Connect(SessionOptions options);
   // Detaches if that was not done: as a trainer that goes before its end.
   ~Session();
@@ -115,7 +119,7 @@ class Session {
   absl::Status Detach(bool finished);
 
  private:
-  explicit Session(SessionOptions options, std::vector<std::string> endpoints);
+  Session(SessionOptions options, std::vector<std::string> endpoints, runtime::Access access);
   // Rank 0: the parameters in 16 bits, if the job computes so, from the initial values.
   absl::Status RoundInitial();
   absl::Time Deadline() const { return absl::Now() + options_.timeout; }

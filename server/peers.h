@@ -17,6 +17,7 @@
 #include "absl/time/time.h"
 #include "grpcpp/channel.h"
 #include "grpcpp/client_context.h"
+#include "runtime/access_files.h"
 #include "runtime/mutex.h"
 #include "server/rpc_server.h"
 
@@ -46,7 +47,7 @@ class Peers {
 
 // Metadata keys.
 inline constexpr char kForwardedKey[] = "sherd-forwarded";
-inline constexpr char kTokenKey[] = "authorization";
+using runtime::kTokenKey;
 
 }  // namespace sherd::server
 

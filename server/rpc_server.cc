@@ -1,7 +1,6 @@
 #include "server/rpc_server.h"
 
 #include <fcntl.h>
-#include <netdb.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
 
@@ -10,7 +9,6 @@
 #include <utility>
 
 #include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "grpc/grpc.h"
@@ -22,6 +20,7 @@
 #include "grpcpp/server.h"
 #include "grpcpp/server_builder.h"
 #include "grpcpp/server_posix.h"
+#include "runtime/net_address.h"
 #include "runtime/unique_fd.h"
 #include "runtime/unix_listener.h"
 #include "spdlog/spdlog.h"
@@ -50,14 +49,6 @@ void InitGrpc() {
   (void)done;
 }
 
-bool IsLoopback(const sockaddr* address) {
-  if (address->sa_family == AF_INET) {
-    return ntohl(reinterpret_cast<const sockaddr_in*>(address)->sin_addr.s_addr) >> 24 == 127;
-  }
-  return address->sa_family == AF_INET6 &&
-         IN6_IS_ADDR_LOOPBACK(&reinterpret_cast<const sockaddr_in6*>(address)->sin6_addr);
-}
-
 std::shared_ptr<grpc::ServerCredentials> Credentials(const TlsFiles& tls) {
   if (tls.empty()) return grpc::InsecureServerCredentials();
   grpc::SslServerCredentialsOptions options(tls.ca.empty()
@@ -72,36 +63,20 @@ std::shared_ptr<grpc::ServerCredentials> Credentials(const TlsFiles& tls) {
 
 // gRPC would only log what is wrong with an address.
 absl::Status CheckTcpAddress(const std::string& address, bool allow_remote) {
-  const size_t colon = address.rfind(':');
-  int port = -1;
-  if (colon == std::string::npos || colon == 0 || !absl::SimpleAtoi(address.substr(colon + 1), &port) ||
-      port < 0 || port > 65535) {
+  absl::StatusOr<runtime::HostPort> at = runtime::ParseHostPort(address);
+  if (!at.ok()) {
     return absl::InvalidArgumentError(
         absl::StrCat("cannot listen on \"", address, "\": not HOST:PORT or unix:PATH"));
   }
-  std::string host = address.substr(0, colon);
-  if (absl::StartsWith(host, "[") && absl::EndsWith(host, "]")) host = host.substr(1, host.size() - 2);
-  addrinfo hints = {};
-  hints.ai_socktype = SOCK_STREAM;
-  hints.ai_flags = AI_PASSIVE;
-  addrinfo* found = nullptr;
-  const int error = ::getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found);
-  if (error != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("cannot listen on ", address, ": ", ::gai_strerror(error)));
-  }
-  const std::unique_ptr<addrinfo, void (*)(addrinfo*)> owner(found, ::freeaddrinfo);
-  for (const addrinfo* a = found; a != nullptr; a = a->ai_next) {
-    if (!allow_remote && !IsLoopback(a->ai_addr)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("cannot listen on ", address,
-                       ": it can be reached from other hosts; use 127.0.0.1, or say --allow-remote"));
-    }
-    runtime::UniqueFd fd(::socket(a->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  absl::StatusOr<std::vector<runtime::SocketAddress>> found = runtime::Resolve(*at);
+  if (!found.ok()) return found.status();
+  for (const runtime::SocketAddress& a : *found) {
+    if (absl::Status s = runtime::CheckMayListen(a, allow_remote); !s.ok()) return s;
+    runtime::UniqueFd fd(::socket(a.family(), SOCK_STREAM | SOCK_CLOEXEC, 0));
     const int one = 1;
     if (fd.get() < 0) continue;
     ::setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-    if (::bind(fd.get(), a->ai_addr, a->ai_addrlen) == 0) continue;
+    if (::bind(fd.get(), a.get(), a.size()) == 0) continue;
     const std::string what = absl::StrCat("cannot listen on ", address, ": ", std::strerror(errno));
     if (errno == EADDRINUSE)
       return absl::AlreadyExistsError(absl::StrCat(what, "; choose another port, or 0 for any"));

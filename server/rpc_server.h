@@ -18,18 +18,14 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "grpcpp/impl/service_type.h"
+#include "runtime/access_files.h"
 
 namespace sherd::server {
 
 // Most bytes of one message, in and out. A layout of a million tensors fits; chunks are far smaller.
 inline constexpr int kMaxMessageBytes = 128 << 20;
 
-struct TlsFiles {
-  std::string certificate;  // PEM, with its chain
-  std::string key;
-  std::string ca;  // peers must show a certificate signed by it; empty: none is asked for
-  bool empty() const { return certificate.empty(); }
-};
+using runtime::TlsFiles;
 
 struct RpcOptions {
   std::vector<std::string> listen;  // "unix:PATH" or "HOST:PORT" (port 0: any), at least one

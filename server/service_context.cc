@@ -6,19 +6,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "proto/sherd/v1/checkpoint.grpc.pb.h"
+#include "runtime/hmac.h"
 
 namespace sherd::server {
-namespace {
-
-// Compares all bytes whatever they are, so that the time taken tells nothing of the token.
-bool Same(absl::string_view a, absl::string_view b) {
-  unsigned difference = a.size() == b.size() ? 0 : 1;
-  for (size_t i = 0; i < a.size() && i < b.size(); ++i) difference |= static_cast<unsigned char>(a[i] ^ b[i]);
-  return difference == 0;
-}
-
-}  // namespace
-
 absl::Time DeadlineOf(const grpc::ServerContext& context) { return absl::FromChrono(context.deadline()); }
 
 absl::StatusOr<StreamBudget::Place> StreamBudget::Take(absl::string_view what) {
@@ -46,9 +36,10 @@ absl::Status ServiceContext::Admit(const grpc::ServerContext& context, absl::str
     const auto shown = context.client_metadata().find(kTokenKey);
     if (shown == context.client_metadata().end())
       return absl::UnauthenticatedError("this server wants a token: give --token-file");
-    if (!Same(absl::string_view(shown->second.data(), shown->second.size()),
-              absl::StrCat("Bearer ", token_))) {
-      return absl::UnauthenticatedError("the token is not this server's");
+    if (!runtime::EqualInConstantTime(absl::string_view(shown->second.data(), shown->second.size()),
+                                      absl::StrCat("Bearer ", token_))) {
+      return absl::UnauthenticatedError(
+          "the token is not this server's: give --token-file with the file it has");
     }
   }
   if (job == job_ || (job.empty() && any_job)) return absl::OkStatus();

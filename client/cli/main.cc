@@ -32,6 +32,7 @@
 #include "client/cli/transfer.h"
 #include "client/rpc/endpoints.h"
 #include "client/rpc/job_client.h"
+#include "runtime/access_files.h"
 #include "runtime/control_page.h"
 #include "runtime/job_dir.h"
 
@@ -44,6 +45,7 @@ constexpr int kMostTrainers = 4096;
 
 struct Globals {
   std::string endpoint;
+  runtime::AccessFiles access;
   bool json = false;
   std::string timeout;
 };
@@ -118,12 +120,26 @@ void DeclarePlan(CLI::App& app, PlanOptions& plan) {
   sub->add_option("--largest-layer", plan.largest_layer, "Parameters of it, for stage 3 with offloading");
 }
 
+// For servers over TCP.
+void DeclareAccess(CLI::App& app, runtime::AccessFiles& files) {
+  app.add_option("--token-file", files.token,
+                 "File with the servers' token, for TCP. Default: SHERD_TOKEN_FILE");
+  app.add_option("--secret-file", files.secret,
+                 "File with the job's secret, instead of a token. Default: SHERD_SECRET_FILE");
+  app.add_option("--tls-ca", files.ca,
+                 "PEM certificates that sign the servers': TLS over TCP. Default: SHERD_TLS_CA");
+  app.add_option("--tls-cert", files.certificate,
+                 "PEM certificate to show to servers that want one. Default: SHERD_TLS_CERT");
+  app.add_option("--tls-key", files.key, "PEM key of --tls-cert. Default: SHERD_TLS_KEY");
+}
+
 // `commands` gets what each subcommand does.
 void Declare(CLI::App& app, Flags& f, std::map<std::string, Command>& commands) {
   app.add_option(
       "--endpoint", f.globals.endpoint,
       "unix:PATH or HOST:PORT of a server, or several with commas. Default: SHERD_ENDPOINT, else the "
       "only job on this host");
+  DeclareAccess(app, f.globals.access);
   app.add_flag("--json", f.globals.json, "Write one JSON document");
   app.add_option("--timeout", f.globals.timeout,
                  "Most time for all of it, in seconds or like 500ms, 2m. Default: 30 s; resize 5 m; pull, "
@@ -251,9 +267,15 @@ int Talk(const Globals& globals, const Command& command, absl::Duration limit, c
   absl::StatusOr<std::vector<std::string>> endpoints =
       rpc::FindEndpoints({globals.endpoint, environment == nullptr ? "" : environment, shm_root});
   if (!endpoints.ok()) return Error(endpoints.status().message(), kFailed);
+  runtime::AccessFiles files = globals.access;
+  files.FillFrom([](const char* name) { return std::getenv(name); });
+  absl::StatusOr<runtime::Access> access = runtime::ReadAccess(files, runtime::AccessSide::kCaller);
+  if (!access.ok()) return Error(access.status().message(), kFailed);
   ::signal(SIGPIPE, SIG_IGN);
   InterruptWatch interrupts;
-  rpc::JobClient client(*endpoints, rpc::JobClient::Options());
+  rpc::JobClient::Options options;
+  options.access = *std::move(access);
+  rpc::JobClient client(*endpoints, options);
   interrupts.Start([&] { client.Cancel(); });
   Progress progress(::isatty(STDERR_FILENO) != 0);
   Context context{client, absl::Now() + limit, globals.json, std::cout, progress};

@@ -7,6 +7,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/random/random.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
@@ -35,6 +36,7 @@ constexpr absl::Duration kLookAtOneServer = absl::Milliseconds(20);
 
 struct Server {
   std::string endpoint;
+  bool over_tcp = false;
   std::shared_ptr<grpc::Channel> channel;
   std::unique_ptr<v1::ClusterService::Stub> cluster;
   std::unique_ptr<v1::ShardService::Stub> shard;
@@ -48,7 +50,16 @@ void KeepGrpc() {
   (void)kept;
 }
 
-Server Dial(const std::string& endpoint) {
+std::shared_ptr<grpc::ChannelCredentials> Credentials(const runtime::TlsFiles& tls) {
+  if (tls.empty()) return grpc::InsecureChannelCredentials();
+  grpc::SslCredentialsOptions options;
+  options.pem_root_certs = tls.ca;
+  options.pem_private_key = tls.key;
+  options.pem_cert_chain = tls.certificate;
+  return grpc::SslCredentials(options);
+}
+
+Server Dial(const std::string& endpoint, const runtime::Access& access) {
   KeepGrpc();
   grpc::ChannelArguments arguments;
   // A server that was killed is back within a fraction of a second: look for it that often.
@@ -60,7 +71,9 @@ Server Dial(const std::string& endpoint) {
   arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
   Server server;
   server.endpoint = endpoint;
-  server.channel = grpc::CreateCustomChannel(endpoint, grpc::InsecureChannelCredentials(), arguments);
+  server.over_tcp = !absl::StartsWith(endpoint, "unix:");
+  server.channel = grpc::CreateCustomChannel(
+      endpoint, server.over_tcp ? Credentials(access.tls) : grpc::InsecureChannelCredentials(), arguments);
   server.cluster = v1::ClusterService::NewStub(server.channel);
   server.shard = v1::ShardService::NewStub(server.channel);
   server.checkpoint = v1::CheckpointService::NewStub(server.channel);
@@ -81,7 +94,7 @@ std::string NewToken() {
 class JobClient::Impl {
  public:
   Impl(std::vector<std::string> endpoints, const Options& options) : options_(options) {
-    for (const std::string& endpoint : endpoints) servers_.push_back(Dial(endpoint));
+    for (const std::string& endpoint : endpoints) servers_.push_back(Dial(endpoint, options.access));
   }
 
   std::string endpoint() const { return Current().endpoint; }
@@ -200,6 +213,8 @@ class JobClient::Impl {
     Server& server = servers_[index];
     grpc::ClientContext context;
     context.set_deadline(absl::ToChronoTime(std::min(deadline, absl::Now() + absl::Hours(24 * 365))));
+    if (server.over_tcp && !options_.access.token.empty())
+      context.AddMetadata(runtime::kTokenKey, options_.access.Bearer());
     {
       MutexLock lock(mu_);
       if (cancelled_) return absl::CancelledError("the call was cancelled");
@@ -229,16 +244,24 @@ class JobClient::Impl {
 
   absl::Status Unreachable(const absl::Status& status) const {
     std::vector<std::string> names;
-    for (const Server& server : servers_) names.push_back(server.endpoint);
+    bool over_tcp = false;
+    for (const Server& server : servers_) {
+      names.push_back(server.endpoint);
+      over_tcp |= server.over_tcp;
+    }
+    const char* const remedy =
+        !over_tcp ? "is the job running? `sherd gc` removes what a dead one left"
+        : options_.access.tls.empty()
+            ? "is the job running, and its port open? One that speaks TLS wants --tls-ca"
+            : "is the job running, its port open, and does it speak TLS with certificates that fit these?";
     absl::string_view reason = status.message();
     // gRPC wraps the reason of the last connection attempt; the rest says nothing new.
     if (const size_t at = reason.rfind("last error: "); at != absl::string_view::npos) {
       reason.remove_prefix(at + 12);
       absl::ConsumePrefix(&reason, "UNKNOWN: ");
     }
-    return absl::UnavailableError(
-        absl::StrCat("no server answers at ", absl::StrJoin(names, ", "), " (", OneLine(reason),
-                     "); is the job running? `sherd gc` removes what a dead one left"));
+    return absl::UnavailableError(absl::StrCat("no server answers at ", absl::StrJoin(names, ", "), " (",
+                                               OneLine(reason), "); ", remedy));
   }
 
   double Jitter() {

@@ -29,6 +29,7 @@
 #include "proto/sherd/v1/checkpoint.pb.h"
 #include "proto/sherd/v1/cluster.pb.h"
 #include "proto/sherd/v1/shard.pb.h"
+#include "runtime/access_files.h"
 
 namespace sherd::rpc {
 
@@ -42,6 +43,8 @@ class JobClient {
     Backoff::Policy retry;
     // The same as long as none has ever answered: there may be nothing.
     absl::Duration first_patience = absl::Seconds(2);
+    // Shown to servers over TCP; unix sockets need none.
+    runtime::Access access;
   };
 
   // Connects lazily. REQUIRES: `endpoints` as from ParseEndpoints, at least one.

@@ -1,0 +1,201 @@
+"""Control ports over TCP: who may call, with a token, TLS or both, and what everybody else is told."""
+import os
+import shutil
+import socket
+import subprocess
+import unittest
+
+from tests.cluster import harness
+
+STEPS = 1000000  # more than will be made
+
+
+def openssl(*args):
+    done = subprocess.run(["openssl", *args], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8")
+    if done.returncode != 0:
+        raise AssertionError("openssl %s: %s" % (args[0], done.stdout))
+
+
+class Authority:
+    """Signs certificates."""
+
+    def __init__(self, directory, name):
+        self.base = os.path.join(directory, name)
+        self.ca = self.base + "-ca.pem"
+        openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+                "-keyout", self.base + "-ca.key", "-out", self.ca, "-subj", "/CN=" + name)
+
+    def certificate(self, name, addresses):
+        """(certificate, key)"""
+        cert, key, request = (self.base + "-%s.%s" % (name, kind) for kind in ("pem", "key", "csr"))
+        openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", key, "-out",
+                request, "-subj", "/CN=" + name)
+        with open(self.base + ".ext", "w") as f:
+            f.write("subjectAltName=" + addresses)
+        openssl("x509", "-req", "-in", request, "-CA", self.ca, "-CAkey", self.base + "-ca.key", "-CAcreateserial",
+                "-days", "2", "-out", cert, "-extfile", self.base + ".ext")
+        return cert, key
+
+
+class Cluster:
+    """Two servers that listen on TCP alone, and a trainer that reaches them there."""
+
+    def __init__(self, test, access):
+        self.test, self.access = test, [str(a) for a in access]
+        self.job = "%s-%d" % (test.job_prefix, os.getpid())
+        self.processes, self.files, self.addresses = [], [], []
+
+    def __enter__(self):
+        try:
+            self.serve("s0")
+            self.serve("s1", "--join", self.addresses[0])
+            environment = {"SHERD_ENDPOINT": self.addresses[1], "SHERD_JOB": self.job, "RANK": "0", "WORLD_SIZE": "1"}
+            environment.update(zip(
+                ({"--token-file": "SHERD_TOKEN_FILE", "--secret-file": "SHERD_SECRET_FILE", "--tls-ca": "SHERD_TLS_CA",
+                  "--tls-cert": "SHERD_TLS_CERT", "--tls-key": "SHERD_TLS_KEY"}[flag] for flag in self.access[::2]),
+                self.access[1::2]))
+            self.log = os.path.join(self.test.dir, self.job + ".json")
+            self.start(harness.TRAIN, "--text", self.test.text(), "--json", self.log, *self.test.training(STEPS),
+                       env=environment)
+            harness.wait_for("three steps", lambda: harness.StepLog(self.log).last_step() >= 3 or self.check())
+            return self
+        except BaseException:
+            self.__exit__(1, None, None)
+            raise
+
+    def __exit__(self, kind, error, trace):
+        for process in reversed(self.processes):
+            process.kill()
+            process.wait()
+        for f in self.files:
+            if kind is not None:
+                with open(f.name, errors="replace") as text:
+                    print("---- %s\n%s" % (f.name, text.read()))
+            f.close()
+        harness.run(harness.SHERD, "gc")
+        if os.path.exists(self.log):
+            os.remove(self.log)
+
+    log = ""
+
+    def check(self):
+        for process in self.processes:
+            if process.poll() is not None:
+                raise AssertionError("%s ended, status %d" % (process.args[0], process.returncode))
+        return False
+
+    def start(self, program, *args, env=()):
+        name = os.path.join(self.test.dir, "%s-%d" % (self.job, len(self.processes)))
+        self.files.append(open(name, "w+"))
+        self.processes.append(subprocess.Popen(
+            [harness.program(program), *map(str, args)], env=harness.environment(env), stdin=subprocess.DEVNULL,
+            stdout=self.files[-1], stderr=self.files[-1], cwd=self.test.dir))
+        return name
+
+    def serve(self, name, *args):
+        said = self.start(harness.SHERDD, "--job", self.job, "--id", name, "--expect", 2, "--listen", "127.0.0.1:0",
+                          *self.access, *args)
+        mark = "listens on "
+
+        def look():
+            with open(said) as f:
+                text = f.read()
+            return text.split(mark)[1].split()[0] if mark in text and "\n" in text.split(mark)[1] else self.check()
+        self.addresses.append(harness.wait_for("the address of " + name, look))
+
+    def cli(self, command, server, access):
+        return harness.run(harness.SHERD, *command, "--endpoint", self.addresses[server], *access)
+
+
+class AccessTest(harness.ClusterTest):
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        if shutil.which("openssl") is None:
+            raise unittest.SkipTest("there is no program openssl to make certificates with")
+        cls.authority, cls.stranger = Authority(cls.dir, "right"), Authority(cls.dir, "wrong")
+        cls.cert, cls.key = cls.authority.certificate("member", "IP:127.0.0.1,DNS:localhost")
+        cls.token, cls.other = cls.write("token", "a" * 32), cls.write("other", "b" * 32)
+
+    @classmethod
+    def write(cls, name, text):
+        path = os.path.join(cls.dir, name)
+        with open(path, "w") as f:
+            f.write(text + "\n")
+        os.chmod(path, 0o600)
+        return path
+
+    def commands(self):
+        out = os.path.join(self.dir, "out")
+        return [["status"], ["ls"], ["stat", "ln_f.*"], ["read", "ln_f.weight", "-o", out + ".npy"],
+                ["pull", out + ".safetensors"], ["push", out + ".safetensors", "--weights-only"],
+                ["save", out + "-saves"], ["restore", out + "-saves"], ["plan"], ["top", "--timeout", "1"]]
+
+    def assertAllWork(self, cluster, access):
+        """Every command, by each server: one of the two passes on what the coordinator must do."""
+        for command in self.commands():
+            for server in (0, 1):
+                with self.subTest(command=command[0], server=server):
+                    done = cluster.cli(command, server, access)
+                    self.assertEqual(done.status, 0 if command[0] != "top" else done.status, done)
+                    self.assertNotIn("token", done.stderr)
+
+    def assertAllRefused(self, cluster, access, named, commands=None):
+        for command in commands or self.commands():
+            with self.subTest(command=command[0]):
+                done = cluster.cli(command, 0, access)
+                self.assertEqual(done.status, 1, done)
+                self.assertEqual(done.stderr.count("\n"), 1, done)
+                self.assertIn(named, done.stderr)
+
+    def test_token(self):
+        access = ["--token-file", self.token]
+        with Cluster(self, access) as cluster:
+            self.assertAllWork(cluster, access)
+            self.assertAllRefused(cluster, [], "--token-file")
+            self.assertAllRefused(cluster, ["--token-file", self.other], "the token is not this server's")
+            self.assertAllRefused(cluster, ["--token-file", self.dir + "/none"], self.dir + "/none", [["status"]])
+            os.chmod(self.other, 0o644)
+            self.assertAllRefused(cluster, ["--token-file", self.other], "chmod 600", [["status"]])
+            os.chmod(self.other, 0o600)
+            # The environment does as well; and one's own job goes on.
+            done = harness.run(harness.SHERD, "status", env={"SHERD_ENDPOINT": cluster.addresses[0],
+                                                             "SHERD_TOKEN_FILE": self.token})
+            self.assertEqual(done.status, 0, done)
+            self.assertFalse(cluster.check())
+
+    def test_tls_both_ways_and_token(self):
+        tls = ["--tls-ca", self.authority.ca, "--tls-cert", self.cert, "--tls-key", self.key]
+        access = ["--token-file", self.token, *tls]
+        with Cluster(self, access) as cluster:
+            self.assertAllWork(cluster, access)
+            status = [["status"]]
+            self.assertAllRefused(cluster, tls, "--token-file", status)
+            plain, no_certificate = access[:2], access[:4]
+            cert, key = self.stranger.certificate("stranger", "IP:127.0.0.1")
+            for wrong in (plain, no_certificate,
+                          [*plain, "--tls-ca", self.stranger.ca, "--tls-cert", self.cert, "--tls-key", self.key],
+                          [*plain, "--tls-ca", self.authority.ca, "--tls-cert", cert, "--tls-key", key]):
+                self.assertAllRefused(cluster, wrong, cluster.addresses[0], status)
+            self.assertFalse(cluster.check())
+
+    def test_noise_disturbs_nobody(self):
+        access = ["--token-file", self.token]
+        with Cluster(self, access) as cluster:
+            host, port = cluster.addresses[0].split(":")
+            for noise in (b"GET / HTTP/1.1\r\n\r\n", bytes(range(256)) * 64, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff" * 4096):
+                with socket.create_connection((host, int(port)), timeout=harness.LIMIT) as s:
+                    try:
+                        s.sendall(noise)
+                        s.shutdown(socket.SHUT_WR)
+                        while s.recv(4096):
+                            pass
+                    except ConnectionError:
+                        pass
+            self.assertEqual(cluster.cli(["status"], 0, access).status, 0)
+            self.assertFalse(cluster.check())
+
+
+if __name__ == "__main__":
+    harness.main()
