@@ -26,14 +26,21 @@ SampleRange ShareOf(int64_t global_batch, int64_t world_size, int64_t rank, int6
 // predecessor drew.
 uint64_t SeedOf(uint64_t seed, uint64_t step, int rank, int micro);
 
-// What Begin hands out. False at the end of training (status OK) and on an error.
+// What Begin hands out. False at the end of training (status OK), when a resize has let this rank go (status
+// OK, `left`) and on an error.
 struct Batch {
   absl::Status status;
   bool more = false;
+  // First batch of a rank that a resize has taken in: blob() is what the job has committed, from now on.
+  bool joined = false;
+  bool left = false;  // the job goes on without this rank: detach as finished, and exit
   uint64_t step = 0;  // the update it is for; 1 is the first
   int micro = 0, micros = 1;
-  SampleRange samples;  // of the step's global batch; {0, 0} if ZeroOptions::global_batch is 0
-  uint64_t seed = 0;    // of this step, micro-batch and rank, for dropout and the like
+  SampleRange samples;           // of the step's global batch; {0, 0} if ZeroOptions::global_batch is 0
+  int64_t global_batch = 0;      // samples of the step over all ranks, if ZeroOptions says how many
+  int world_size = 1, rank = 0;  // of the step
+  uint64_t epoch = 0;            // of the membership
+  uint64_t seed = 0;             // of this step, micro-batch and rank, for dropout and the like
   explicit operator bool() const { return more && status.ok(); }
 };
 

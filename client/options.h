@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "client/optimizer_options.h"
+#include "client/world_share.h"
 #include "core/block_units.h"
 #include "core/prefetch_plan.h"
 
@@ -37,6 +38,13 @@ class ZeroOptions {
   ZeroOptions& global_batch(int64_t v) { return global_batch_ = v, *this; }
   // Micro-batches of one step.
   ZeroOptions& accumulation(int v) { return accumulation_ = v, *this; }
+  // Arithmetic of so many ranks, however many there are: bit-equal results at every number of them that
+  // divides it (world_share.h). A power of two; the accumulation follows from it. 0: none. Stage 2 or more.
+  ZeroOptions& virtual_ranks(int v) { return virtual_ranks_ = v, *this; }
+  // When `sherd resize --trainers` changes the number of ranks: whether the global batch stays, or each
+  // rank's part of it; and how the learning rates follow a global batch that changes.
+  ZeroOptions& on_resize(OnResize v) { return on_resize_ = v, *this; }
+  ZeroOptions& rate_rule(RateRule v) { return rate_rule_ = v, *this; }
   // Steps until Begin says that training is over; 0: never.
   ZeroOptions& steps(uint64_t v) { return steps_ = v, *this; }
   // Seed of Batch::seed.
@@ -63,6 +71,9 @@ class ZeroOptions {
   double max_grad_norm() const { return max_grad_norm_; }
   int64_t global_batch() const { return global_batch_; }
   int accumulation() const { return accumulation_; }
+  int virtual_ranks() const { return virtual_ranks_; }
+  OnResize on_resize() const { return on_resize_; }
+  RateRule rate_rule() const { return rate_rule_; }
   uint64_t steps() const { return steps_; }
   uint64_t seed() const { return seed_; }
   int64_t bucket_elements() const { return bucket_elements_; }
@@ -78,6 +89,9 @@ class ZeroOptions {
   double max_grad_norm_ = 0;
   int64_t global_batch_ = 0;
   int accumulation_ = 1;
+  int virtual_ranks_ = 0;
+  OnResize on_resize_ = OnResize::kKeepGlobalBatch;
+  RateRule rate_rule_ = RateRule::kNone;
   uint64_t steps_ = 0;
   uint64_t seed_ = 0;
   int64_t bucket_elements_ = int64_t{4} << 20;
@@ -86,6 +100,17 @@ class ZeroOptions {
   bool stochastic_rounding_ = false;
   std::function<void(double, const std::string&)> on_wait_;
 };
+
+// How the ranks of a job that began with `first_world` of them share out its steps.
+inline WorldShare::Rules ShareRules(const ZeroOptions& options, int first_world) {
+  return {options.global_batch(),
+          options.accumulation(),
+          options.virtual_ranks(),
+          options.on_resize(),
+          options.rate_rule(),
+          options.seed(),
+          first_world};
+}
 
 }  // namespace sherd
 

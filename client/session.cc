@@ -119,6 +119,11 @@ absl::Status Session::Attach(JobSpec spec) {
   incarnation_ = response->incarnation();
   must_initialise_ = response->must_initialise();
   attached_step_ = response->step();
+  if (response->world_size() > 0) {  // the job's, whatever this trainer would have begun it with
+    spec.world_size = response->world_size();
+    spec.nominal_samples = response->nominal_samples();
+    spec.parts = response->accumulation_parts();
+  }
   absl::StatusOr<runtime::JobDir> dir =
       runtime::JobDir::Open(response->job_dir(), runtime::JobDir::Hold::kMember);
   if (!dir.ok()) return dir.status();
@@ -130,6 +135,12 @@ absl::Status Session::Attach(JobSpec spec) {
   memory_ = std::shared_ptr<runtime::JobMemory>(memory->release(),
                                                 [dir = dir_](runtime::JobMemory* m) { delete m; });
   return absl::OkStatus();
+}
+
+int Session::world_size() const {
+  const std::optional<runtime::Assignment> a =
+      memory_ == nullptr ? std::nullopt : memory_->control().Newest();
+  return a.has_value() ? a->world_size : options_.world_size;
 }
 
 absl::StatusOr<absl::Span<float>> Session::InitialValues() {

@@ -69,7 +69,8 @@ class Session {
   ~Session();
 
   int rank() const { return options_.rank; }
-  int world_size() const { return options_.world_size; }
+  // Ranks of the job: once attached, as the last resize left them.
+  int world_size() const;
   uint64_t epoch() const { return memory_->control().epoch.load(std::memory_order_acquire); }
   uint64_t incarnation() const { return incarnation_; }
 

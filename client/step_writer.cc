@@ -1,6 +1,7 @@
 #include "client/step_writer.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
@@ -9,15 +10,21 @@
 namespace sherd::client {
 namespace {
 
-constexpr absl::Duration kLookAgain = absl::Milliseconds(20);
 // Gradients of which a reduce takes much longer than waking somebody to do it.
 constexpr int64_t kWakeEarlyBytes = 16 << 20;
-constexpr absl::Duration kTellEvery = absl::Seconds(2);
+
+absl::Status GivenUpError() {
+  return absl::AbortedError("the step was given up: the job goes on with other ranks, and computes it again");
+}
 
 }  // namespace
 
 StepWriter::StepWriter(runtime::JobMemory* memory, Rank rank, Options options)
-    : memory_(memory), rank_(rank), options_(std::move(options)), records_(memory->rank(rank)) {}
+    : memory_(memory),
+      rank_(rank),
+      options_(std::move(options)),
+      records_(memory->rank(rank)),
+      parts_of_step_(memory->spec().parts) {}
 
 StepWriter::~StepWriter() {
   stop_warming_.store(true, std::memory_order_relaxed);
@@ -67,8 +74,12 @@ void StepWriter::AddPlaces(const Chunk& chunk) {
   places_.AddChunk(chunk.data, chunk.bytes);
 }
 
-void StepWriter::StandAt(StepId id) {
+absl::Status StepWriter::StandAt(StepId id) {
+  const std::optional<runtime::Assignment> a = memory_->control().AssignmentFor(id.step);
+  if (!a.has_value()) return absl::FailedPreconditionError("the job has no owners");
+  if (absl::Status mapped = memory_->MapRanks(); !mapped.ok()) return mapped;
   id_ = id;
+  world_size_ = a->world_size;
   part_ = 0;
   const size_t units = memory_->layout().units().size();
   counted_.assign(units, 0);
@@ -76,6 +87,56 @@ void StepWriter::StandAt(StepId id) {
   staged_.assign(units, false);
   where_.assign(units, {});
   for (size_t u = 0; u < units; ++u) delivered_[u] = records_.Delivered(u).PartsOf(id);
+  return absl::OkStatus();
+}
+
+std::string StepWriter::BlobBefore(Step next) const {
+  const Step before(next.value() - 1);
+  if (next.value() == 0 || records_.HasStep(before).has_value()) return records_.ReadBlob(before);
+  return memory_->rank(Rank(0)).ReadBlob(before);
+}
+
+absl::StatusOr<StepWriter::Start> StepWriter::Join(uint64_t incarnation) {
+  runtime::MemberEntry& me = memory_->trainer(rank_);
+  me.ready.store(incarnation, std::memory_order_release);
+  memory_->control().bell.Ring();
+  bool wanted = true;
+  absl::Status waited = WaitUntil("the job to take this rank in", [&] {
+    wanted = me.state.load(std::memory_order_acquire) == runtime::MemberEntry::kAttached &&
+             me.incarnation.load(std::memory_order_acquire) == incarnation;
+    const absl::StatusOr<StepId> done = memory_->DoneByAll();
+    if (!done.ok()) return !wanted;
+    const std::optional<runtime::Assignment> a = memory_->control().AssignmentFor(done->step.Next());
+    if (!a.has_value()) return !wanted;
+    if (rank_.value() < a->world_size) return wanted = true;
+    // Those who would have to take it in have finished.
+    bool over = true;
+    for (int r = 0; r < a->world_size; ++r) {
+      over &=
+          memory_->trainer(Rank(r)).state.load(std::memory_order_acquire) == runtime::MemberEntry::kFinished;
+    }
+    wanted &= !over;
+    return !wanted;
+  });
+  if (!waited.ok()) return waited;
+  if (!wanted) {
+    return absl::CancelledError(absl::StrCat(
+        "rank ", rank_.value(), " is not wanted any more: the resize was taken back, or the job has ended"));
+  }
+  return Resume();
+}
+
+bool StepWriter::GivenUp() {
+  absl::StatusOr<std::vector<runtime::OwnerRecords*>> owners = Owners(id_.step);
+  if (!owners.ok()) return false;
+  return std::all_of(owners->begin(), owners->end(), [&](const runtime::OwnerRecords* o) {
+    return o->Rejected().step == id_.step && !(o->Rejected() < id_);
+  });
+}
+
+absl::Status StepWriter::StartOver() {
+  places_.ReclaimAll();
+  return StandAt(id_.NextAttempt());
 }
 
 absl::StatusOr<StepWriter::Start> StepWriter::Resume() {
@@ -84,6 +145,12 @@ absl::StatusOr<StepWriter::Start> StepWriter::Resume() {
   absl::StatusOr<StepId> done = memory_->DoneByAll();
   if (!done.ok()) return done.status();
   StepId next = done->NextStep();
+  const std::optional<runtime::Assignment> world = memory_->control().AssignmentFor(next.step);
+  if (world.has_value() && rank_.value() >= world->world_size) {
+    Start joining;
+    joining.joining = true;
+    return joining;
+  }
   // The record of a step that is under way: it will be decided without us.
   if (const std::optional<StepId> pending = records_.HasStep(next.step); pending.has_value()) {
     bool rejected = false;
@@ -98,7 +165,7 @@ absl::StatusOr<StepWriter::Start> StepWriter::Resume() {
     const StepId r = o->Rejected();
     if (r.step == next.step && !(r < next)) next = r.NextAttempt();
   }
-  StandAt(next);
+  if (absl::Status stands = StandAt(next); !stands.ok()) return stands;
   loss_scale_ = memory_->CurrentLossScale();  // of the last verdict: the step in hand waits for this rank
   for (size_t u = 0; u < delivered_.size(); ++u) {
     const Mark mark = records_.Delivered(u);
@@ -106,7 +173,7 @@ absl::StatusOr<StepWriter::Start> StepWriter::Resume() {
     if (mark.PartsOf(next) == 0 || d.chunk == runtime::Delivery::kEmpty) continue;
     places_.Restore({d.chunk, static_cast<int64_t>(d.offset), UnitBytes(u)}, static_cast<int>(u), mark);
   }
-  return Start{next, records_.ReadBlob(Step(next.step.value() - 1))};
+  return Start{next, BlobBefore(next.step)};
 }
 
 void StepWriter::BeginPart(float scale) { scale_ = scale; }
@@ -154,7 +221,7 @@ void StepWriter::Reclaim() {
 }
 
 bool StepWriter::SomeoneAhead() const {
-  for (int r = 0; r < memory_->spec().world_size; ++r) {
+  for (int r = 0; r < world_size_; ++r) {
     if (r == rank_.value()) continue;
     for (size_t u = 0; u < counted_.size(); ++u) {
       if (memory_->rank(Rank(r)).Delivered(u).PartsOf(id_) > delivered_[u]) return true;
@@ -164,7 +231,7 @@ bool StepWriter::SomeoneAhead() const {
 }
 
 bool StepWriter::LastToDeliver(int unit) const {
-  for (int r = 0; r < memory_->spec().world_size; ++r) {
+  for (int r = 0; r < world_size_; ++r) {
     if (memory_->rank(Rank(r)).Delivered(unit).PartsOf(id_) < delivered_[unit]) return false;
   }
   return true;
@@ -174,10 +241,11 @@ absl::Status StepWriter::WaitConsumed(int unit, Mark mark) {
   if (ConsumedByAll(unit, mark)) return absl::OkStatus();
   RingOwners();
   records_.Wanted(unit).store(mark.word(), std::memory_order_relaxed);
-  absl::Status waited =
-      WaitUntil(absl::StrCat("owners to consume unit ", unit), [&] { return ConsumedByAll(unit, mark); });
+  bool given_up = false;
+  absl::Status waited = WaitUntil(absl::StrCat("owners to consume unit ", unit),
+                                  [&] { return ConsumedByAll(unit, mark) || (given_up = GivenUp()); });
   records_.Wanted(unit).store(0, std::memory_order_relaxed);
-  return waited;
+  return given_up ? GivenUpError() : waited;
 }
 
 bool StepWriter::OwnersHoldPlaces() const {
@@ -190,12 +258,13 @@ absl::Status StepWriter::WaitForOwners(absl::string_view what, const std::functi
   RingOwners();
   places_.ForEachAwaited(
       [&](int unit, Mark until) { records_.Wanted(unit).store(until.word(), std::memory_order_relaxed); });
+  bool given_up = false;
   absl::Status waited = WaitUntil(what, [&] {
     Reclaim();
-    return ready();
+    return ready() || (given_up = GivenUp());
   });
   for (size_t u = 0; u < delivered_.size(); ++u) records_.Wanted(u).store(0, std::memory_order_relaxed);
-  return waited;
+  return given_up ? GivenUpError() : waited;
 }
 
 absl::StatusOr<StagingPlaces::Place> StepWriter::WaitForRoom(int unit) {
@@ -293,7 +362,7 @@ void StepWriter::Deliver(int unit) {
 absl::Status StepWriter::EndPart() {
   ++part_;
   // Nothing need be said of the last part: the STEP record counts what was delivered.
-  return static_cast<int>(part_) >= memory_->spec().parts ? absl::OkStatus() : FillUpTo(part_);
+  return static_cast<int>(part_) >= parts_of_step_ ? absl::OkStatus() : FillUpTo(part_);
 }
 
 absl::Status StepWriter::FillUpTo(uint32_t parts) {
@@ -329,7 +398,7 @@ absl::StatusOr<Verdict> StepWriter::Finish(const Record& record, absl::string_vi
   absl::Status published = records_.PublishStep(step, blob);
   if (!published.ok()) return published;
   bool last = true;
-  for (int r = 0; r < memory_->spec().world_size && last; ++r) {
+  for (int r = 0; r < world_size_ && last; ++r) {
     last = memory_->rank(Rank(r)).HasStep(id_.step) == std::optional<StepId>(id_);
   }
   // Or while the others still compute: this rank's core is free from now on, for what all have delivered.
@@ -341,11 +410,21 @@ absl::StatusOr<Verdict> StepWriter::Finish(const Record& record, absl::string_vi
   absl::StatusOr<std::vector<runtime::OwnerRecords*>> owners = Owners(id_.step);
   if (!owners.ok()) return owners.status();
   std::optional<Verdict> verdict = owners->front()->ReadVerdict(id_);
+  if (!verdict.has_value() && rejected) return GivenUpError();
+  const std::optional<runtime::Assignment> next = memory_->control().AssignmentFor(id_.step.Next());
+  if (!verdict.has_value() && next.has_value() && next->world_size <= rank_.value()) {
+    // It lets this rank go: the others have gone on already, and written the next one over it.
+    verdict.emplace();
+    verdict->id = id_;
+    verdict->loss_scale = loss_scale_;
+    verdict->loss = verdict->grad_norm = std::nan("");
+  }
   if (!verdict.has_value()) {
     return absl::InternalError(
         absl::StrCat("step ", id_.ToString(), " is done but its verdict can not be read"));
   }
-  StandAt(rejected ? id_.NextAttempt() : id_.NextStep());
+  if (absl::Status stands = StandAt(rejected ? id_.NextAttempt() : id_.NextStep()); !stands.ok())
+    return stands;
   if (!rejected) loss_scale_ = verdict->loss_scale;
   if (!rejected) places_.ReclaimAll();
   return *std::move(verdict);
@@ -364,78 +443,6 @@ absl::Status StepWriter::WaitDone(StepId id, bool* rejected) {
     return all_done || all_rejected;
   };
   return WaitUntil(absl::StrCat("step ", id.ToString()), done);
-}
-
-std::string StepWriter::WaitsToConsume(int unit, Mark mark) {
-  for (int r = 0; r < memory_->spec().world_size; ++r) {
-    const runtime::RankRecords& other = memory_->rank(Rank(r));
-    if (!(other.Delivered(unit) < mark) || other.HasStep(id_.step).has_value()) continue;
-    return absl::StrCat("rank ", r, " (gradients of unit ", unit, ", step ", id_.step.value(), ")");
-  }
-  for (size_t m = 0; m < owners_.size(); ++m) {
-    const BlockRange blocks = memory_->layout().units()[unit].blocks;
-    if (Owned(blocks, Slot(static_cast<int>(m)), owner_hosts_).empty()) continue;
-    if (Mark(owners_[m]->Consumed(unit).load(std::memory_order_relaxed)) < mark) {
-      return absl::StrCat("slot ", m, " (reduction of unit ", unit, ", step ", id_.step.value(), ")");
-    }
-  }
-  return "";
-}
-
-std::string StepWriter::WaitsFor() {
-  const std::optional<runtime::Assignment> a = memory_->control().AssignmentFor(id_.step);
-  if (!a.has_value()) return "servers";
-  std::string text;
-  for (int m = 0; m < a->servers; ++m) {
-    const runtime::MemberEntry& entry = memory_->control().servers[m];
-    absl::StatusOr<runtime::OwnerRecords*> o = memory_->owner(Slot(m));
-    if (!o.ok()) continue;
-    if (!runtime::IsAlive(entry.identity())) {
-      return absl::StrCat("slot ", m, ", whose server (pid ", entry.identity().pid, ") has died");
-    }
-    if ((*o)->Done() < id_ && text.empty()) {
-      const std::string waits = (*o)->WaitsFor();
-      text = waits.empty() ? absl::StrCat("slot ", m) : absl::StrCat("slot ", m, ", which waits for ", waits);
-    }
-  }
-  for (size_t u = 0; u < delivered_.size(); ++u) {
-    const Mark wanted(records_.Wanted(static_cast<int>(u)).load(std::memory_order_relaxed));
-    const std::string whom = wanted.word() == 0 ? "" : WaitsToConsume(static_cast<int>(u), wanted);
-    if (!whom.empty()) text = whom;
-  }
-  for (int r = 0; r < memory_->spec().world_size; ++r) {
-    const runtime::MemberEntry& entry = memory_->trainer(Rank(r));
-    if (entry.state.load(std::memory_order_acquire) == runtime::MemberEntry::kAttached &&
-        !runtime::IsAlive(entry.identity())) {
-      return absl::StrCat("rank ", r, ", whose process (pid ", entry.identity().pid, ") has died");
-    }
-  }
-  return text;
-}
-
-absl::Status StepWriter::WaitUntil(absl::string_view what, const std::function<bool()>& ready) {
-  runtime::DoorbellWord& bell = memory_->trainer(rank_).bell;
-  const absl::Time start = absl::Now();
-  absl::Time told = start;
-  bool first = true;
-  for (;;) {
-    const uint32_t ticket = bell.Listen();
-    if (ready()) return absl::OkStatus();
-    if (memory_->control().shutting_down.load(std::memory_order_acquire) != 0) {
-      return absl::UnavailableError(absl::StrCat("the job is shutting down (while waiting for ", what, ")"));
-    }
-    bell.Wait(ticket, kLookAgain, first ? options_.spin : runtime::SpinPolicy::None());
-    first = false;
-    const absl::Time now = absl::Now();
-    if (now - start > options_.timeout) {
-      return absl::DeadlineExceededError(
-          absl::StrCat("waited ", absl::FormatDuration(now - start), " for ", what, ": ", WaitsFor()));
-    }
-    if (now - told >= kTellEvery) {
-      told = now;
-      if (options_.on_wait) options_.on_wait(now - start, absl::StrCat(what, ": ", WaitsFor()));
-    }
-  }
 }
 
 }  // namespace sherd::client

@@ -46,8 +46,10 @@ class StepWriter {
     int64_t ring_bytes = 0;
   };
   struct Start {
-    StepId next;       // the step to compute
-    std::string blob;  // committed with the step before; empty if this rank committed none
+    StepId next;  // the step to compute
+    std::string
+        blob;  // committed with the step before: this rank's, or rank 0's if this one was not there yet
+    bool joining = false;  // the job has not taken this rank in yet: see Join; nothing else is set then
   };
 
   // `memory` is opened as kTrainer and outlives this. The caller has been attached as `rank`.
@@ -58,8 +60,21 @@ class StepWriter {
   // it is.
   //   RESOURCE_EXHAUSTED  no room for staging
   absl::StatusOr<Start> Resume();
+  // For a rank past the world of the step in hand, whose staging Resume has made: says that it is ready,
+  // waits until a resize has taken it in, and goes on as Resume.
+  //   CANCELLED  the resize was taken back, or the other ranks have finished: nobody wants this rank any more
+  absl::StatusOr<Start> Join(uint64_t incarnation);
 
   StepId current() const { return id_; }
+  // Ranks of the step in hand. Changes between two steps alone, and when a step is given up.
+  int world_size() const { return world_size_; }
+  // Micro-batches of this rank in the step in hand and those after it; JobSpec::parts unless told otherwise.
+  void set_parts(int parts) { parts_of_step_ = parts; }
+  // This rank is one of them. False: a resize has let it go, it has nothing more to do.
+  bool in_world() const { return rank_.value() < world_size_; }
+  // After ABORTED from Stage, StageAt, EndPart or Finish, which say so when the job has changed its ranks in
+  // the middle of a step: stands in the next attempt of it, of which nothing is delivered.
+  absl::Status StartOver();
 
   // Opens the next part of the step (a micro-batch, or all of them together): its gradients count with
   // `scale`.
@@ -107,6 +122,9 @@ class StepWriter {
   };
   // Records STEP and waits until all owners have carried out the verdict. On kCommit and kSkip the writer
   // stands in the next step, on kReject in the next attempt of the same.
+  // The verdict that lets this rank go may be gone by then: then loss and norm are NaN, and what else it said
+  // is not known.
+  //   ABORTED  the step was given up: StartOver
   absl::StatusOr<Verdict> Finish(const Record& record, absl::string_view blob);
 
   // Chunks of staging added because ranks waited for each other, and bytes of staging in all.
@@ -149,13 +167,19 @@ class StepWriter {
   std::string WaitsToConsume(int unit, Mark mark);
   absl::StatusOr<std::vector<runtime::OwnerRecords*>> Owners(Step step);
   void RingOwners();
-  void StandAt(StepId id);
+  absl::Status StandAt(StepId id);
+  // The blob committed with the step before `next`.
+  std::string BlobBefore(Step next) const;
+  // The step in hand was given up, everywhere.
+  bool GivenUp();
 
   runtime::JobMemory* const memory_;
   const Rank rank_;
   const Options options_;
   runtime::RankRecords& records_;
   StepId id_;
+  int world_size_ = 0;  // of id_
+  int parts_of_step_;
   LossScale loss_scale_;
   float scale_ = 1;
   uint32_t part_ = 0;                // parts ended

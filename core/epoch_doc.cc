@@ -95,12 +95,18 @@ std::string Show(const EpochDoc& doc) {
   }
   std::vector<std::string> trainers;
   for (const TrainerMember& t : doc.trainers) {
+    if (static_cast<int32_t>(trainers.size()) == doc.world_size) trainers.push_back("|");
     trainers.push_back(t.incarnation.value() == 0 ? "-"
                                                   : absl::StrCat(Show(t.process), "#", t.incarnation.value(),
                                                                  t.ready ? "" : "(gone)"));
   }
   std::string operation;
   if (doc.operation_under_way()) operation = absl::StrCat(" operation=", doc.operation_request);
+  if (doc.desired_trainers != 0) absl::StrAppend(&operation, " desired_trainers=", doc.desired_trainers);
+  if (doc.give_up_step) absl::StrAppend(&operation, " give_up_step");
+  if (doc.desired_from_step.value() != 0) {
+    absl::StrAppend(&operation, " from_step=", doc.desired_from_step.value());
+  }
   if (!doc.draining.empty()) absl::StrAppend(&operation, " draining=", doc.draining);
   if (doc.proposed_epoch.value() > 0)
     absl::StrAppend(&operation, " proposed_epoch=", doc.proposed_epoch.value());
@@ -131,17 +137,27 @@ absl::Status CheckEpochDoc(const EpochDoc& doc) {
   }
   if (absl::Status s = CheckHosts(doc); !s.ok()) return bad(s.message());
   if (doc.world_size < 0 || doc.world_size > kMaxWorldSize ||
-      static_cast<int64_t>(doc.trainers.size()) != doc.world_size) {
+      static_cast<int64_t>(doc.trainers.size()) < doc.world_size || doc.trainers.size() > kMaxWorldSize) {
     return bad("world_size is ", doc.world_size, " with ", doc.trainers.size(), " trainers");
+  }
+  if (doc.desired_trainers < 0 || doc.desired_trainers > static_cast<int64_t>(doc.trainers.size()) ||
+      (doc.desired_trainers != 0 && doc.desired_trainers == doc.world_size)) {
+    return bad("desired_trainers is ", doc.desired_trainers, " with world_size ", doc.world_size, " and ",
+               doc.trainers.size(), " places");
   }
   if (doc.ranges_epoch > doc.epoch || doc.trainers_epoch > doc.epoch) {
     return bad("ranges_epoch ", doc.ranges_epoch.value(), " or trainers_epoch ", doc.trainers_epoch.value(),
                " is later than the document");
   }
-  const bool can_be_proposed = doc.desired_servers != doc.owning_servers && servers >= doc.desired_servers;
-  if ((doc.proposed_epoch.value() > 0) != can_be_proposed || doc.proposed_epoch > doc.epoch) {
+  const bool proposed = doc.proposed_epoch.value() > 0;
+  const bool can_be_proposed = (doc.desired_servers != doc.owning_servers || doc.desired_trainers != 0) &&
+                               servers >= doc.desired_servers;
+  // Only new trainers may have to be waited for.
+  const bool must_be_proposed = can_be_proposed && doc.desired_trainers <= doc.world_size;
+  if ((proposed && !can_be_proposed) || (!proposed && must_be_proposed) || doc.proposed_epoch > doc.epoch) {
     return bad("proposed_epoch is ", doc.proposed_epoch.value(), " with ", doc.owning_servers,
-               " owning servers, ", doc.desired_servers, " desired, ", servers, " in slots");
+               " owning servers, ", doc.desired_servers, " desired, ", servers, " in slots, ",
+               doc.desired_trainers, " trainers desired");
   }
   std::set<std::string> ids;
   for (const ServerMember& s : doc.servers) {

@@ -63,10 +63,11 @@ struct EpochDoc {
 
   std::vector<HostMember> hosts;  // 2..kMaxHosts of them; empty: the job is on one host
 
-  int32_t world_size = 0;               // W, 1..kMaxWorldSize; 0: no trainer has said yet
-  std::vector<TrainerMember> trainers;  // by rank, world_size of them
-  uint64_t layout_hash = 0;             // Layout::hash() that all trainers have; 0: not known yet
-  Epoch trainers_epoch;                 // in which a trainer last came or was replaced
+  int32_t world_size = 0;  // W, 1..kMaxWorldSize; 0: no trainer has said yet
+  // By rank. Those past world_size are joining, or a resize has let them go and they may not have exited yet.
+  std::vector<TrainerMember> trainers;
+  uint64_t layout_hash = 0;  // Layout::hash() that all trainers have; 0: not known yet
+  Epoch trainers_epoch;      // in which a trainer last came or was replaced
 
   // In slot order. The first `owning_servers` own the blocks, evenly (core/partition.h); that alone is M.
   // Those past it have been given a slot by a resize that waits for the next step.
@@ -75,16 +76,28 @@ struct EpochDoc {
   // Names the assignment in force: the epoch in which it was proposed (1 for the first).
   Epoch ranges_epoch;
 
-  // An operation (resize or drain) is under way while desired_servers differs from owning_servers or
-  // `draining` is set. At most one is.
+  // An operation (resize or drain) is under way while desired_servers differs from owning_servers,
+  // desired_trainers is set or `draining` is. At most one is.
   int32_t desired_servers = 0;    // M as last asked for
+  int32_t desired_trainers = 0;   // W as asked for; 0: as it is
+  Step desired_from_step;         // not before this one; 0: as soon as can be
+  bool give_up_step = false;      // the resize does not wait for the step in hand
+  bool trainers_resized = false;  // at some time: what a trainer says of W may be older than W
   std::string draining;           // id of a server whose slot is to be taken from it; empty: none
   std::string operation_request;  // token of the operation, or of the last one; empty if there was none
-  // Names the assignment of desired_servers owners that is to take effect between two steps; 0: none is
-  // proposed.
+  // Names the assignment of desired_servers owners and desired_trainers ranks that is to take effect between
+  // two steps; 0: none is proposed.
   Epoch proposed_epoch;
 
-  bool operation_under_way() const { return desired_servers != owning_servers || !draining.empty(); }
+  bool operation_under_way() const {
+    return desired_servers != owning_servers || desired_trainers != 0 || !draining.empty();
+  }
+  // W of the assignment that is proposed, or in force.
+  int32_t proposed_world_size() const {
+    return proposed_epoch.value() > 0 && desired_trainers != 0 ? desired_trainers : world_size;
+  }
+  // Places that are to have a trainer: those of the world and those that a resize asks for.
+  int32_t wanted_trainers() const { return desired_trainers > world_size ? desired_trainers : world_size; }
 };
 
 // OK if `doc` could have been committed; DATA_LOSS naming the field and value if not. For documents that were

@@ -178,6 +178,14 @@ absl::Status Validate(const JobSpec& spec) {
         CheckIn<int64_t>("number of optimizer.groups", spec.groups.size(), 1, kMaxGroups)}) {
     if (!s.ok()) return s;
   }
+  if (spec.virtual_ranks != 0 &&
+      (spec.virtual_ranks != spec.parts || spec.virtual_ranks % spec.world_size != 0 ||
+       !spec.reduction.groups.empty())) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("virtual_ranks=", spec.virtual_ranks, " with accumulation_parts=", spec.parts,
+                     ", world_size=", spec.world_size, " and ", spec.reduction.groups.size(),
+                     " groups: it is the parts of a step, which ranks in one group share evenly"));
+  }
   if (!std::isfinite(spec.nominal_samples) || spec.nominal_samples <= 0) {
     return absl::InvalidArgumentError(
         absl::StrCat("nominal_samples=", spec.nominal_samples, " is not above 0 and finite"));
@@ -207,6 +215,7 @@ absl::Status CheckSame(const JobSpec& job, const JobSpec& asked) {
         CheckEqual(job, "number of optimizer.groups", job.groups.size(), asked.groups.size()),
         CheckEqual(job, "optimizer.groups", absl::StrJoin(job.groups, ","), absl::StrJoin(asked.groups, ",")),
         CheckEqual(job, "accumulation_parts", job.parts, asked.parts),
+        CheckEqual(job, "virtual_ranks", job.virtual_ranks, asked.virtual_ranks),
         CheckEqual(job, "nominal_samples", job.nominal_samples, asked.nominal_samples),
         CheckEqual(job, "max_blob_bytes", job.max_blob_bytes, asked.max_blob_bytes),
         CheckEqual(job, "reduce_groups", Describe(job.reduction), Describe(asked.reduction)),

@@ -70,6 +70,9 @@ struct JobSpec {
   std::vector<BufferSpec> buffers;
 
   ReductionTree reduction;  // in which order gradients are added up
+  // Each delivery of a unit is a virtual rank's: they are added one after the other, part 0 of ranks 0, 1,
+  // ..., then part 1, so that the sum is the same whoever delivers which. `parts` of them. Else 0.
+  int virtual_ranks = 0;
 
   // Mixed precision. Masters and optimizer planes are fp32 whatever stands here, and so are all sums.
   DType compute =

@@ -87,7 +87,8 @@ void MembershipState::Advance(Outcome& out) {
   }
   FillSlots(out);
   if (GrantSlots()) {
-    Commit(absl::StrCat("servers joined for the resize to ", doc_.desired_servers), out);
+    Commit(absl::StrCat(doc_.desired_trainers != 0 ? "trainers" : "servers", " joined for the ", Operation()),
+           out);
     Propose(out);
   }
 }
@@ -177,7 +178,7 @@ bool MembershipState::waiting() const {
   };
   return !formed() || doc_.world_size == 0 || doc_.operation_under_way() ||
          std::any_of(slots_.begin(), slots_.end(), unsettled) ||
-         std::any_of(ranks_.begin(), ranks_.end(), unsettled);
+         std::any_of(ranks_.begin(), ranks_.begin() + doc_.wanted_trainers(), unsettled);
 }
 
 std::string MembershipState::Describe(absl::Time now) const {
@@ -207,7 +208,7 @@ std::string MembershipState::Describe(absl::Time now) const {
   if (formed() && doc_.world_size == 0) waits.push_back("the first trainer to attach");
   constexpr size_t kNamed = 4;
   std::vector<std::string> absent;
-  for (size_t r = 0; r < ranks_.size(); ++r) {
+  for (int r = 0; r < doc_.wanted_trainers(); ++r) {
     const Place& place = ranks_[r];
     if (place.successor.has_value() && place.liveness != Liveness::kVacant) {
       waits.push_back(
@@ -226,6 +227,8 @@ std::string MembershipState::Describe(absl::Time now) const {
   }
   if (doc_.proposed_epoch.value() > 0) {
     waits.push_back(absl::StrCat("the next step boundary (", Operation(), ")"));
+  } else if (doc_.desired_trainers > doc_.world_size) {
+    if (absent.empty()) waits.push_back(absl::StrCat("new trainers to be ready (", Operation(), ")"));
   } else if (doc_.desired_servers > static_cast<int64_t>(doc_.servers.size()) && formed()) {
     const int64_t missing = doc_.desired_servers - static_cast<int64_t>(doc_.servers.size() + spares_.size());
     waits.push_back(absl::StrCat(Count(missing, "more server"), " to join (", Operation(), ")"));
@@ -233,8 +236,8 @@ std::string MembershipState::Describe(absl::Time now) const {
     waits.push_back(absl::StrCat("a server to join that can take over (", Operation(), ")"));
   }
   if (!waits.empty()) return absl::StrCat("waiting for ", absl::StrJoin(waits, "; for "));
-  const auto finished =
-      std::count_if(ranks_.begin(), ranks_.end(), [](const Place& p) { return p.finished; });
+  const auto finished = std::count_if(ranks_.begin(), ranks_.begin() + doc_.world_size,
+                                      [](const Place& p) { return p.finished; });
   return absl::StrCat("running: ", Count(doc_.owning_servers, "server"), ", ",
                       Count(doc_.world_size, "trainer"),
                       finished > 0 ? absl::StrCat(" (", finished, " finished)") : "");

@@ -25,6 +25,9 @@
 // - A resize up waits for spares; then, as a resize down at once, its assignment is proposed: it rides in a
 // verdict
 //   and takes effect between two steps (RangesApplied). Slots past the new number retire after that.
+// - A resize of the trainers goes the same way: up, it waits until every new rank has attached and is ready;
+// down, ranks
+//   past the new number are not waited for any more once it is applied, and leave by themselves.
 // - One operation (resize, drain) at a time. A token that was seen before gets the same answer, not another
 // operation.
 // - Each commit raises the epoch by one. A death or detach alone commits nothing: nothing may follow from it
@@ -102,9 +105,20 @@ struct TrainerDead {
   Rank rank;
   ProcessIdentity process;
 };
+// A rank that is to join has mapped everything and waits to be taken in.
+struct TrainerReady {
+  Rank rank;
+  ProcessIdentity process;
+};
+// One of the two numbers.
 struct ResizeRequested {
-  int32_t servers = 0;
+  int32_t servers = 0;  // 0: as they are
   std::string request;  // not empty
+  int32_t trainers = 0;
+  Step from_step;  // of trainers: not before this one
+  // Of trainers: do not wait for the step in hand, which may wait for one that nobody replaces. It is given
+  // up and computed again by the ranks that stay. Only down.
+  bool give_up_step = false;
 };
 // Take this server's slot away so that it may be stopped; its place goes to a spare, or M falls by one.
 struct DrainRequested {
@@ -121,7 +135,7 @@ struct Recovered {};
 
 using Event =
     absl::variant<HostJoined, ServerJoined, ServerLeft, ServerDead, TrainerAttached, TrainerDetached,
-                  TrainerDead, ResizeRequested, DrainRequested, RangesApplied, Recovered>;
+                  TrainerDead, TrainerReady, ResizeRequested, DrainRequested, RangesApplied, Recovered>;
 
 // ---- Effects, to be carried out in order.
 
@@ -138,11 +152,12 @@ struct MustBeDead {
   std::string host;
   ProcessIdentity process;
 };
-// Give the blocks to `servers` owners (SlotHosts of the document says where they are) from the next possible
-// step on, under this name. May come again.
+// Give the blocks to `servers` owners (SlotHosts of the document says where they are) and sum the gradients
+// of `trainers` ranks from the next possible step on, under this name. May come again.
 struct ProposeAssignment {
   Epoch ranges_epoch;
   int32_t servers = 0;
+  int32_t trainers = 0;  // 0: as many as there are
 };
 // This server owns nothing any more: tell it to exit.
 struct RetireServer {
@@ -212,6 +227,7 @@ class MembershipState {
   Liveness server_liveness(Slot slot) const { return slots_[slot.value()].liveness; }
   Liveness trainer_liveness(Rank rank) const { return ranks_[rank.value()].liveness; }
   bool trainer_finished(Rank rank) const { return ranks_[rank.value()].finished; }
+  bool trainer_ready(Rank rank) const { return ranks_[rank.value()].ready; }
   // Servers without a slot, in the order in which they would get one.
   std::vector<ServerMember> spares() const;
 
@@ -230,6 +246,7 @@ class MembershipState {
     absl::optional<Successor> successor;
     bool give_to_spare = false;  // server: left or draining, so a spare may have the slot
     bool finished = false;       // trainer: detached for good
+    bool ready = false;          // trainer that is to join: waits to be taken in
   };
   // Ids in the order in which they get slots: by length, then by text, so that s2 comes before s10.
   struct IdOrder {
@@ -247,6 +264,7 @@ class MembershipState {
   void On(const TrainerAttached& e, Outcome& out);
   void On(const TrainerDetached& e, Outcome& out);
   void On(const TrainerDead& e, Outcome& out);
+  void On(const TrainerReady& e, Outcome& out);
   void On(const ResizeRequested& e, Outcome& out);
   void On(const DrainRequested& e, Outcome& out);
   void On(const RangesApplied& e, Outcome& out);
@@ -300,6 +318,8 @@ class MembershipState {
   bool AnswerRepeated(const std::string& request, const std::string& what, Outcome& out);
   std::string Operation() const;
   void Begin(int32_t desired, std::string draining, const std::string& request, Outcome& out);
+  void ResizeTrainers(const ResizeRequested& e, const std::string& what, Outcome& out);
+  bool JoinersReady() const;
   bool GrantSlots();
   void Propose(Outcome& out) const;
   void FinishOperation(std::string request, std::string what, Outcome& out);

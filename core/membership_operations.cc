@@ -4,6 +4,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "core/job_spec.h"
 #include "core/membership.h"
 #include "core/partition.h"
 
@@ -13,13 +14,17 @@ namespace {
 // Operations whose tokens are remembered: enough for any client that still repeats one.
 constexpr size_t kRemembered = 16;
 
-std::string ResizeTo(int32_t servers) { return absl::StrCat("resize to ", servers); }
+std::string ResizeTo(int32_t servers, int32_t trainers) {
+  return trainers != 0 ? absl::StrCat("resize to ", trainers, trainers == 1 ? " trainer" : " trainers")
+                       : absl::StrCat("resize to ", servers);
+}
 std::string DrainOf(absl::string_view id) { return absl::StrCat("drain of server ", id); }
 
 }  // namespace
 
 std::string MembershipState::Operation() const {
-  return doc_.draining.empty() ? ResizeTo(doc_.desired_servers) : DrainOf(doc_.draining);
+  return doc_.draining.empty() ? ResizeTo(doc_.desired_servers, doc_.desired_trainers)
+                               : DrainOf(doc_.draining);
 }
 
 // Handles a token that was seen before, and whatever cannot be asked for now. False: `what` may begin.
@@ -62,16 +67,18 @@ bool MembershipState::AnswerRepeated(const std::string& request, const std::stri
 }
 
 void MembershipState::On(const ResizeRequested& e, Outcome& out) {
+  const std::string what = ResizeTo(e.servers, e.trainers);
+  if (e.trainers != 0) return ResizeTrainers(e, what, out);
   if (e.servers < 1 || e.servers > kMaxServers) {
     return Refuse(
         e.request,
         absl::InvalidArgumentError(absl::StrCat("servers is ", e.servers, ", not in 1..", kMaxServers)), out);
   }
-  if (AnswerRepeated(e.request, ResizeTo(e.servers), out)) return;
+  if (AnswerRepeated(e.request, what, out)) return;
   if (doc_.operation_under_way()) {
     // One that still waits for servers can be taken back; one that was proposed may have taken effect.
-    const bool takes_back =
-        doc_.draining.empty() && doc_.proposed_epoch.value() == 0 && e.servers == doc_.owning_servers;
+    const bool takes_back = doc_.draining.empty() && doc_.desired_trainers == 0 &&
+                            doc_.proposed_epoch.value() == 0 && e.servers == doc_.owning_servers;
     if (!takes_back) {
       return Refuse(e.request,
                     absl::FailedPreconditionError(absl::StrCat(
@@ -86,7 +93,7 @@ void MembershipState::On(const ResizeRequested& e, Outcome& out) {
     doc_.operation_request = e.request;
     Commit(reason, out);
     Reply(first, absl::AbortedError(reason), out);
-    return FinishOperation(e.request, ResizeTo(e.servers), out);
+    return FinishOperation(e.request, what, out);
   }
   if (e.servers < doc_.owning_servers) {
     if (absl::Status kept = SlotHosts(doc_, e.servers).status(); !kept.ok()) {
@@ -95,9 +102,67 @@ void MembershipState::On(const ResizeRequested& e, Outcome& out) {
   }
   if (e.servers == doc_.owning_servers) {
     Note(absl::StrCat("the job has ", e.servers, " servers already"), out);
-    return FinishOperation(e.request, ResizeTo(e.servers), out);
+    return FinishOperation(e.request, what, out);
   }
   Begin(e.servers, "", e.request, out);
+}
+
+void MembershipState::ResizeTrainers(const ResizeRequested& e, const std::string& what, Outcome& out) {
+  if (e.servers != 0 || e.trainers < 1 || e.trainers > kMaxWorldSize) {
+    return Refuse(
+        e.request,
+        absl::InvalidArgumentError(
+            e.servers != 0 ? absl::StrCat("servers is ", e.servers, " and trainers ", e.trainers,
+                                          ": a resize changes one of the two")
+                           : absl::StrCat("trainers is ", e.trainers, ", not in 1..", kMaxWorldSize)),
+        out);
+  }
+  if (AnswerRepeated(e.request, what, out)) return;
+  if (SeveralHosts() || doc_.world_size == 0) {
+    return Refuse(e.request,
+                  absl::FailedPreconditionError(
+                      doc_.world_size == 0 ? absl::StrCat("no ", what, " before a trainer has attached")
+                                           : absl::StrCat("no ", what, " of a job on several hosts")),
+                  out);
+  }
+  if (doc_.operation_under_way()) {
+    // As with servers: one that still waits for trainers can be taken back.
+    if (doc_.desired_trainers == 0 || doc_.proposed_epoch.value() != 0 || e.trainers != doc_.world_size) {
+      return Refuse(e.request,
+                    absl::FailedPreconditionError(absl::StrCat(
+                        "the ", Operation(), " (request ", absl::CHexEscape(doc_.operation_request),
+                        ") is under way, and only one operation can be: ", Describe(now_))),
+                    out);
+    }
+    const std::string reason =
+        absl::StrCat("the ", Operation(), " was taken back by request ", absl::CHexEscape(e.request));
+    const std::string first = std::exchange(doc_.operation_request, e.request);
+    doc_.desired_trainers = 0;
+    doc_.desired_from_step = Step(0);
+    Commit(reason, out);
+    Reply(first, absl::AbortedError(reason), out);
+    return FinishOperation(e.request, what, out);
+  }
+  if (e.trainers == doc_.world_size) {
+    Note(absl::StrCat("the job has ", e.trainers, " trainers already"), out);
+    return FinishOperation(e.request, what, out);
+  }
+  if (e.give_up_step && (e.trainers > doc_.world_size || e.from_step.value() != 0)) {
+    return Refuse(
+        e.request,
+        absl::InvalidArgumentError(absl::StrCat(
+            "the ", what, " cannot give up the step in hand: only one to fewer trainers, at once, can")),
+        out);
+  }
+  doc_.desired_trainers = e.trainers;
+  doc_.desired_from_step = e.from_step;
+  doc_.give_up_step = e.give_up_step;
+  doc_.trainers_resized = true;
+  const size_t places = std::max<size_t>(doc_.trainers.size(), e.trainers);
+  doc_.trainers.resize(places);
+  ranks_.resize(places);
+  for (size_t r = doc_.world_size; r < places; ++r) ranks_[r].ready = false;
+  Begin(doc_.owning_servers, "", e.request, out);
 }
 
 void MembershipState::On(const DrainRequested& e, Outcome& out) {
@@ -150,10 +215,20 @@ void MembershipState::Begin(int32_t desired, std::string draining, const std::st
   Propose(out);
 }
 
+// Every rank that a resize adds stands ready.
+bool MembershipState::JoinersReady() const {
+  for (int r = doc_.world_size; r < doc_.desired_trainers; ++r) {
+    const Place& place = ranks_[r];
+    if (place.liveness != Liveness::kAlive || place.successor.has_value() || !place.ready) return false;
+  }
+  return true;
+}
+
 // If the desired number of owners can be had now, gives slots to spares as needed and names the assignment
 // after the epoch about to be committed. False if there is nothing to do or servers are missing.
 bool MembershipState::GrantSlots() {
-  if (doc_.desired_servers == doc_.owning_servers || doc_.proposed_epoch.value() > 0) return false;
+  const bool changes = doc_.desired_servers != doc_.owning_servers || doc_.desired_trainers != 0;
+  if (!changes || doc_.proposed_epoch.value() > 0 || !JoinersReady()) return false;
   const int64_t missing = doc_.desired_servers - static_cast<int64_t>(doc_.servers.size());
   if (!SparesFor(missing)) return false;
   for (int64_t i = 0; i < missing; ++i) {
@@ -171,16 +246,22 @@ bool MembershipState::GrantSlots() {
 
 void MembershipState::Propose(Outcome& out) const {
   if (doc_.proposed_epoch.value() == 0) return;
-  out.effects.push_back(ProposeAssignment{doc_.proposed_epoch, doc_.desired_servers});
+  out.effects.push_back(ProposeAssignment{doc_.proposed_epoch, doc_.desired_servers, doc_.desired_trainers});
 }
 
 void MembershipState::On(const RangesApplied& e, Outcome& out) {
   if (doc_.proposed_epoch.value() == 0 || e.ranges_epoch != doc_.proposed_epoch) {
     return Note(absl::StrCat("assignment ", e.ranges_epoch.value(), " is not awaited: nothing to do"), out);
   }
-  std::string reason =
-      absl::StrCat(Operation(), ": owners are now ", doc_.desired_servers, ", not ", doc_.owning_servers);
+  const bool trainers = doc_.desired_trainers != 0;
+  std::string reason = absl::StrCat(Operation(), trainers ? ": trainers are now " : ": owners are now ",
+                                    trainers ? doc_.desired_trainers : doc_.desired_servers, ", not ",
+                                    trainers ? doc_.world_size : doc_.owning_servers);
   const std::string operation = Operation();
+  doc_.world_size = doc_.proposed_world_size();
+  doc_.desired_trainers = 0;
+  doc_.desired_from_step = Step(0);
+  doc_.give_up_step = false;
   doc_.owning_servers = doc_.desired_servers;
   doc_.ranges_epoch = doc_.proposed_epoch;
   doc_.proposed_epoch = Epoch(0);

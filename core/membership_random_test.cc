@@ -19,7 +19,8 @@
 namespace sherd {
 namespace {
 
-constexpr int kWorld = 3;
+constexpr int kWorld = 3;   // in the beginning
+constexpr int kPlaces = 5;  // at most
 
 class World {
  public:
@@ -28,12 +29,17 @@ class World {
   // One random event.
   void Turn() {
     now_ += absl::Milliseconds(Below(500));
-    switch (Below(14)) {
+    switch (Below(17)) {
       case 0:
       case 1:
         return Join(absl::StrCat("s", Below(6)));
       case 2:
-        return Attach(Below(kWorld));
+        return Attach(Below(kPlaces));
+      case 14:
+        return Do(ResizeRequested{0, NewToken(), 1 + Below(kPlaces)});
+      case 15:
+      case 16:
+        return Ready(Below(kPlaces));
       case 3:
         return Kill(Below(static_cast<int>(alive_.size() + 1)));
       case 4:
@@ -51,7 +57,7 @@ class World {
       case 11:
         return Below(4) == 0 ? Restore() : Leave(absl::StrCat("s", Below(6)));
       case 12:
-        return Detach(Below(kWorld));
+        return Detach(Below(kPlaces));
       default:
         return Repeat();
     }
@@ -64,7 +70,8 @@ class World {
       while (!kills_.empty()) CarryOutKill();
       if (proposed_.value() > 0) Do(RangesApplied{proposed_});
       for (int id = 0; id < 6; ++id) Join(absl::StrCat("s", id));
-      for (int rank = 0; rank < kWorld; ++rank) Attach(rank);
+      for (int rank = 0; rank < kPlaces; ++rank) Attach(rank);
+      for (int rank = 0; rank < kPlaces; ++rank) Ready(rank);
       for (int slot = 0; slot < static_cast<int>(doc_.servers.size()); ++slot) {
         if (state_.server_liveness(Slot(slot)) == Liveness::kUnverified) Rejoin(doc_.servers[slot]);
       }
@@ -72,6 +79,7 @@ class World {
     EXPECT_FALSE(state_.waiting()) << state_.Describe(now_);
     EXPECT_TRUE(absl::StartsWith(state_.Describe(now_), "running: ")) << state_.Describe(now_);
     EXPECT_EQ(doc_.owning_servers, doc_.desired_servers);
+    EXPECT_EQ(doc_.desired_trainers, 0);
     EXPECT_EQ(open_.size(), 0u) << "never answered: " << *open_.begin();
   }
 
@@ -149,11 +157,26 @@ class World {
     }
     if (doc_.world_size > 0) {
       EXPECT_EQ(trainers_changed, doc.trainers_epoch == doc.epoch) << log_;
-      EXPECT_EQ(doc.world_size, kWorld);
+      EXPECT_EQ(static_cast<int>(doc.trainers.size()) >= doc.world_size, true);
+      EXPECT_TRUE(doc_.world_size > 0 || doc.world_size == kWorld) << log_;
+    }
+    // So does W; a rank is taken in when it is ready, not before.
+    if (doc_.world_size > 0 && doc.world_size != doc_.world_size) {
+      EXPECT_NE(doc.ranges_epoch, doc_.ranges_epoch) << log_;
+      EXPECT_EQ(doc.ranges_epoch, doc_.proposed_epoch) << log_;
+      EXPECT_EQ(doc.world_size, doc_.desired_trainers) << log_;
+    }
+    if (doc.proposed_epoch != doc_.proposed_epoch && doc.proposed_epoch.value() > 0) {
+      for (int r = doc.world_size; r < doc.desired_trainers; ++r) {
+        EXPECT_TRUE(doc.trainers[r].ready && ready_.count(doc.trainers[r].process.start) > 0) << log_;
+      }
     }
     // M changes only to what was proposed under that name.
     if (doc.epoch.value() > 1) {
-      EXPECT_EQ(doc.owning_servers != doc_.owning_servers, doc.ranges_epoch != doc_.ranges_epoch) << log_;
+      EXPECT_EQ(doc.owning_servers != doc_.owning_servers ||
+                    (doc_.world_size > 0 && doc.world_size != doc_.world_size),
+                doc.ranges_epoch != doc_.ranges_epoch)
+          << log_;
       if (doc.ranges_epoch != doc_.ranges_epoch) {
         EXPECT_EQ(doc.ranges_epoch, doc_.proposed_epoch);
         EXPECT_EQ(doc.owning_servers, doc_.desired_servers);
@@ -166,6 +189,7 @@ class World {
   void On(const ProposeAssignment& e) {
     EXPECT_EQ(e.ranges_epoch, doc_.proposed_epoch) << "not committed before it was proposed\n" << log_;
     EXPECT_EQ(e.servers, doc_.desired_servers);
+    EXPECT_EQ(e.trainers, doc_.desired_trainers);
     proposed_ = e.ranges_epoch;
   }
   void On(const RetireServer& e) {
@@ -193,13 +217,20 @@ class World {
       Bury({s.id, 0, s.process});
     }
   }
+  void Ready(int rank) {
+    if (rank >= static_cast<int>(doc_.trainers.size())) return;
+    const ProcessIdentity process = doc_.trainers[rank].process;
+    if (!Alive(process)) return;
+    ready_.insert(process.start);
+    Do(TrainerReady{Rank(rank), process});
+  }
   void Attach(int rank) {
-    if (state_.doc().world_size > 0 && state_.trainer_liveness(Rank(rank)) == Liveness::kAlive &&
-        Below(3) != 0)
-      return;
+    const int places = static_cast<int>(state_.doc().trainers.size());
+    if (places == 0 && rank >= kWorld) return;
+    if (rank < places && state_.trainer_liveness(Rank(rank)) == Liveness::kAlive && Below(3) != 0) return;
     const Process process{"", rank, NewProcess()};
     alive_.push_back(process);
-    Do(TrainerAttached{Rank(rank), "h", process.identity, kWorld, 7, NewToken()});
+    Do(TrainerAttached{Rank(rank), "h", process.identity, std::max(kWorld, rank + 1), 7, NewToken()});
     if (absl::StrContains(log_.substr(log_.rfind("\ntrainer-attached")), "= refused")) {
       Kill(static_cast<int>(alive_.size()) - 1);
     }
@@ -221,7 +252,9 @@ class World {
   void Repeat() {
     if (alive_.empty()) return;
     const Process p = alive_[Below(static_cast<int>(alive_.size()))];
-    if (p.id.empty()) return Do(TrainerAttached{Rank(p.rank), "h", p.identity, kWorld, 7, NewToken()});
+    if (p.id.empty()) {
+      return Do(TrainerAttached{Rank(p.rank), "h", p.identity, std::max(kWorld, p.rank + 1), 7, NewToken()});
+    }
     Do(ServerJoined{p.id, "unix:x", "h", p.identity, NewToken()});
   }
   void Kill(int index) {
@@ -279,6 +312,7 @@ class World {
   std::vector<Process> alive_;
   std::vector<MustBeDead> kills_;  // asked for, not yet done
   std::set<std::pair<int64_t, uint64_t>> seen_dead_;
+  std::set<uint64_t> ready_;    // processes (their starts) that have said so
   std::set<size_t> detached_;   // ranks whose trainer gave its place up
   std::set<std::string> open_;  // requests not yet answered
   std::string log_ = "\n";

@@ -36,8 +36,13 @@ struct EventText {
   std::string operator()(const TrainerDead& e) const {
     return absl::StrCat("trainer-dead ", e.rank.value(), " process=", Show(e.process));
   }
+  std::string operator()(const TrainerReady& e) const {
+    return absl::StrCat("trainer-ready ", e.rank.value(), " process=", Show(e.process));
+  }
   std::string operator()(const ResizeRequested& e) const {
-    return absl::StrCat("resize ", e.servers, Request(e.request));
+    return absl::StrCat("resize ", e.servers, e.trainers == 0 ? "" : absl::StrCat(" trainers=", e.trainers),
+                        e.from_step.value() == 0 ? "" : absl::StrCat(" from=", e.from_step.value()),
+                        e.give_up_step ? " give_up=1" : "", Request(e.request));
   }
   std::string operator()(const DrainRequested& e) const {
     return absl::StrCat("drain ", absl::CHexEscape(e.id), Request(e.request));
@@ -61,7 +66,8 @@ struct EffectText {
                         " process=", Show(e.process), " host=", absl::CHexEscape(e.host));
   }
   std::string operator()(const ProposeAssignment& e) const {
-    return absl::StrCat("propose assignment ", e.ranges_epoch.value(), " servers=", e.servers);
+    return absl::StrCat("propose assignment ", e.ranges_epoch.value(), " servers=", e.servers,
+                        e.trainers == 0 ? "" : absl::StrCat(" trainers=", e.trainers));
   }
   std::string operator()(const RetireServer& e) const {
     return absl::StrCat("retire ", absl::CHexEscape(e.id), " process=", Show(e.process));

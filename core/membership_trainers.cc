@@ -30,9 +30,14 @@ absl::Status MembershipState::CheckTrainer(const TrainerAttached& e) const {
     return absl::FailedPreconditionError(
         absl::StrCat("rank ", e.rank.value(), " attached before all hosts have joined: ", AwaitedToForm()));
   }
-  if (doc_.world_size != 0 && doc_.world_size != e.world_size) {
+  if (doc_.world_size != 0 && doc_.world_size != e.world_size && !doc_.trainers_resized) {
     return absl::InvalidArgumentError(absl::StrCat("rank ", e.rank.value(), " attached with world_size ",
                                                    e.world_size, ", but the job's is ", doc_.world_size));
+  }
+  if (doc_.world_size != 0 && e.rank.value() >= doc_.wanted_trainers()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("rank ", e.rank.value(), " attached, but the job has ", doc_.world_size,
+                     " trainers now; `sherd resize --trainers ", e.rank.value() + 1, "` makes room for it"));
   }
   if (doc_.layout_hash != 0 && doc_.layout_hash != e.layout_hash) {
     return absl::InvalidArgumentError(
@@ -113,14 +118,15 @@ void MembershipState::AdmitTrainer(int rank) {
   member.process = place.successor->process;
   member.host = std::move(place.successor->host);
   place.successor.reset();
-  place.finished = false;
+  place.finished = place.ready = false;
   Set(place, Liveness::kAlive);
   doc_.trainers_epoch = doc_.epoch.Next();
 }
 
 void MembershipState::On(const TrainerDetached& e, Outcome& out) {
   const int rank = e.rank.value();
-  const bool known = rank >= 0 && rank < doc_.world_size && doc_.trainers[rank].incarnation.value() > 0 &&
+  const bool known = rank >= 0 && rank < static_cast<int>(ranks_.size()) &&
+                     doc_.trainers[rank].incarnation.value() > 0 &&
                      doc_.trainers[rank].process == e.process && ranks_[rank].liveness != Liveness::kDead;
   if (!known) {
     return Refuse(e.request,
@@ -135,11 +141,23 @@ void MembershipState::On(const TrainerDetached& e, Outcome& out) {
   Accept(e.request, absl::StrCat("rank ", rank, e.finished ? " finished" : " detached"), out);
 }
 
+void MembershipState::On(const TrainerReady& e, Outcome& out) {
+  const int rank = e.rank.value();
+  const bool awaited = rank >= doc_.world_size && rank < doc_.desired_trainers &&
+                       doc_.trainers[rank].process == e.process && ranks_[rank].liveness == Liveness::kAlive;
+  if (!awaited) {
+    return Note(
+        absl::StrCat("process ", Show(e.process), " of rank ", rank, " is not awaited: nothing to do"), out);
+  }
+  ranks_[rank].ready = true;
+  Note(absl::StrCat("rank ", rank, " is ready to join"), out);
+}
+
 void MembershipState::On(const TrainerDead& e, Outcome& out) {
   const int rank = e.rank.value();
   const std::string who = absl::StrCat("process ", Show(e.process), " of rank ", rank);
   const std::string nothing = absl::StrCat(who, " is no member any more: nothing to do");
-  if (rank < 0 || rank >= doc_.world_size) return Note(nothing, out);
+  if (rank < 0 || rank >= static_cast<int>(ranks_.size())) return Note(nothing, out);
   Place& place = ranks_[rank];
   if (place.successor.has_value() && place.successor->process == e.process) {
     Note(absl::StrCat(who, " died before it took its place"), out);

@@ -77,6 +77,7 @@ Event Parse(const std::string& line) {
   }
   if (w.verb == "server-left") return ServerLeft{w.operand, w.Process(), request};
   if (w.verb == "server-dead") return ServerDead{w.operand, w.Process()};
+  if (w.verb == "trainer-ready") return TrainerReady{w.AsRank(), w.Process()};
   if (w.verb == "trainer-attached") {
     uint64_t layout = 0;
     EXPECT_TRUE(absl::SimpleHexAtoi(w.Text("layout", "7"), &layout));
@@ -87,7 +88,9 @@ Event Parse(const std::string& line) {
     return TrainerDetached{w.AsRank(), w.Process(), w.Number("finished") != 0, request};
   }
   if (w.verb == "trainer-dead") return TrainerDead{w.AsRank(), w.Process()};
-  if (w.verb == "resize") return ResizeRequested{w.AsRank().value(), request};
+  if (w.verb == "resize")
+    return ResizeRequested{w.AsRank().value(), request, static_cast<int32_t>(w.Number("trainers")),
+                           Step(static_cast<uint64_t>(w.Number("from"))), w.Number("give_up") != 0};
   if (w.verb == "drain") return DrainRequested{w.operand, request};
   if (w.verb == "ranges-applied") return RangesApplied{Epoch(w.AsRank().value())};
   if (w.verb == "recovered") return Recovered{};
@@ -170,7 +173,7 @@ TEST_P(TranscriptTest, Replays) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Membership, TranscriptTest,
-                         ::testing::Values("form", "hosts", "servers", "trainers", "resize", "drain",
+                         ::testing::Values("form", "hosts", "servers", "trainers", "resize", "drain", "world",
                                            "restore"),
                          [](const auto& info) { return std::string(info.param); });
 

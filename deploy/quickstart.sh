@@ -4,9 +4,10 @@
 # and a server, and pulls the weights, all while training goes on; the same training undisturbed must end with
 # the same bits. Last come text from the pulled weights and what each of these cost.
 #
-#   bash deploy/quickstart.sh [--quick] [--text FILE] [--ranks N] [--steps N] [--stage S] [--size NAME] [--keep]
+#   bash deploy/quickstart.sh [--quick] [--elastic] [--text FILE] [--ranks N] [--steps N] [--stage S] [--size NAME] [--keep]
 #
 #   --quick       about a minute of training instead of five
+#   --elastic     trainers join and leave too; as many virtual ranks as there are at most keep the bits the same
 #   --text FILE   train on this file (default: the King James Bible of the package bible-kjv-text)
 #   --ranks N     trainers, with a shard server beside each (default 2)
 #   --steps N     updates (default 6000; 600 with --quick)
@@ -27,12 +28,13 @@ number() {  # FLAG VALUE LEAST MOST
   fi
 }
 
-quick='' text='' ranks=2 steps='' stage=2 size=tiny keep=''
+quick='' elastic='' text='' ranks=2 steps='' stage=2 size=tiny keep=''
 while (($#)); do
   case $1 in
     --quick) quick=1; shift; continue ;;
     --keep) keep=1; shift; continue ;;
-    -h | --help) sed -n '2,17s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    --elastic) elastic=1; shift; continue ;;
+    -h | --help) sed -n '2,18s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
     --text | --ranks | --steps | --stage | --size) (($# > 1)) || usage_error "$1 needs a value" ;;
     *) usage_error "unknown argument $1" ;;
   esac
@@ -46,6 +48,12 @@ while (($#)); do
   shift 2
 done
 steps=${steps:-$([[ $quick ]] && echo 600 || echo 6000)}
+virtual=()
+if [[ $elastic ]]; then
+  ((ranks > 0 && (ranks & (ranks - 1)) == 0 && ranks <= 4 && stage == 2)) ||
+    usage_error "--elastic needs --ranks 1, 2 or 4 and --stage 2"
+  virtual=(--virtual-ranks $((2 * ranks)))
+fi
 if [[ $text ]]; then
   [[ -f $text && -r $text ]] || usage_error "--text $text: no such file, or not readable"
   text=$(realpath "$text")
@@ -136,7 +144,7 @@ start_run() {  # DIR STEPS
   # A process group of its own: Ctrl-C is for this script, which then ends the job in order.
   setsid "$sherd" run -n "$ranks" --job "$job" --dir "$dir" -- "$bin/client/examples/train_gpt" --size "$size" \
     --steps "$2" --stage "$stage" --seed 1 --json "$dir/steps.jsonl" --save "$dir/final.safetensors" \
-    ${text:+--text "$text"} >"$log" 2>&1 &
+    "${virtual[@]}" ${text:+--text "$text"} >"$log" 2>&1 &
   run_pid=$!
 }
 end_run() {
@@ -180,6 +188,15 @@ resize() {  # SERVERS
   say "  sherd resize --servers $1: $(of_json "'from step %d on, %d elements changed owner, %d bytes moved' % (
     d['step'] + 1, d['changed_elements'], d['moved_bytes'])" <<<"$answer")"
   cost "resize to $1 servers" "$(of_json "'%.1f ms' % (d['pause_seconds'] * 1e3)" <<<"$answer")" \
+    "$(of_json "'%d moved' % d['moved_bytes']" <<<"$answer")" "$(of_json "'%.2f s' % d['seconds']" <<<"$answer")"
+}
+
+resize_trainers() {  # TRAINERS
+  local answer
+  answer=$(ask resize --trainers "$1" --json) || fail "sherd resize --trainers $1 failed"
+  say "  sherd resize --trainers $1: $(of_json "'from step %d on, pause %.1f ms' % (
+    d['step'] + 1, d['pause_seconds'] * 1e3)" <<<"$answer")"
+  cost "resize to $1 trainer(s)" "$(of_json "'%.1f ms' % (d['pause_seconds'] * 1e3)" <<<"$answer")" \
     "$(of_json "'%d moved' % d['moved_bytes']" <<<"$answer")" "$(of_json "'%.2f s' % d['seconds']" <<<"$answer")"
 }
 
@@ -247,6 +264,16 @@ kill_one trainer $((ranks - 1))
 train_until $((steps / 2))
 say; say "Kill a shard server:"
 kill_one server $((ranks - 1))
+if [[ $elastic ]]; then
+  train_until $((steps * 55 / 100))
+  say; say "Twice as many trainers, live:"
+  resize_trainers $((ranks * 2))
+  train_until $(($(step) + 5))
+  say; say "One alone, and back:"
+  resize_trainers 1
+  train_until $(($(step) + 5))
+  resize_trainers "$ranks"
+fi
 # While enough is left to train that the pull ends first, however fast the machine.
 train_until $((steps * 6 / 10))
 say; say "Pull the weights:"

@@ -51,6 +51,10 @@ std::string EncodeEpochDoc(const EpochDoc& doc) {
   r.set_owning_servers(doc.owning_servers);
   r.set_ranges_epoch(doc.ranges_epoch.value());
   r.set_desired_servers(doc.desired_servers);
+  r.set_desired_trainers(doc.desired_trainers);
+  r.set_give_up_step(doc.give_up_step);
+  r.set_desired_from_step(doc.desired_from_step.value());
+  r.set_trainers_resized(doc.trainers_resized);
   r.set_draining(doc.draining);
   r.set_operation_request(doc.operation_request);
   r.set_proposed_epoch(doc.proposed_epoch.value());
@@ -87,6 +91,10 @@ absl::StatusOr<EpochDoc> DecodeEpochDoc(absl::string_view bytes) {
   doc.owning_servers = r.owning_servers();
   doc.ranges_epoch = Epoch(r.ranges_epoch());
   doc.desired_servers = r.desired_servers();
+  doc.desired_trainers = r.desired_trainers();
+  doc.give_up_step = r.give_up_step();
+  doc.desired_from_step = Step(r.desired_from_step());
+  doc.trainers_resized = r.trainers_resized();
   doc.draining = r.draining();
   doc.operation_request = r.operation_request();
   doc.proposed_epoch = Epoch(r.proposed_epoch());

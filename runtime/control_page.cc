@@ -3,15 +3,19 @@
 #include <algorithm>
 #include <vector>
 
+#include "core/job_spec.h"
+
 namespace sherd::runtime {
 
-void ControlPage::PutAssignment(uint64_t epoch, const HostMap& hosts) {
+void ControlPage::PutAssignment(uint64_t epoch, const HostMap& hosts, int world_size, Step not_before) {
   AssignmentEntry& e = At(epoch);
   e.from_plus_1.store(0, std::memory_order_release);
   for (int m = 0; m < hosts.servers(); ++m) {
     e.host_of[m].store(static_cast<uint8_t>(hosts.HostOf(Slot(m))), std::memory_order_relaxed);
   }
   e.servers.store(hosts.servers(), std::memory_order_relaxed);
+  e.world_size.store(world_size, std::memory_order_relaxed);
+  e.not_before.store(not_before.value(), std::memory_order_relaxed);
   e.epoch.store(epoch, std::memory_order_release);
 }
 
@@ -26,20 +30,41 @@ void ControlPage::Activate(uint64_t epoch, Step from) {
 template <typename Take>
 std::optional<Assignment> ControlPage::NewestThat(Take take) const {
   const AssignmentEntry* best = nullptr;
-  Assignment a;
+  uint64_t best_epoch = 0, best_from_plus_1 = 0;
   for (const AssignmentEntry& e : assignments_) {
     const uint64_t from_plus_1 = e.from_plus_1.load(std::memory_order_acquire);
     const uint64_t epoch = e.epoch.load(std::memory_order_acquire);
-    if (from_plus_1 == 0 || (best != nullptr && epoch < a.epoch)) continue;
+    if (from_plus_1 == 0 || (best != nullptr && epoch < best_epoch)) continue;
     if (!take(epoch, Step(from_plus_1 - 1))) continue;
     best = &e;
-    a.epoch = epoch;
-    a.from_step = Step(from_plus_1 - 1);
+    best_epoch = epoch;
+    best_from_plus_1 = from_plus_1;
   }
   if (best == nullptr) return std::nullopt;
-  a.hosts = HostsOf(*best);
+  return Read(*best, best_epoch, best_from_plus_1);
+}
+
+Assignment ControlPage::Read(const AssignmentEntry& e, uint64_t epoch, uint64_t from_plus_1) {
+  Assignment a;
+  a.epoch = epoch;
+  a.from_step = Step(from_plus_1 == 0 ? 0 : from_plus_1 - 1);
+  a.hosts = HostsOf(e);
   a.servers = a.hosts.servers();
+  a.world_size = std::clamp(e.world_size.load(std::memory_order_relaxed), 1, kMaxWorldSize);
+  a.not_before = Step(e.not_before.load(std::memory_order_relaxed));
   return a;
+}
+
+bool ControlPage::MayBegin(uint64_t epoch, Step step) const {
+  const std::optional<Assignment> a = Find(epoch);
+  return !a.has_value() || a->not_before <= step;
+}
+
+std::optional<Assignment> ControlPage::Find(uint64_t epoch) const {
+  const AssignmentEntry& e = assignments_[epoch % kAssignments];
+  const uint64_t from_plus_1 = e.from_plus_1.load(std::memory_order_acquire);
+  if (epoch == 0 || e.epoch.load(std::memory_order_acquire) != epoch) return std::nullopt;
+  return Read(e, epoch, from_plus_1);
 }
 
 HostMap ControlPage::HostsOf(const AssignmentEntry& e) {

@@ -25,7 +25,10 @@ struct MemberEntry {
   std::atomic<uint64_t> start_ticks;
   std::atomic<int32_t> pid;
   std::atomic<uint32_t> state;
-  uint64_t unused[5];
+  // Of a trainer that is to join: its incarnation, once it has mapped everything and waits to be taken in.
+  // Written by that trainer.
+  std::atomic<uint64_t> ready;
+  uint64_t unused[4];
   DoorbellWord bell;  // rung for this member
 
   ProcessIdentity identity() const {
@@ -45,6 +48,8 @@ struct Assignment {
   Step from_step;
   HostMap hosts = HostMap::OneHost(1);  // who of the slots is where
   int servers = 0;                      // hosts.servers()
+  int world_size = 0;                   // ranks whose gradients make up a step
+  Step not_before;                      // from_step is not earlier
 };
 
 // Monotone proposal words (core/step_records.h). Written by the coordinator.
@@ -78,10 +83,12 @@ class ControlPage {
   static constexpr int kSnapshots = 16;
   static constexpr int kAssignments = 64;
 
-  // Sizes, for a check when opening.
+  // Sizes, for a check when opening. The world is that with which the job began: see Assignment.
   uint64_t layout_hash;
   int32_t world_size;
   int32_t stage;
+  // Ranks that have pages: those of every world so far and those that are joining. Only grows; coordinator.
+  std::atomic<int32_t> places;
 
   std::atomic<uint32_t> initialized;  // the initial values are whole; coordinator, once
   std::atomic<uint32_t> shutting_down;
@@ -100,7 +107,7 @@ class ControlPage {
 
   // Writes the assignment of ranges epoch `epoch`. `from` is not known before it is decided: see Activate.
   // Coordinator. REQUIRES: hosts.servers() <= kMaxSlots.
-  void PutAssignment(uint64_t epoch, const HostMap& hosts);
+  void PutAssignment(uint64_t epoch, const HostMap& hosts, int world_size, Step not_before = Step(0));
   // The assignment takes effect at `from`. Any owner, all with the same values.
   void Activate(uint64_t epoch, Step from);
   // The assignment in force for a step: the newest active one with from_step <= step. nullopt before the
@@ -110,15 +117,22 @@ class ControlPage {
   std::optional<Assignment> Before(uint64_t epoch) const;
   // The newest active one.
   std::optional<Assignment> Newest() const;
+  // The one of this epoch, active (then with from_step) or only proposed.
+  std::optional<Assignment> Find(uint64_t epoch) const;
+  // Whether the assignment of that epoch may take effect at `step`.
+  bool MayBegin(uint64_t epoch, Step step) const;
 
  private:
   struct AssignmentEntry {
     std::atomic<uint64_t> epoch;
     std::atomic<uint64_t> from_plus_1;  // 0: not active
     std::atomic<int32_t> servers;
+    std::atomic<int32_t> world_size;
+    std::atomic<uint64_t> not_before;
     std::atomic<uint8_t> host_of[kMaxSlots];
   };
   static HostMap HostsOf(const AssignmentEntry& e);
+  static Assignment Read(const AssignmentEntry& e, uint64_t epoch, uint64_t from_plus_1);
   template <typename Take>
   std::optional<Assignment> NewestThat(Take take) const;
   AssignmentEntry& At(uint64_t epoch) { return assignments_[epoch % kAssignments]; }

@@ -9,7 +9,12 @@
 namespace sherd::runtime {
 
 JobMemory::JobMemory(const JobDir* dir, JobSpec spec, Role role)
-    : dir_(dir), spec_(std::move(spec)), role_(role), plane_names_(spec_.PlaneNames()), sizes_(spec_) {}
+    : dir_(dir),
+      spec_(std::move(spec)),
+      role_(role),
+      plane_names_(spec_.PlaneNames()),
+      sizes_(spec_),
+      ranks_(new std::unique_ptr<RankPageMapping>[kMaxWorldSize]) {}
 
 int64_t JobMemory::BytesFor(const JobSpec& spec) {
   const JobSizes sizes(spec);
@@ -67,7 +72,6 @@ absl::Status JobMemory::MapAll(bool create) {
     }
   }
   planes_.resize(planes());
-  rank_segments_.resize(spec_.world_size);
   for (int p = 0; p < planes(); ++p) {
     absl::Status s =
         get(&planes_[p], absl::StrCat("plane.", plane_name(p)),
@@ -85,13 +89,9 @@ absl::Status JobMemory::MapAll(bool create) {
   }
   if (s.ok()) {
     s = get(&members_, "members", SegmentKind::kControl,
-            spec_.world_size * static_cast<int64_t>(sizeof(MemberEntry)), role_ != Role::kReader);
+            kMaxWorldSize * static_cast<int64_t>(sizeof(MemberEntry)), role_ != Role::kReader);
   }
-  for (int r = 0; r < spec_.world_size && s.ok(); ++r) {
-    s = get(&rank_segments_[r], absl::StrCat("rank.", r), SegmentKind::kControl, RankRecords::BytesFor(spec_),
-            role_ != Role::kReader);
-    if (s.ok()) ranks_.emplace_back(&spec_, rank_segments_[r].as<char>());
-  }
+  if (s.ok()) s = MapRanksUpTo(create ? spec_.world_size : places(), /*replace=*/create, /*add=*/false);
   if (s.ok() && create) {
     for (int m = 0; m < kMaxSlots && s.ok(); ++m) {
       // Pages of an earlier, unfinished creation; made again when a slot is taken.
@@ -105,8 +105,39 @@ absl::Status JobMemory::MapAll(bool create) {
       c.layout_hash = layout().hash();
       c.world_size = spec_.world_size;
       c.stage = spec_.stage;
+      c.places.store(spec_.world_size, std::memory_order_release);
     }
   }
+  return s;
+}
+
+absl::Status JobMemory::MapRanksUpTo(int count, bool replace, bool add) {
+  count = std::clamp(count, 0, kMaxWorldSize);
+  MutexLock lock(mu_);
+  for (; mapped_ranks_ < count; ++mapped_ranks_) {
+    const std::string name = absl::StrCat("rank.", mapped_ranks_);
+    const int64_t bytes = RankRecords::BytesFor(spec_);
+    absl::StatusOr<Segment> page =
+        add ? Segment::Create(*dir_, name, SegmentKind::kControl, bytes)
+            : Get(name, SegmentKind::kControl, bytes, replace, role_ != Role::kReader);
+    // Made by a coordinator that died before it said so: nobody has used it.
+    if (add && absl::IsAlreadyExists(page.status()))
+      page = Get(name, SegmentKind::kControl, bytes, false, true);
+    if (!page.ok()) return page.status();
+    auto mapping = std::make_unique<RankPageMapping>();
+    mapping->segment = *std::move(page);
+    mapping->records = RankRecords(&spec_, mapping->segment.as<char>());
+    ranks_[mapped_ranks_] = std::move(mapping);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status JobMemory::MapRanks() { return MapRanksUpTo(places(), /*replace=*/false, /*add=*/false); }
+
+absl::Status JobMemory::AddRanks(int places) {
+  absl::Status s = MapRanks();
+  if (s.ok()) s = MapRanksUpTo(places, /*replace=*/false, /*add=*/true);
+  if (s.ok() && places > this->places()) control().places.store(places, std::memory_order_release);
   return s;
 }
 
@@ -228,7 +259,7 @@ absl::Status JobMemory::BeginFirstAssignment(uint64_t epoch, const HostMap& host
     if (!page.ok()) return page.status();
     (*page)->Begin({done, 0}, decided);
   }
-  control().PutAssignment(epoch, hosts);
+  control().PutAssignment(epoch, hosts, spec_.world_size);
   control().Activate(epoch, done.Next());
   return absl::OkStatus();
 }

@@ -89,7 +89,16 @@ class JobMemory {
   // was skipped made none. Written by owners before they are DONE; trainers read it between steps.
   std::atomic<uint64_t>& updates(Step step) const { return tensor_steps(step)[layout().tensors().size()]; }
 
-  RankRecords& rank(Rank rank) const { return ranks_[rank.value()]; }
+  // REQUIRES: rank < spec().world_size, or MapRanks was called since the rank has a page.
+  RankRecords& rank(Rank rank) const { return ranks_[rank.value()]->records; }
+  // Ranks that have pages: with resizes more than took part in the first step, or than do in this one.
+  int places() const { return control().places.load(std::memory_order_acquire); }
+  // Maps the pages of all of them. To be called when an assignment is taken up; cheap when there are no new
+  // ones. Thread-safe.
+  absl::Status MapRanks();
+  // Makes pages for ranks that are to join, so that there are `places`. Coordinator.
+  //   RESOURCE_EXHAUSTED  no room for them
+  absl::Status AddRanks(int places);
   // Maps (owners: creates if absent) the page of a slot. REQUIRES: slot < kMaxSlots.
   absl::StatusOr<OwnerRecords*> owner(Slot slot);
 
@@ -118,6 +127,7 @@ class JobMemory {
   absl::Status MapAll(bool create);
   absl::StatusOr<Segment> Get(const std::string& name, SegmentKind kind, int64_t bytes, bool create,
                               bool writable);
+  absl::Status MapRanksUpTo(int count, bool replace, bool add);
   static std::string OwnerName(Slot slot);
   static std::string StagingName(Rank rank, uint32_t chunk);
 
@@ -129,10 +139,15 @@ class JobMemory {
   Segment control_, grad_, directions_, stamps_, members_;
   std::vector<Segment> planes_;
   Segment compute_;  // without data in an fp32 job
-  std::vector<Segment> rank_segments_;
-  mutable std::vector<RankRecords> ranks_;
+  struct RankPageMapping {
+    Segment segment;
+    RankRecords records;
+  };
+  // kMaxWorldSize of them, null where not mapped; an entry is set once, under mu_.
+  const std::unique_ptr<std::unique_ptr<RankPageMapping>[]> ranks_;
 
   Mutex mu_;
+  int mapped_ranks_ ABSL_GUARDED_BY(mu_) = 0;
   struct OwnerPageMapping {
     Segment segment;
     OwnerRecords records;

@@ -77,6 +77,26 @@ TEST_F(JobMemoryTest, CreatingAgainReplacesWhatADeadCoordinatorLeft) {
   EXPECT_EQ((*again)->plane(0)[0], 0);
 }
 
+TEST_F(JobMemoryTest, RanksThatJoinGetPagesWhichOthersMapWhenTheyTakeThemUp) {
+  auto owner = JobMemory::Create(&dir_, Spec());
+  ASSERT_TRUE(owner.ok());
+  auto trainer = JobMemory::Open(&dir_, Spec(), JobMemory::Role::kTrainer);
+  ASSERT_TRUE(trainer.ok());
+  EXPECT_EQ((*trainer)->places(), 2);
+  // A coordinator died after it had made the page and before it said so.
+  ASSERT_TRUE(Segment::Create(dir_, "rank.2", SegmentKind::kControl, RankRecords::BytesFor(Spec())).ok());
+  ASSERT_TRUE((*owner)->AddRanks(4).ok());
+  EXPECT_EQ((*trainer)->places(), 4);
+  ASSERT_TRUE((*trainer)->MapRanks().ok());
+  (*trainer)->rank(Rank(3)).PublishDelivered(0, Mark::Of({Step(1), 0}, 1), {});
+  EXPECT_EQ((*owner)->rank(Rank(3)).Delivered(0).parts(), 1u);
+  auto late = JobMemory::Open(&dir_, Spec(), JobMemory::Role::kReader);
+  ASSERT_TRUE(late.ok()) << late.status();
+  EXPECT_EQ((*late)->rank(Rank(3)).Delivered(0).parts(), 1u);
+  ASSERT_TRUE((*owner)->AddRanks(3).ok());
+  EXPECT_EQ((*owner)->places(), 4) << "what was a rank once keeps its page";
+}
+
 TEST_F(JobMemoryTest, DoneByAllFollowsTheAssignments) {
   auto memory = JobMemory::Create(&dir_, Spec());
   ASSERT_TRUE(memory.ok());
@@ -89,7 +109,7 @@ TEST_F(JobMemoryTest, DoneByAllFollowsTheAssignments) {
   (*m.owner(Slot(1)))->PublishDone({Step(2), 0}, {1, 0, 0});
   EXPECT_EQ(m.DoneByAll()->step, Step(2));
   // Three owners from step 4 on: entered in the table before slot 1 has done step 3.
-  m.control().PutAssignment(2, *HostMap::Create({0, 1, 0}));
+  m.control().PutAssignment(2, *HostMap::Create({0, 1, 0}), 5);
   EXPECT_EQ(m.control().Newest()->epoch, 1u);
   m.control().Activate(2, Step(4));
   EXPECT_EQ(m.DoneByAll()->step, Step(2));
@@ -99,6 +119,8 @@ TEST_F(JobMemoryTest, DoneByAllFollowsTheAssignments) {
   EXPECT_EQ(m.control().Newest()->from_step, Step(4)) << "an assignment is put in force once";
   EXPECT_EQ(m.control().AssignmentFor(Step(3))->servers, 2);
   EXPECT_EQ(m.control().AssignmentFor(Step(4))->servers, 3);
+  EXPECT_EQ(m.control().AssignmentFor(Step(3))->world_size, 2);
+  EXPECT_EQ(m.control().AssignmentFor(Step(4))->world_size, 5);
   EXPECT_EQ(m.control().AssignmentFor(Step(4))->hosts.ToString(), "0,1,0");
   EXPECT_EQ(m.control().Before(2)->epoch, 1u);
 }

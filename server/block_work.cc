@@ -42,8 +42,9 @@ BlockWork::BlockWork(runtime::JobMemory* memory, runtime::OwnerRecords* records,
       save_(kernels::ResolveSave(kind_)),
       snapshots_(memory, records) {}
 
-void BlockWork::SetRanges(std::vector<UnitRange> ranges) {
+void BlockWork::SetRanges(std::vector<UnitRange> ranges, int world_size) {
   ranges_ = std::move(ranges);
+  world_size_ = world_size;
   int64_t blocks = 0;
   for (const UnitRange& r : ranges_) blocks += Intersect(r.blocks, {0, memory_->trainable_blocks()}).size();
   stream_ = blocks * kBlockBytes > kStreamBytes;
@@ -74,7 +75,7 @@ void BlockWork::Recover() {
 absl::StatusOr<std::vector<kernels::Source>> BlockWork::SourcesOf(StepId id, const Part& part) const {
   const BlockRange unit = memory_->layout().units()[part.unit].blocks;
   std::vector<kernels::Source> sources;
-  for (int r = 0; r < memory_->spec().world_size; ++r) {
+  for (int r = 0; r < world_size_; ++r) {
     const runtime::RankRecords& rank = memory_->rank(Rank(r));
     sources.push_back({nullptr, 0});
     // Further marks than this part mean that all owners consumed it: then every block is stamped and nothing
@@ -140,7 +141,18 @@ void BlockWork::ReduceRun(StepId id, const Part& part, BlockRange unit, BlockRan
           std::memcpy(undo.reduce_block, memory_->grad() + b * kBlockElements, kBlockBytes);
           *undo.reduce_sumsq = memory_->block_sumsq()[b];
         },
-        [&] { reduce(b, 1, true, false); });
+        [&] {
+          if (memory_->spec().virtual_ranks == 0) return reduce(b, 1, true, false);
+          // Each is added to what came before it, so that it does not matter how many come in one part.
+          for (size_t r = 0; r < all.size(); ++r) {
+            if (all[r].data == nullptr) continue;
+            const kernels::Source one = {
+                static_cast<const char*>(all[r].data) + (b - unit.begin) * staged_bytes, all[r].scale,
+                all[r].dtype};
+            kernels::ReduceBlocks(&one, 1, true, memory_->grad() + b * kBlockElements, 1,
+                                  memory_->block_sumsq() + b, false);
+          }
+        });
     ++b;
   }
 }

@@ -39,8 +39,8 @@ class BlockWork {
   // Puts back what a dead predecessor's workers left half done. REQUIRES: it is dead. Repeatable.
   void Recover();
 
-  // The ranges this owner works on from now on.
-  void SetRanges(std::vector<UnitRange> ranges);
+  // The ranges this owner works on from now on, and how many ranks' gradients it sums there.
+  void SetRanges(std::vector<UnitRange> ranges, int world_size);
   const std::vector<UnitRange>& ranges() const { return ranges_; }
 
   struct Part {
@@ -93,6 +93,7 @@ class BlockWork {
   bool stream_ = false;
   std::vector<UnitRange> ranges_;
   SnapshotKeeper snapshots_;
+  int world_size_ = 0;
 };
 
 }  // namespace sherd::server

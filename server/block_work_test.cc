@@ -67,7 +67,7 @@ class OneOwner {
   void Apply(const Verdict& verdict) {
     BlockWork work(memory_.get(), *memory_->owner(Slot(0)), &pool_, &counters_);
     work.Recover();
-    work.SetRanges(OwnedRanges(memory_->layout(), Slot(0), 1));
+    work.SetRanges(OwnedRanges(memory_->layout(), Slot(0), 1), memory_->spec().world_size);
     const absl::Status applied = work.Apply(verdict, 0);
     EXPECT_TRUE(applied.ok()) << applied;
   }

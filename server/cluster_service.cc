@@ -111,6 +111,19 @@ class ClusterServiceImpl final : public v1::ClusterService::Service {
     if (*c == nullptr)
       return context_->ForwardAnswers<v1::ClusterService>(*call, &v1::ClusterService::Stub::Resize, *request,
                                                           writer);
+    if (request->servers() != 0 && request->trainers() != 0) {
+      return ToGrpc(absl::InvalidArgumentError(absl::StrCat(
+          "servers=", request->servers(), " and trainers=", request->trainers(), ": change one at a time")));
+    }
+    if (request->trainers() == 0 && request->from_step() != 0) {
+      return ToGrpc(absl::InvalidArgumentError(absl::StrCat(
+          "from_step=", request->from_step(), " without trainers: only their number waits for a step")));
+    }
+    if (request->trainers() != 0) {
+      return Finish(writer, (*c)->ResizeTrainers(request->trainers(), Step(request->from_step()),
+                                                 request->give_up_step(), Epoch(request->epoch()),
+                                                 request->token(), DeadlineOf(*call), Tell(call, writer)));
+    }
     return Finish(writer, (*c)->Resize(request->servers(), Epoch(request->epoch()), request->token(),
                                        DeadlineOf(*call), Tell(call, writer)));
   }

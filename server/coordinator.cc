@@ -60,10 +60,10 @@ Coordinator::Coordinator(Options options, JobHome* home, runtime::ExitWatch* wat
   if (!state_.formed()) return;
   events_.push_back(Recovered{});
   // Servers join anew, trainers do not: the process that stands in the document is looked up instead.
-  for (size_t r = 0; r < committed_.trainers.size(); ++r) {
+  for (int r = 0; r < committed_.wanted_trainers(); ++r) {
     const TrainerMember& t = committed_.trainers[r];
     if (!t.ready || t.host != host_ || !runtime::IsAlive(OnThisHost(t.process))) continue;
-    events_.push_back(TrainerAttached{Rank(static_cast<int32_t>(r)), t.host, t.process, committed_.world_size,
+    events_.push_back(TrainerAttached{Rank(r), t.host, t.process, committed_.wanted_trainers(),
                                       committed_.layout_hash, "still there"});
   }
 }
@@ -270,11 +270,17 @@ void Coordinator::ApplyToMemory() {
       control.servers[s].Set(OnThisHost(member.process), member.incarnation.value(), MemberEntry::kAttached);
     }
   }
-  for (size_t r = 0; r < doc.trainers.size() && static_cast<int>(r) < m->spec().world_size; ++r) {
+  for (size_t r = 0; r < doc.trainers.size(); ++r) {
     const TrainerMember& member = doc.trainers[r];
     MemberEntry& entry = m->trainer(Rank(static_cast<int32_t>(r)));
     if (member.incarnation.value() > entry.incarnation.load(std::memory_order_acquire)) {
       entry.Set(OnThisHost(member.process), member.incarnation.value(), MemberEntry::kAttached);
+    }
+    // Let go by a resize, or not wanted after all by one that was taken back: it hears of it here.
+    if (static_cast<int>(r) < doc.wanted_trainers()) continue;
+    for (const uint32_t was : {MemberEntry::kAttached, MemberEntry::kDead}) {
+      uint32_t state = was;
+      if (entry.state.compare_exchange_strong(state, MemberEntry::kFinished)) entry.bell.Ring();
     }
   }
   if (!control.Newest().has_value()) {
@@ -302,9 +308,12 @@ void Coordinator::Monitor() {
     {
       // The control page's bell rings at every step: it is listened to only while something is to be decided.
       MutexLock lock(mu_);
-      if (!stop_ && committed_.proposed_epoch.value() == 0) changed_.WaitFor(mu_, kLookAgain);
+      const auto awaited = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+        return committed_.proposed_epoch.value() != 0 || committed_.desired_trainers > committed_.world_size;
+      };
+      if (!stop_ && !awaited()) changed_.WaitFor(mu_, kLookAgain);
       if (stop_) return;
-      if (committed_.proposed_epoch.value() != 0) m = memory_;
+      if (awaited()) m = memory_;
     }
     const uint32_t ticket = m == nullptr ? 0 : m->control().bell.Listen();
     Look();
@@ -324,6 +333,7 @@ void Coordinator::Look() {
     events_.push_back(RangesApplied{committed_.proposed_epoch});
     changed_.SignalAll();
   }
+  if (m != nullptr) LookForReady(*m);
   const absl::Time now = absl::Now();
   if (m != nullptr && now - stall_looked_ >= kLookAgain) {
     stall_looked_ = now;
@@ -341,6 +351,22 @@ void Coordinator::Look() {
   }
 }
 
+void Coordinator::LookForReady(runtime::JobMemory& memory) {
+  if (committed_.proposed_epoch.value() != 0 || !events_.empty()) return;
+  for (int r = committed_.world_size; r < committed_.desired_trainers; ++r) {
+    const MemberEntry& entry = memory.trainer(Rank(r));
+    const uint64_t incarnation = entry.incarnation.load(std::memory_order_acquire);
+    // One that was let go before may not have exited yet: it does not come back.
+    const bool ready = incarnation != 0 &&
+                       entry.state.load(std::memory_order_acquire) == MemberEntry::kAttached &&
+                       entry.ready.load(std::memory_order_acquire) == incarnation &&
+                       incarnation == committed_.trainers[r].incarnation.value();
+    if (!ready || state_.trainer_ready(Rank(r))) continue;
+    events_.push_back(TrainerReady{Rank(r), committed_.trainers[r].process});
+    changed_.SignalAll();
+  }
+}
+
 void Coordinator::LookAtProposals(runtime::JobMemory& memory) {
   runtime::ControlPage& control = memory.control();
   bool ring = false;
@@ -354,12 +380,17 @@ void Coordinator::LookAtProposals(runtime::JobMemory& memory) {
     if (control.proposals.Read().ranges < want && !naming_import_ &&
         control.proposals.Read().import <= decided.import) {
       control.PutAssignment(
-          want, *SlotHosts(committed_, proposed ? committed_.desired_servers : committed_.owning_servers));
+          want, *SlotHosts(committed_, proposed ? committed_.desired_servers : committed_.owning_servers),
+          committed_.proposed_world_size(), proposed ? committed_.desired_from_step : Step(0));
       control.proposals.ranges.store(want, std::memory_order_release);
       ring = true;
     }
-    if (attaching_ == 0 && !AnyTrainerAttached(memory)) {
-      const Proposals now = control.proposals.Read();
+    const bool attached = AnyTrainerAttached(memory);
+    if (attaching_ == 0 && (!attached || committed_.give_up_step)) {
+      Proposals now = control.proposals.Read();
+      if (attached) now.import = 0;  // waits for a verdict
+      const absl::StatusOr<StepId> done = memory.DoneByAll();
+      if (!done.ok() || !control.MayBegin(now.ranges, done->step.Next())) now.ranges = 0;
       const Proposals boundary = control.boundary.Read();
       ring |= now.ranges > boundary.ranges || now.import > boundary.import;
       control.boundary.ranges.store(std::max(now.ranges, boundary.ranges), std::memory_order_release);

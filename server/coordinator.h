@@ -46,6 +46,7 @@ class Coordinator {
     int expected_servers = 1;  // that form the first epoch
     std::string server_id;     // of the server this coordinator lives in, and its address
     std::string address;
+    int min_trainers = 1, max_trainers = kMaxWorldSize;  // that a resize may ask for
   };
 
   // What a trainer learns when it has its place.
@@ -56,6 +57,7 @@ class Coordinator {
     bool initialized = false;
     bool must_initialise = false;
     int servers = 0;
+    JobSpec spec;  // as the first trainer fixed it; its world size and samples may differ from this one's
   };
 
   struct Resized {
@@ -92,6 +94,11 @@ class Coordinator {
   using Progress = std::function<bool(const std::string&)>;
   absl::StatusOr<Resized> Resize(int servers, Epoch epoch, const std::string& token, absl::Time deadline,
                                  const Progress& progress);
+  // `from_step`: not before that one; 0: as soon as can be. `give_up_step`: without waiting for the step in
+  // hand.
+  absl::StatusOr<Resized> ResizeTrainers(int trainers, Step from_step, bool give_up_step, Epoch epoch,
+                                         const std::string& token, absl::Time deadline,
+                                         const Progress& progress);
   absl::StatusOr<Resized> Drain(const std::string& id, Epoch epoch, const std::string& token,
                                 absl::Time deadline, const Progress& progress);
 
@@ -145,6 +152,10 @@ class Coordinator {
   void Monitor();
   void Look();
   void LookAtProposals(runtime::JobMemory& memory);
+  // Tells membership which of the trainers that join have said that they are ready.
+  void LookForReady(runtime::JobMemory& memory) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Makes room for `rank` if a resize asks for it, and takes what a resized job leaves open from `job`.
+  absl::Status PreparePlace(Rank rank, JobSpec* asked) ABSL_LOCKS_EXCLUDED(mu_);
   absl::Status CheckHolder(runtime::JobMemory& memory, Rank rank, const ProcessIdentity& process)
       ABSL_LOCKS_EXCLUDED(mu_);
   absl::StatusOr<Step> AwaitImport(runtime::JobMemory& memory, uint64_t id, absl::Time deadline);

@@ -110,7 +110,7 @@ absl::Status Coordinator::Heartbeat(const std::string& id, const ProcessIdentity
 // A place is taken over from the dead, and from one that holds everybody up; not from one that works, by a
 // slip of the hand.
 absl::Status Coordinator::CheckHolder(runtime::JobMemory& memory, Rank rank, const ProcessIdentity& process) {
-  if (rank.value() < 0 || rank.value() >= memory.spec().world_size) return absl::OkStatus();  // refused later
+  if (rank.value() < 0 || rank.value() >= memory.places()) return absl::OkStatus();  // refused later
   const runtime::MemberEntry& entry = memory.trainer(rank);
   const runtime::ProcessIdentity holder = entry.identity();
   const bool works = entry.state.load(std::memory_order_acquire) == MemberEntry::kAttached &&
@@ -126,10 +126,29 @@ absl::Status Coordinator::CheckHolder(runtime::JobMemory& memory, Rank rank, con
                    ", which lives; end it first, or choose another rank or job name"));
 }
 
+absl::Status Coordinator::PreparePlace(Rank rank, JobSpec* asked) {
+  EpochDoc doc;
+  {
+    MutexLock lock(mu_);
+    doc = committed_;
+  }
+  if (!doc.trainers_resized) return absl::OkStatus();
+  absl::StatusOr<runtime::JobMemory*> there = home_->Memory();
+  if (!there.ok()) return there.status();
+  // Trainers may count them by a world that is not the job's any more; the job's are what it began with.
+  const JobSpec& job = (*there)->spec();
+  asked->world_size = job.world_size;
+  asked->nominal_samples = job.nominal_samples;
+  asked->parts = job.parts;
+  return rank.value() < doc.wanted_trainers() ? (*there)->AddRanks(rank.value() + 1) : absl::OkStatus();
+}
+
 absl::StatusOr<Coordinator::Attached> Coordinator::Attach(Rank rank, const ProcessIdentity& process,
                                                           const JobSpec& spec, const std::string& token,
                                                           absl::Time deadline) {
-  absl::StatusOr<runtime::JobMemory*> made = home_->MakeMemory(spec);
+  JobSpec asked = spec;
+  if (absl::Status prepared = PreparePlace(rank, &asked); !prepared.ok()) return prepared;
+  absl::StatusOr<runtime::JobMemory*> made = home_->MakeMemory(asked);
   if (!made.ok()) return made.status();
   runtime::JobMemory& memory = **made;
   if (absl::Status free = CheckHolder(memory, rank, process); !free.ok()) return free;
@@ -137,10 +156,15 @@ absl::StatusOr<Coordinator::Attached> Coordinator::Attach(Rank rank, const Proce
     MutexLock lock(mu_);
     memory_ = &memory;
     ++attaching_;
-    // A boundary that may already be decided belongs to a time without trainers.
-    while (!stop_ && absl::Now() < deadline &&
-           Proposals{memory.control().boundary.ranges, 0, memory.control().boundary.import}.AnyNewerThan(
-               DecidedByAll(memory))) {
+    // A boundary that may already be decided belongs to a time without trainers; and what it decided stands.
+    const auto open = [&] {
+      const Proposals decided = DecidedByAll(memory);
+      const std::optional<runtime::Assignment> newest = memory.control().Newest();
+      return Proposals{memory.control().boundary.ranges, 0, memory.control().boundary.import}.AnyNewerThan(
+                 decided) ||
+             (newest.has_value() && newest->epoch < decided.ranges);
+    };
+    while (!stop_ && absl::Now() < deadline && open()) {
       changed_.WaitFor(mu_, std::min(deadline - absl::Now(), absl::Milliseconds(10)));
     }
   }
@@ -148,6 +172,7 @@ absl::StatusOr<Coordinator::Attached> Coordinator::Attach(Rank rank, const Proce
   absl::Status placed = PostAndWait(event, token, deadline);
   if (placed.ok()) WatchProcess(process, TrainerDead{rank, process});
   Attached out;
+  out.spec = memory.spec();
   {
     MutexLock lock(mu_);
     --attaching_;
@@ -177,7 +202,7 @@ absl::Status Coordinator::CommitInitial(Rank rank, Incarnation incarnation) {
         absl::StrCat("incarnation ", incarnation.value(), " of rank 0 does not hold the place"));
   }
   m->control().initialized.store(1, std::memory_order_release);
-  for (int r = 0; r < m->spec().world_size; ++r) m->trainer(Rank(r)).bell.Ring();
+  for (int r = 0; r < m->places(); ++r) m->trainer(Rank(r)).bell.Ring();
   RingSlots(m->control());
   MutexLock lock(mu_);
   Changed();
@@ -187,7 +212,7 @@ absl::Status Coordinator::CommitInitial(Rank rank, Incarnation incarnation) {
 absl::Status Coordinator::Detach(Rank rank, Incarnation incarnation, bool finished, const std::string& token,
                                  absl::Time deadline) {
   runtime::JobMemory* m = memory();
-  if (m == nullptr || rank.value() < 0 || rank.value() >= m->spec().world_size ||
+  if (m == nullptr || rank.value() < 0 || rank.value() >= m->places() ||
       m->trainer(rank).incarnation.load(std::memory_order_acquire) != incarnation.value()) {
     return absl::FailedPreconditionError(absl::StrCat("incarnation ", incarnation.value(), " of rank ",
                                                       rank.value(), " does not hold the place"));
@@ -212,6 +237,31 @@ absl::StatusOr<Coordinator::Resized> Coordinator::Resize(int servers, Epoch epoc
         absl::StrCat("servers=", servers, " is not in 1..", runtime::kMaxSlots));
   }
   return Operate(ResizeRequested{servers, token}, epoch, token, deadline, progress);
+}
+
+absl::StatusOr<Coordinator::Resized> Coordinator::ResizeTrainers(int trainers, Step from_step,
+                                                                 bool give_up_step, Epoch epoch,
+                                                                 const std::string& token,
+                                                                 absl::Time deadline,
+                                                                 const Progress& progress) {
+  if (trainers < options_.min_trainers || trainers > options_.max_trainers) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("trainers=", trainers, " is not in ", options_.min_trainers, "..", options_.max_trainers,
+                     ", which this job was started for (`sherd run --min --max`)"));
+  }
+  runtime::JobMemory* const m = memory();
+  if (m != nullptr && !m->spec().reduction.groups.empty()) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the job sums its gradients in ", m->spec().reduction.groups.size(),
+        " groups of ranks (--reduce-groups), which fixes their number at ", m->spec().world_size));
+  }
+  const int virtual_ranks = m == nullptr ? 0 : m->spec().virtual_ranks;
+  if (virtual_ranks % trainers != 0) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("trainers=", trainers, " do not divide the job's ", virtual_ranks, " virtual ranks"));
+  }
+  return Operate(ResizeRequested{0, token, trainers, from_step, give_up_step}, epoch, token, deadline,
+                 progress);
 }
 
 absl::StatusOr<Coordinator::Resized> Coordinator::Drain(const std::string& id, Epoch epoch,

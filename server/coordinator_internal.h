@@ -45,7 +45,7 @@ inline Proposals DecidedByAll(runtime::JobMemory& memory) {
 }
 
 inline bool AnyTrainerAttached(runtime::JobMemory& memory) {
-  for (int r = 0; r < memory.spec().world_size; ++r) {
+  for (int r = 0; r < memory.places(); ++r) {
     // A dead trainer's gradients of the step in hand may be in use: its place is not given up.
     const uint32_t state = memory.trainer(Rank(r)).state.load(std::memory_order_acquire);
     if (state == runtime::MemberEntry::kAttached || state == runtime::MemberEntry::kDead) return true;

@@ -77,7 +77,7 @@ void Coordinator::AddServer(const ServerMember& member, int slot, v1::Member::St
   const auto [elements, bytes] = OwnedBy(*memory_, slot, *SlotHosts(committed_, committed_.owning_servers));
   m->set_owned_elements(elements);
   m->set_owned_bytes(bytes);
-  if (slot >= memory_->spec().world_size) return;
+  if (slot >= committed_.world_size) return;
   const MemberEntry& trainer = memory_->trainer(Rank(slot));
   if (trainer.state.load(std::memory_order_acquire) != MemberEntry::kAttached) return;
   m->mutable_trainer()->set_pid(trainer.pid.load());
@@ -109,6 +109,11 @@ void Coordinator::AddTrainer(int rank, v1::Cluster* out) const {
     default:
       break;
   }
+  if (m->state() == v1::Member::STATE_ACTIVE && rank >= committed_.world_size) {
+    m->set_state(v1::Member::STATE_JOINING);
+  }
+  const bool leaving = committed_.desired_trainers != 0 && rank >= committed_.desired_trainers;
+  if (m->state() == v1::Member::STATE_ACTIVE && leaving) m->set_state(v1::Member::STATE_LEAVING);
   for (const StallWatch::Stalled& s : stalled_) {
     if (!s.trainer || s.place != rank || m->state() != v1::Member::STATE_ACTIVE) continue;
     m->set_state(v1::Member::STATE_STALLED);
@@ -144,7 +149,9 @@ v1::Cluster Coordinator::ViewLocked() const {
     AddServer({id, "", "", process, Incarnation(0)}, -1, v1::Member::STATE_LEAVING, &out);
   if (memory_ == nullptr) return out;
   const JobSpec& spec = memory_->spec();
-  out.set_world_size(spec.world_size);
+  out.set_world_size(committed_.world_size);
+  out.set_desired_trainers(committed_.desired_trainers != 0 ? committed_.desired_trainers
+                                                            : committed_.world_size);
   out.set_stage(spec.stage);
   ToProto(spec, out.mutable_optimizer());
   out.set_initialized(memory_->control().initialized.load(std::memory_order_acquire) != 0);
@@ -159,8 +166,9 @@ v1::Cluster Coordinator::ViewLocked() const {
   out.set_tensors(spec.layout.tensors().size());
   for (const std::string& plane : spec.PlaneNames()) out.add_planes(plane);
   int64_t bytes = runtime::JobMemory::BytesFor(spec);
-  for (int r = 0; r < spec.world_size; ++r) {
-    AddTrainer(r, &out);
+  for (int r = 0; r < memory_->places(); ++r) {
+    if (r < committed_.wanted_trainers()) AddTrainer(r, &out);
+    if (r >= spec.world_size) bytes += runtime::RankRecords::BytesFor(spec);
     bytes += StagingBytes(*memory_, Rank(r));
   }
   out.set_shared_memory_bytes(bytes);

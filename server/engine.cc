@@ -101,7 +101,7 @@ void Engine::Loop() {
 
 bool Engine::TrainersWait() const {
   if (!pipeline_.has_value()) return false;
-  for (int r = 0; r < memory_->spec().world_size; ++r) {
+  for (int r = 0; r < assignment_.world_size; ++r) {
     if (!pipeline_->step(Rank(r)).has_value()) return false;
   }
   return true;
@@ -158,9 +158,13 @@ bool Engine::EnsurePipeline() {
     }
     owners_.push_back(*o);
   }
-  work_.SetRanges(OwnedRanges(memory_->layout(), slot_, a->hosts));
+  if (absl::Status mapped = memory_->MapRanks(); !mapped.ok()) {
+    if (options_.on_error) options_.on_error(mapped);
+    return false;
+  }
+  work_.SetRanges(OwnedRanges(memory_->layout(), slot_, a->hosts), a->world_size);
   StepPipeline::Config config;
-  config.world_size = memory_->spec().world_size;
+  config.world_size = a->world_size;
   config.servers = a->servers;
   config.slot = slot_;
   config.ranges_epoch = a->epoch;
@@ -179,7 +183,7 @@ bool Engine::EnsurePipeline() {
   const StepId rejected = records_->Rejected();
   const uint8_t attempts = rejected.step == done.step.Next() ? rejected.attempt + 1 : 0;
   pipeline_.emplace(std::move(config), done, records_->Decided(), attempts);
-  marks_.assign(memory_->spec().world_size, std::vector<uint64_t>(memory_->layout().units().size(), 0));
+  marks_.assign(a->world_size, std::vector<uint64_t>(memory_->layout().units().size(), 0));
   effects_.clear();
   if (records_->ReadRangesChange().ranges_epoch != a->epoch)
     records_->SetRangesChange({a->epoch, done_ns_, MonotonicNanos()});
@@ -193,7 +197,7 @@ absl::Status Engine::Scan() {
   const StepId id = pipeline_->current();
   current_.store(Mark::Of(id).word(), std::memory_order_relaxed);
   const int units = static_cast<int>(memory_->layout().units().size());
-  for (int r = 0; r < memory_->spec().world_size; ++r) {
+  for (int r = 0; r < assignment_.world_size; ++r) {
     const runtime::RankRecords& rank = memory_->rank(Rank(r));
     // The record first: with it, all marks of the step are seen.
     const bool step =
@@ -274,7 +278,7 @@ absl::Status Engine::Reduce(const std::vector<Effect>& effects, size_t* i) {
   }
   // Trainers with a ring of units may wait for room.
   if (memory_->spec().stage >= 2) {
-    for (int r = 0; r < memory_->spec().world_size; ++r) memory_->trainer(Rank(r)).bell.Ring();
+    for (int r = 0; r < assignment_.world_size; ++r) memory_->trainer(Rank(r)).bell.Ring();
   }
   for (const BlockWork::Part& p : parts) pipeline_->OnReduced(p.unit, &effects_);
   *i = end - 1;
@@ -283,7 +287,7 @@ absl::Status Engine::Reduce(const std::vector<Effect>& effects, size_t* i) {
 
 void Engine::Prepare(const Effect& e) {
   std::vector<uint64_t> has_grad;
-  for (int r = 0; r < memory_->spec().world_size; ++r) {
+  for (int r = 0; r < assignment_.world_size; ++r) {
     const std::optional<TrainerStep>& step = pipeline_->step(Rank(r));
     has_grad.resize(std::max(has_grad.size(), step->has_grad.size()));
     for (size_t w = 0; w < step->has_grad.size(); ++w) has_grad[w] |= step->has_grad[w];
@@ -293,6 +297,9 @@ void Engine::Prepare(const Effect& e) {
   prepared.ranges_epoch = assignment_.epoch;
   prepared.sum_squares = work_.SumSquares(has_grad);
   prepared.proposals = memory_->control().proposals.Read();
+  if (!memory_->control().MayBegin(prepared.proposals.ranges, e.id.step.Next())) {
+    prepared.proposals.ranges = pipeline_->decided().ranges;
+  }
   records_->PublishPrepared(prepared);
   // Only the last one's PREPARED lets the others go on; but whoever offers a boundary must learn of any.
   const bool boundary = memory_->control().boundary.Read().AnyNewerThan(pipeline_->decided());
@@ -386,6 +393,9 @@ absl::Status Engine::DecideBoundary(const Effect& e) {
     // What was consumed of the step in hand was so by other ranges: a trainer that comes must not rely on it.
     const int units = static_cast<int>(memory_->layout().units().size());
     for (int u = 0; u < units; ++u) records_->Consumed(u).store(0, std::memory_order_seq_cst);
+    // Other ranks share out its samples anew: what was delivered of it is not used, the step is given up.
+    const std::optional<runtime::Assignment> next = memory_->control().Find(decision.ranges);
+    if (next.has_value() && next->world_size != assignment_.world_size) records_->PublishRejected(e.id);
   }
   records_->PublishBoundaryDone({e.id, e.n, assignment_.epoch, decision});
   RingAll();
@@ -406,12 +416,14 @@ void Engine::RingOwners() {
 }
 
 void Engine::RingTrainers() {
-  for (int r = 0; r < memory_->spec().world_size; ++r) memory_->trainer(Rank(r)).bell.Ring();
+  for (int r = 0; r < assignment_.world_size; ++r) memory_->trainer(Rank(r)).bell.Ring();
   memory_->control().bell.Ring();
 }
 
 void Engine::RingAll() {
   RingTrainers();
+  // Those that join too.
+  for (int r = assignment_.world_size; r < memory_->places(); ++r) memory_->trainer(Rank(r)).bell.Ring();
   for (int m = 0; m < runtime::kMaxSlots; ++m) {
     if (m != slot_.value()) memory_->control().servers[m].bell.Ring();
   }

@@ -91,8 +91,10 @@ std::shared_ptr<Coordinator> Node::coordinator() const {
 
 void Node::Lead() {
   spdlog::info("server {} coordinates job {}", options_.id, options_.job);
-  absl::StatusOr<std::unique_ptr<Coordinator>> c = Coordinator::Start(
-      {options_.job, options_.expected_servers, options_.id, options_.address}, home_, watch_);
+  absl::StatusOr<std::unique_ptr<Coordinator>> c =
+      Coordinator::Start({options_.job, options_.expected_servers, options_.id, options_.address,
+                          options_.min_trainers, options_.max_trainers},
+                         home_, watch_);
   if (!c.ok()) return End(c.status());
   std::shared_ptr<Coordinator> mine = *std::move(c);
   MutexLock lock(mu_);

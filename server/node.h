@@ -40,8 +40,9 @@ class Node {
   struct Options {
     std::string job;
     std::string id;
-    std::string address;       // where other servers call this one
-    int expected_servers = 1;  // that form the first epoch
+    std::string address;                                 // where other servers call this one
+    int expected_servers = 1;                            // that form the first epoch
+    int min_trainers = 1, max_trainers = kMaxWorldSize;  // that a resize may ask for
     EngineOptions engine;
   };
 

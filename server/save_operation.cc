@@ -217,7 +217,8 @@ absl::Status Save::WriteParts(const CheckpointDir& dir) {
 }
 
 absl::Status Save::WriteRest(const CheckpointDir& dir, SnapshotReader& reader) {
-  const JobSpec& spec = memory_->spec();
+  JobSpec spec = memory_->spec();
+  spec.world_size = reader.pool().world_size();  // of this step
   CheckpointState state;
   state.buffers.assign(reader.buffers().data(), reader.buffers().size());
   for (int r = 0; r < spec.world_size; ++r) state.blobs.emplace_back(reader.pool().blob(Rank(r)));

@@ -65,6 +65,9 @@ class ShardServiceImpl final : public v1::ShardService::Service {
     response->set_must_initialise(place->must_initialise);
     response->set_initialized(place->initialized);
     response->set_servers(place->servers);
+    response->set_world_size(place->spec.world_size);
+    response->set_nominal_samples(place->spec.nominal_samples);
+    response->set_accumulation_parts(place->spec.parts);
     return Status::OK;
   }
 

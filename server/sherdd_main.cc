@@ -52,6 +52,7 @@ struct Flags {
   std::string log_level = "info";
   std::vector<std::string> listen;
   int expect = 1;
+  int min_trainers = 1, max_trainers = kMaxWorldSize;
   int threads = 0;
   bool allow_remote = false;
 };
@@ -66,6 +67,10 @@ void Declare(CLI::App& app, Flags& f) {
       "Name of this server in the job; one that takes a dead server's name takes its slot. Default: s<pid>");
   app.add_option("--expect", f.expect, "Servers that form the first epoch")
       ->check(CLI::Range(1, runtime::kMaxSlots));
+  app.add_option("--min-trainers", f.min_trainers, "Least trainers that a resize may ask for")
+      ->check(CLI::Range(1, kMaxWorldSize));
+  app.add_option("--max-trainers", f.max_trainers, "Most trainers that a resize may ask for")
+      ->check(CLI::Range(1, kMaxWorldSize));
   app.add_option("--join", f.join, "Address of a server of the job, to find the job's directory");
   app.add_option("--job-dir", f.job_dir,
                  "The job's directory, made by `sherd run` or another server. Default: made under /dev/shm, "
@@ -224,6 +229,8 @@ class Program {
     node.id = flags_.id;
     node.address = server_->addresses().front();
     node.expected_servers = flags_.expect;
+    node.min_trainers = flags_.min_trainers;
+    node.max_trainers = flags_.max_trainers;
     const int cores = runtime::UsableCores();
     node.engine.workers = flags_.threads > 0 ? flags_.threads : std::max(1, cores / flags_.expect);
     // Beside each owner a trainer is busy.

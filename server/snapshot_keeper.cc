@@ -35,7 +35,7 @@ SnapshotKeeper::~SnapshotKeeper() {
 }
 
 bool SnapshotKeeper::AnyTrainer() const {
-  for (int r = 0; r < memory_->spec().world_size; ++r) {
+  for (int r = 0; r < memory_->places(); ++r) {
     if (memory_->trainer(Rank(r)).state.load(std::memory_order_acquire) == runtime::MemberEntry::kAttached)
       return true;
   }

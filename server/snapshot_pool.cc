@@ -33,6 +33,7 @@ struct SnapshotPool::Header {
   int64_t job_blocks;
   int64_t tensors;
   int64_t buffer_bytes;
+  int64_t places;  // ranks whose blobs have room
   int64_t steps_at, buffers_at, trainers_at, index_at, data_at, total;
 };
 
@@ -41,32 +42,39 @@ struct SnapshotPool::TrainerState {
   LossScale loss_scale;
   uint64_t updates;
   int64_t groups;
-  int64_t blobs_at;  // from here
+  int64_t world_size;  // of the cut step; that had room
+  int64_t blobs_at;    // from here
   int64_t blob_stride;
 };
 
 int64_t SnapshotPool::BlobStride(const JobSpec& spec) { return AlignUp(8 + spec.max_blob_bytes); }
 
-int64_t SnapshotPool::TrainerBytes(const JobSpec& spec, uint64_t plane_mask) {
+int64_t SnapshotPool::TrainerBytes(const JobSpec& spec, int64_t places, uint64_t plane_mask) {
   if ((plane_mask & kTrainerState) == 0) return 0;
   return AlignUp(sizeof(TrainerState)) +
          AlignUp(runtime::GroupCount(spec) * static_cast<int64_t>(sizeof(GroupScalars))) +
-         spec.world_size * BlobStride(spec);
+         places * BlobStride(spec);
 }
 
 SnapshotPool::SnapshotPool(Segment segment) : segment_(std::move(segment)) {}
 
 int64_t SnapshotPool::BytesFor(const JobMemory& memory, uint64_t plane_mask, int64_t pool_blocks) {
+  return BytesFor(memory, memory.places(), plane_mask, pool_blocks);
+}
+
+int64_t SnapshotPool::BytesFor(const JobMemory& memory, int64_t places, uint64_t plane_mask,
+                               int64_t pool_blocks) {
   const int64_t tensors = memory.layout().tensors().size();
   return AlignUp(sizeof(Header)) + AlignUp(tensors * 8) + AlignUp(runtime::BufferArea(memory.spec())) +
-         TrainerBytes(memory.spec(), plane_mask) + AlignUp(memory.layout().total_blocks() * 4) +
+         TrainerBytes(memory.spec(), places, plane_mask) + AlignUp(memory.layout().total_blocks() * 4) +
          (pool_blocks + kSpareBlocks) * PlanesIn(plane_mask) * kBlockBytes;
 }
 
 absl::StatusOr<SnapshotPool> SnapshotPool::Create(const JobMemory& memory, uint64_t id, uint64_t plane_mask,
                                                   int64_t pool_blocks) {
+  const int64_t places = memory.places();
   absl::StatusOr<Segment> segment = Segment::Create(memory.dir(), SegmentName(id), SegmentKind::kSnapshot,
-                                                    BytesFor(memory, plane_mask, pool_blocks));
+                                                    BytesFor(memory, places, plane_mask, pool_blocks));
   if (!segment.ok()) return segment.status();
   SnapshotPool pool(*std::move(segment));
   Header& h = *pool.header();
@@ -75,10 +83,11 @@ absl::StatusOr<SnapshotPool> SnapshotPool::Create(const JobMemory& memory, uint6
   h.job_blocks = memory.layout().total_blocks();
   h.tensors = memory.layout().tensors().size();
   h.buffer_bytes = runtime::BufferArea(memory.spec());
+  h.places = places;
   h.steps_at = AlignUp(sizeof(Header));
   h.buffers_at = h.steps_at + AlignUp(h.tensors * 8);
   h.trainers_at = h.buffers_at + AlignUp(h.buffer_bytes);
-  h.index_at = h.trainers_at + TrainerBytes(memory.spec(), plane_mask);
+  h.index_at = h.trainers_at + TrainerBytes(memory.spec(), places, plane_mask);
   h.data_at = h.index_at + AlignUp(memory.layout().total_blocks() * 4);
   h.total = pool.segment_.size();
   return pool;
@@ -92,7 +101,7 @@ absl::StatusOr<SnapshotPool> SnapshotPool::Open(const JobMemory& memory, uint64_
   const bool header_fits = pool.segment_.size() >= static_cast<int64_t>(sizeof(Header));
   const Header h = header_fits ? *pool.header() : Header{};
   if (h.plane_mask == 0 || h.total != pool.segment_.size() ||
-      h.total != BytesFor(memory, h.plane_mask, h.pool_blocks - kSpareBlocks)) {
+      h.total != BytesFor(memory, h.places, h.plane_mask, h.pool_blocks - kSpareBlocks)) {
     return absl::NotFoundError(absl::StrCat("snapshot ", id, " is being created"));
   }
   return pool;
@@ -159,7 +168,11 @@ void SnapshotPool::SaveAtCut(const JobMemory& memory, Step step, const LossScale
     std::memcpy(base + AlignUp(sizeof(TrainerState)), record->groups.data(),
                 record->groups.size() * sizeof(GroupScalars));
   }
-  for (int r = 0; r < memory.spec().world_size; ++r) {
+  // A rank that joined after the room was made is left out: it took rank 0's blob a moment ago.
+  const std::optional<runtime::Assignment> cut = memory.control().AssignmentFor(step);
+  state.world_size =
+      std::min<int64_t>(cut.has_value() ? cut->world_size : memory.spec().world_size, h.places);
+  for (int r = 0; r < state.world_size; ++r) {
     const std::string blob = memory.rank(Rank(r)).ReadBlob(step);
     char* const at = base + state.blobs_at + r * state.blob_stride;
     const int64_t bytes = static_cast<int64_t>(blob.size());
@@ -175,6 +188,8 @@ absl::Span<const GroupScalars> SnapshotPool::groups() const {
 }
 
 const LossScale& SnapshotPool::loss_scale() const { return trainers()->loss_scale; }
+
+int SnapshotPool::world_size() const { return static_cast<int>(trainers()->world_size); }
 
 uint64_t SnapshotPool::updates() const { return trainers()->updates; }
 

@@ -83,14 +83,17 @@ class SnapshotPool {
   // Of rank 0's record of the cut step; empty before the first step. REQUIRES: kTrainerState in the mask.
   absl::Span<const GroupScalars> groups() const;
   const LossScale& loss_scale() const;
-  uint64_t updates() const;  // of the job: what its schedule counts
-  absl::string_view blob(Rank rank) const;
+  uint64_t updates() const;                 // of the job: what its schedule counts
+  int world_size() const;                   // of the cut step
+  absl::string_view blob(Rank rank) const;  // REQUIRES: rank < world_size()
 
  private:
   struct Header;
   struct TrainerState;
   static int64_t BlobStride(const JobSpec& spec);
-  static int64_t TrainerBytes(const JobSpec& spec, uint64_t plane_mask);
+  static int64_t TrainerBytes(const JobSpec& spec, int64_t places, uint64_t plane_mask);
+  static int64_t BytesFor(const runtime::JobMemory& memory, int64_t places, uint64_t plane_mask,
+                          int64_t pool_blocks);
   TrainerState* trainers() const;
   explicit SnapshotPool(runtime::Segment segment);
   Header* header() const { return segment_.as<Header>(); }

@@ -15,9 +15,9 @@ struct Want {
   Mark mark;
 };
 
-std::vector<Want> Wants(runtime::JobMemory& memory, Step current) {
+std::vector<Want> Wants(runtime::JobMemory& memory, int world_size, Step current) {
   std::vector<Want> wants;
-  for (int r = 0; r < memory.spec().world_size; ++r) {
+  for (int r = 0; r < world_size; ++r) {
     for (size_t u = 0; u < memory.layout().units().size(); ++u) {
       const Mark mark(memory.rank(Rank(r)).Wanted(static_cast<int>(u)).load(std::memory_order_relaxed));
       if (mark.id().step == current) wants.push_back({static_cast<int>(u), mark});
@@ -31,16 +31,17 @@ std::vector<Want> Wants(runtime::JobMemory& memory, Step current) {
 std::vector<StallWatch::Stalled> StallWatch::Look(runtime::JobMemory& memory, absl::Time now) {
   std::vector<Stalled> stalled;
   const absl::StatusOr<StepId> done = memory.DoneByAll();
-  const std::optional<runtime::Assignment> owners = memory.control().Newest();
-  if (!done.ok() || !owners.has_value()) return stalled;
+  if (!done.ok() || !memory.MapRanks().ok()) return stalled;
   const Step current = done->step.Next();
-  const int world_size = memory.spec().world_size;
+  const std::optional<runtime::Assignment> owners = memory.control().AssignmentFor(current);
+  if (!owners.has_value()) return stalled;
+  const int world_size = owners->world_size;
   std::vector<bool> recorded(world_size);
   int records = 0;
   for (int r = 0; r < world_size; ++r)
     records += recorded[r] = memory.rank(Rank(r)).HasStep(current).has_value();
 
-  std::vector<Want> wants = Wants(memory, current);
+  std::vector<Want> wants = Wants(memory, world_size, current);
   const auto has_delivered = [&](int r, const Want& w) {
     return recorded[r] || !(memory.rank(Rank(r)).Delivered(w.unit) < w.mark);
   };

@@ -35,7 +35,7 @@ class StateSegmentsTest : public ::testing::Test {
     EXPECT_TRUE(made.ok()) << made.status();
     memory_ = *std::move(made);
     runtime::ControlPage& c = memory_->control();
-    c.PutAssignment(1, HostMap::OneHost(1));
+    c.PutAssignment(1, HostMap::OneHost(1), 1);
     c.Activate(1, Step(1));
     for (int p = 0; p < memory_->planes(); ++p) {
       for (int64_t i = 0; i < memory_->plane_blocks(p) * kBlockElements; ++i)

@@ -65,6 +65,8 @@ void ClusterWatcher::FollowOnce() {
 void ClusterWatcher::Post(const v1::Cluster& cluster) {
   Seen seen;
   seen.desired_servers = cluster.desired_servers();
+  seen.world_size = cluster.world_size();
+  seen.desired_trainers = cluster.desired_trainers();
   for (const v1::Member& member : cluster.members()) {
     absl::string_view id = member.id();
     int index = 0;

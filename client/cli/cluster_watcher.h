@@ -25,6 +25,7 @@ class ClusterWatcher {
   struct Seen {
     std::vector<int> live_servers;  // n of those called "s<n>"
     int desired_servers = 0;
+    int world_size = 0, desired_trainers = 0;  // ranks there are, and as asked for; 0: none yet
   };
 
   explicit ClusterWatcher(std::string job_dir);

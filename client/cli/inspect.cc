@@ -34,6 +34,8 @@ std::string StateText(v1::Member::State state) {
       return "leaving";
     case v1::Member::STATE_LOST:
       return "lost";
+    case v1::Member::STATE_JOINING:
+      return "joining";
     case v1::Member::STATE_FINISHED:
       return "finished";
     default:
@@ -98,10 +100,12 @@ std::string StatusText(const v1::Cluster& c) {
   std::string text = absl::StrCat("job         ", c.job(), "\n", "directory   ", c.job_dir(), "\n",
                                   "epoch       ", c.epoch(), "\n", "step        ", c.step(), "\n");
   if (c.world_size() > 0) {
-    absl::StrAppend(&text, "world size  ", c.world_size(), "\n", "stage       ", c.stage(), "\n",
-                    "optimizer   ", OptimizerText(c.optimizer().kind()), "\n", "model       ",
-                    c.total_elements(), " elements in ", c.tensors(), " tensors\n", "precision   ",
-                    PrecisionText(c), "\n");
+    const bool resizing = c.desired_trainers() != 0 && c.desired_trainers() != c.world_size();
+    absl::StrAppend(&text, "world size  ", c.world_size(),
+                    resizing ? absl::StrCat(" (", c.desired_trainers(), " asked for)") : "", "\n",
+                    "stage       ", c.stage(), "\n", "optimizer   ", OptimizerText(c.optimizer().kind()),
+                    "\n", "model       ", c.total_elements(), " elements in ", c.tensors(), " tensors\n",
+                    "precision   ", PrecisionText(c), "\n");
     if (c.skipped_steps() > 0) {
       absl::StrAppend(&text, "skipped     ", c.skipped_steps(), " steps whose gradients were not finite\n");
     }
@@ -133,6 +137,7 @@ std::string StatusJson(const v1::Cluster& c) {
               {"epoch", c.epoch()},
               {"step", c.step()},
               {"world_size", c.world_size()},
+              {"desired_trainers", c.desired_trainers()},
               {"stage", c.world_size() > 0 ? Json(c.stage()) : Json()},
               {"servers", c.servers()},
               {"desired_servers", c.desired_servers()},

@@ -161,12 +161,12 @@ TEST_F(InspectTest, ResizeNamesItsJobAndTellsWhatItCost) {
     return absl::OkStatus();
   };
   Context text = context(false), json = context(true);
-  ASSERT_TRUE(ResizeServers(text, 4).ok());
+  ASSERT_TRUE(Resize(text, 4, 0, 0, false).ok());
   EXPECT_THAT(out_.str(), HasSubstr("4 servers from step 10 on"));
   EXPECT_THAT(out_.str(), HasSubstr("pause 1.5 ms"));
   EXPECT_THAT(out_.str(), Not(HasSubstr("join"))) << "progress is for terminals";
   out_.str("");
-  ASSERT_TRUE(ResizeServers(json, 4).ok());
+  ASSERT_TRUE(Resize(json, 4, 0, 0, false).ok());
   EXPECT_DOUBLE_EQ(Json()["pause_seconds"], 0.0015);
 }
 

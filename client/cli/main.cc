@@ -62,7 +62,9 @@ struct Flags {
   bool push_optimizer = false, push_weights = false;
   SaveOptions save;
   RestoreCommandOptions restore;
-  int servers = 0;
+  int servers = 0, trainers = 0;
+  uint64_t from_step = 0;
+  bool give_up_step = false;
   PlanOptions plan;
 };
 
@@ -83,6 +85,13 @@ void DeclareRun(CLI::App& app, RunOptions& run) {
   sub->add_option("-n", run.trainers, "Trainers")->required()->check(CLI::Range(1, kMostTrainers));
   sub->add_option("--servers", run.servers, "Shard servers. Default: one for each trainer")
       ->check(CLI::Range(1, runtime::kMaxSlots));
+  sub->add_option(
+         "--min", run.min_trainers,
+         "Least trainers: down to it the job goes on without one that is out of restarts, and a resize "
+         "may ask. Default: without any that is out of restarts the job ends")
+      ->check(CLI::Range(1, kMostTrainers));
+  sub->add_option("--max", run.max_trainers, "Most trainers that `sherd resize` may ask for. Default: any")
+      ->check(CLI::Range(1, kMostTrainers));
   sub->add_option("--restarts", run.restarts, "How often each process that was killed is started again")
       ->check(CLI::Range(0, 1000000))
       ->capture_default_str();
@@ -213,11 +222,21 @@ void Declare(CLI::App& app, Flags& f, std::map<std::string, Command>& commands) 
                     "Tensors that agree in name and shape; report the others");
   commands["restore"] = {absl::InfiniteDuration(), [&f](Context& c) { return RestoreCommand(c, f.restore); }};
 
-  CLI::App* resize = app.add_subcommand("resize", "Another number of shard servers, while training goes on");
-  resize->add_option("--servers", f.servers, "Servers afterwards")
-      ->required()
-      ->check(CLI::Range(1, runtime::kMaxSlots));
-  commands["resize"] = {absl::Minutes(5), [&f](Context& c) { return ResizeServers(c, f.servers); }};
+  CLI::App* resize =
+      app.add_subcommand("resize", "Another number of shard servers or trainers, while training goes on");
+  CLI::Option_group* what = resize->add_option_group("number");
+  what->add_option("--servers", f.servers, "Servers afterwards")->check(CLI::Range(1, runtime::kMaxSlots));
+  what->add_option("--trainers", f.trainers, "Trainers afterwards; `sherd run` starts those that are to join")
+      ->check(CLI::Range(1, kMostTrainers));
+  what->require_option(1);
+  resize
+      ->add_option("--from-step", f.from_step, "First step with so many trainers. Default: as soon as can be")
+      ->check(CLI::Range(uint64_t{1}, uint64_t{1} << 39));
+  resize->add_flag("--give-up-step", f.give_up_step,
+                   "With fewer trainers: do not wait for the step in hand; those that stay compute it again");
+  commands["resize"] = {absl::Minutes(5), [&f](Context& c) {
+                          return Resize(c, f.servers, f.trainers, f.from_step, f.give_up_step);
+                        }};
 
   app.add_subcommand("top", "Live view of the job");
   commands["top"] = {absl::InfiniteDuration(),

@@ -23,6 +23,7 @@
 #include "client/cli/job_environment.h"
 #include "client/cli/keeper.h"
 #include "client/cli/output_pump.h"
+#include "client/cli/resize_caller.h"
 #include "client/cli/server_log.h"
 #include "client/cli/supervisor.h"
 #include "client/config/deepspeed_config.h"
@@ -94,6 +95,7 @@ class Run {
   std::unique_ptr<OutputPump> server_output_;   // must not
   std::map<int, std::unique_ptr<ServerLog>> logs_;
   std::unique_ptr<ClusterWatcher> watcher_;
+  std::unique_ptr<ResizeCaller> resizer_;
   std::map<Member, ChildProcess> children_;
   std::optional<Supervisor> supervisor_;
 };
@@ -170,6 +172,7 @@ absl::Status Run::Prepare() {
   rules.trainers = options_.trainers;
   rules.servers = servers;
   rules.restarts = options_.restarts;
+  rules.min_trainers = options_.min_trainers;
   supervisor_.emplace(rules);
   return absl::OkStatus();
 }
@@ -208,8 +211,10 @@ absl::Status Run::MaskSignals() {
 void Run::Loop() {
   Do(supervisor_->Start(absl::Now()));
   watcher_ = std::make_unique<ClusterWatcher>(dir_->path());
+  resizer_ = std::make_unique<ResizeCaller>(dir_->path());
   while (!supervisor_->done()) {
-    std::vector<pollfd> polls = {{signals_.get(), POLLIN, 0}, {watcher_->fd(), POLLIN, 0}};
+    std::vector<pollfd> polls = {
+        {signals_.get(), POLLIN, 0}, {watcher_->fd(), POLLIN, 0}, {resizer_->fd(), POLLIN, 0}};
     for (const auto& [member, child] : children_) polls.push_back({child.pidfd(), POLLIN, 0});
     const absl::Duration wait = supervisor_->next_tick() - absl::Now();
     const int64_t wait_ms = wait >= absl::Hours(1)
@@ -223,6 +228,10 @@ void Run::Loop() {
     Reap();
     if (std::optional<ClusterWatcher::Seen> seen = watcher_->Take()) {
       Do(supervisor_->ClusterSeen(seen->live_servers, seen->desired_servers, absl::Now()));
+      Do(supervisor_->TrainersSeen(seen->world_size, seen->desired_trainers, absl::Now()));
+    }
+    if (std::optional<absl::Status> resized = resizer_->Take(); resized.has_value() && !resized->ok()) {
+      Do(supervisor_->ResizeFailed(std::string(resized->message()), absl::Now()));
     }
     Do(supervisor_->Tick(absl::Now()));
   }
@@ -259,6 +268,9 @@ void Run::Do(const Actions& actions) {
       case Action::kShowLog:
         ShowLog(action.member.index);
         break;
+      case Action::kResize:
+        resizer_->Ask(action.trainers);
+        break;
     }
   }
 }
@@ -277,6 +289,7 @@ void Run::Spawn(Member member) {
 absl::StatusOr<ChildProcess> Run::SpawnTrainer(int rank) {
   TrainerPlace place = place_;
   place.rank = rank;
+  place.world_size = std::max(supervisor_->world_size(), rank + 1);
   ChildProcess::Options spawn;
   spawn.argv = options_.command;
   spawn.set_env = TrainerEnvironment(place, ::getenv);
@@ -317,6 +330,8 @@ absl::StatusOr<ChildProcess> Run::SpawnServer(int index) {
                 absl::StrCat("unix:", SocketPath(index)),
                 "--expect",
                 absl::StrCat(place_.endpoints.size())};
+  if (options_.min_trainers > 0) spawn.argv.push_back(absl::StrCat("--min-trainers=", options_.min_trainers));
+  if (options_.max_trainers > 0) spawn.argv.push_back(absl::StrCat("--max-trainers=", options_.max_trainers));
   if (options_.threads > 0) {
     spawn.argv.push_back("--threads");
     spawn.argv.push_back(absl::StrCat(options_.threads));
@@ -345,6 +360,7 @@ void Run::ShowLog(int server) {
 
 void Run::CleanUp() {
   watcher_.reset();
+  resizer_.reset();
   children_.clear();
   if (trainer_output_) trainer_output_->Finish(absl::Seconds(1));
   if (server_output_) server_output_->Finish(absl::Seconds(1));

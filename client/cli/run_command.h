@@ -17,6 +17,9 @@ struct RunOptions {
   int trainers = 0;
   int servers = 0;  // 0: one per trainer
   int restarts = 3;
+  // That a resize may ask for; 0: any. With a least number, the job goes on with fewer when one is out of
+  // restarts.
+  int min_trainers = 0, max_trainers = 0;
   std::string job;  // empty: the program's name and this process's id
   std::string dir;  // for logs; empty: none are kept
   // DeepSpeed's configuration, which is checked first and told to trainers (SHERD_CONFIG); empty: none.

@@ -11,7 +11,7 @@ namespace {
 
 constexpr int kFailed = 1;
 
-Action Say(std::string text) { return {Action::kSay, {}, 0, std::move(text)}; }
+Action Say(std::string text) { return {Action::kSay, {}, 0, std::move(text), 0}; }
 
 }  // namespace
 
@@ -29,6 +29,8 @@ std::string Action::ToString() const {
       return absl::StrCat("say ", text);
     case kShowLog:
       return absl::StrCat("log ", member.ToString());
+    case kResize:
+      return absl::StrCat("resize ", trainers);
   }
   return "";
 }
@@ -37,7 +39,9 @@ Supervisor::Supervisor(const Options& options)
     : options_(options),
       trainers_(options.trainers),
       servers_(options.servers),
-      desired_servers_(options.servers) {}
+      desired_servers_(options.servers),
+      world_size_(options.trainers),
+      desired_trainers_(options.trainers) {}
 
 Supervisor::Process& Supervisor::process(Member member) { return all(member.kind)[member.index]; }
 
@@ -55,7 +59,7 @@ void Supervisor::Spawn(Member member, Actions* actions) {
   Process& p = process(member);
   p.state = State::kRunning;
   p.up = false;
-  actions->push_back({Action::kSpawn, member, 0, ""});
+  actions->push_back({Action::kSpawn, member, 0, "", 0});
 }
 
 Actions Supervisor::Start(absl::Time now) {
@@ -81,17 +85,47 @@ Actions Supervisor::Exited(Member member, const runtime::ExitStatus& status, abs
 void Supervisor::TrainerExited(int rank, const runtime::ExitStatus& status, absl::Time now,
                                Actions* actions) {
   const Member member{Member::kTrainer, rank};
-  if (status.success()) {
+  if (status.success() && rank >= world_size_ && rank < desired_trainers_) {
+    // Was let go by one resize and is asked for by the next already. One that only ever ends joins nothing.
+    process(member).gave_up = ++process(member).restarts > options_.restarts + 1;
+    if (!process(member).gave_up) return Spawn(member, actions);
+  }
+  if (status.success() || rank >= world_size()) {
     if (!AnyLeft(trainers_)) Wind(now, actions);
     return;
   }
   const std::string how = absl::StrCat(member.ToString(), ": ", status.ToString());
+  if (rank >= world_size_ && (!status.signaled || process(member).restarts >= options_.restarts)) {
+    process(member).gave_up = true;
+    actions->push_back(Say(absl::StrCat(how, "; the job goes on without it: `sherd resize --trainers ",
+                                        world_size_, "` takes the resize back")));
+    return;
+  }
   if (!status.signaled) {
     Fail(status.code, absl::StrCat(how, "; the job ends"), now, actions);
-  } else if (!Restart(member, how, now, actions)) {
+  } else if (!Restart(member, how, now, actions) && !GoOnWithout(rank, how, actions)) {
     Fail(128 + status.code, absl::StrCat(how, " after ", options_.restarts, " restarts; the job ends"), now,
          actions);
   }
+}
+
+bool Supervisor::GoOnWithout(int rank, const std::string& how, Actions* actions) {
+  int left = world_size_ - 1;
+  for (int r = 0; r < world_size_; ++r) left -= trainers_[r].gave_up ? 1 : 0;
+  if (options_.min_trainers == 0 || left < options_.min_trainers) return false;
+  trainers_[rank].gave_up = true;
+  actions->push_back(Say(absl::StrCat(how, " after ", options_.restarts, " restarts; the job goes on with ",
+                                      left, left == 1 ? " trainer" : " trainers")));
+  actions->push_back({Action::kResize, {}, 0, "", left});
+  return true;
+}
+
+Actions Supervisor::ResizeFailed(const std::string& why, absl::Time now) {
+  Actions actions;
+  if (phase_ == Phase::kRunning) {
+    Fail(kFailed, absl::StrCat("the job cannot go on with fewer trainers: ", why), now, &actions);
+  }
+  return actions;
 }
 
 void Supervisor::ServerExited(int index, const runtime::ExitStatus& status, absl::Time now,
@@ -106,7 +140,7 @@ void Supervisor::ServerExited(int index, const runtime::ExitStatus& status, absl
   const std::string how = absl::StrCat(member.ToString(), ": ", status.ToString());
   const bool may_restart = status.signaled || up;
   if (may_restart && Restart(member, how, now, actions)) return;
-  if (!status.signaled) actions->push_back({Action::kShowLog, member, 0, ""});
+  if (!status.signaled) actions->push_back({Action::kShowLog, member, 0, "", 0});
   if (index >= options_.servers && !up) {
     // One more for a resize, which can fail alone.
     actions->push_back(Say(absl::StrCat(how, "; the job goes on without it")));
@@ -170,6 +204,31 @@ Actions Supervisor::ClusterSeen(const std::vector<int>& live_servers, int desire
   return actions;
 }
 
+int Supervisor::world_size() const { return std::max(world_size_, desired_trainers_); }
+
+Actions Supervisor::TrainersSeen(int world_size, int desired, absl::Time now) {
+  Actions actions;
+  if (phase_ != Phase::kRunning || world_size <= 0) return actions;
+  const bool fewer = world_size < world_size_;
+  world_size_ = world_size;
+  desired_trainers_ = desired;
+  while (static_cast<int>(trainers_.size()) < desired) trainers_.emplace_back();
+  for (int r = 0; r < static_cast<int>(trainers_.size()); ++r) {
+    Process& p = trainers_[r];
+    if (r >= this->world_size()) {
+      if (p.state == State::kWaiting) p.state = State::kEnded;
+      p.gave_up = false;
+      p.restarts = 0;
+    } else if (p.state == State::kEnded && (r < world_size ? p.gave_up && fewer : !p.gave_up)) {
+      p.gave_up = false;
+      p.restarts = 0;
+      Spawn({Member::kTrainer, r}, &actions);
+    }
+  }
+  if (!AnyLeft(trainers_)) Wind(now, &actions);
+  return actions;
+}
+
 Actions Supervisor::Interrupted(int signal, absl::Time now) {
   Actions actions;
   if (interrupted_) {
@@ -227,7 +286,7 @@ void Supervisor::SignalAll(Member::Kind kind, int signal, Actions* actions) {
   std::vector<Process>& processes = all(kind);
   for (int i = 0; i < static_cast<int>(processes.size()); ++i) {
     if (processes[i].state == State::kRunning) {
-      actions->push_back({Action::kSignal, {kind, i}, signal, ""});
+      actions->push_back({Action::kSignal, {kind, i}, signal, "", 0});
     }
   }
 }
@@ -246,7 +305,7 @@ Actions Supervisor::Tick(absl::Time now) {
     std::string silent;
     for (int i = 0; i < static_cast<int>(servers_.size()); ++i) {
       if (servers_[i].up) continue;
-      actions.push_back({Action::kShowLog, {Member::kServer, i}, 0, ""});
+      actions.push_back({Action::kShowLog, {Member::kServer, i}, 0, "", 0});
       absl::StrAppend(&silent, silent.empty() ? "" : ", ", "s", i);
     }
     Fail(kFailed,

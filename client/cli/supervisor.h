@@ -17,6 +17,11 @@
 // - A server that exits with 0 was retired by a resize. When the cluster asks for more servers than there
 // are,
 //   more are started.
+// - When the cluster asks for more trainers than there are ranks, they are started; one that a resize lets go
+//   is not started again, however it ended, and one that was to join and fails by itself ends nothing.
+// - Out of restarts with `min_trainers`: the job goes on with one rank less, as long as there are so many.
+// The
+//   trainer of the last rank is let go then, and the lost rank, if it was another, begins anew in its stead.
 // - The end: SIGTERM to the trainers, SIGKILL after a grace; then the same to the servers. At the first
 //   Ctrl-C too, with status 128 + signal; at the second, SIGKILL to all.
 //
@@ -52,11 +57,13 @@ struct Action {
     kSignal,   // send `signal` to `member`, which runs
     kSay,      // tell the user `text`
     kShowLog,  // show the end of the log of `member`, a server
+    kResize,   // ask the job to go on with `trainers` ranks, without the step in hand; ResizeFailed if not
   };
   Kind kind = kSay;
   Member member;
   int signal = 0;
   std::string text;
+  int trainers = 0;
 
   // "spawn trainer 1", "signal 15 trainer 1", "say ...", "log server s1": for transcripts.
   std::string ToString() const;
@@ -70,6 +77,7 @@ class Supervisor {
     int trainers = 1;
     int servers = 1;
     int restarts = 3;
+    int min_trainers = 0;  // 0: a trainer that is out of restarts ends the job
     absl::Duration first_wait = absl::Milliseconds(100);
     absl::Duration longest_wait = absl::Seconds(5);
     absl::Duration start_limit = absl::Seconds(60);  // for the servers to answer
@@ -88,6 +96,12 @@ class Supervisor {
   Actions SpawnFailed(Member member, const std::string& why, absl::Time now);
   // The cluster as its coordinator sees it: numbers of the servers that live, and how many are asked for.
   Actions ClusterSeen(const std::vector<int>& live_servers, int desired_servers, absl::Time now);
+  // How many ranks there are, and how many are asked for.
+  Actions TrainersSeen(int world_size, int desired, absl::Time now);
+  // What kResize asked for was refused.
+  Actions ResizeFailed(const std::string& why, absl::Time now);
+  // Ranks there are or are to be: what a trainer is told when it is started.
+  int world_size() const;
   // SIGINT, SIGTERM or SIGHUP came.
   Actions Interrupted(int signal, absl::Time now);
   // To be called at next_tick(); harmless at other times.
@@ -107,6 +121,7 @@ class Supervisor {
     State state = State::kEnded;
     bool up = false;  // a server: was seen in the cluster
     int restarts = 0;
+    bool gave_up = false;  // a trainer: failed too often
     absl::Time start_at;
   };
 
@@ -118,6 +133,8 @@ class Supervisor {
   void Spawn(Member member, Actions* actions);
   void TrainerExited(int rank, const runtime::ExitStatus& status, absl::Time now, Actions* actions);
   void ServerExited(int index, const runtime::ExitStatus& status, absl::Time now, Actions* actions);
+  // Goes on without `rank`, which is out of restarts. False: there are too few others.
+  bool GoOnWithout(int rank, const std::string& how, Actions* actions);
   // False when `member` has no restarts left.
   bool Restart(Member member, const std::string& how, absl::Time now, Actions* actions);
   void Fail(int exit_status, const std::string& why, absl::Time now, Actions* actions);
@@ -130,6 +147,7 @@ class Supervisor {
   std::vector<Process> trainers_;
   std::vector<Process> servers_;
   int desired_servers_ = 0;
+  int world_size_ = 0, desired_trainers_ = 0;
   absl::Time limit_ = absl::InfiniteFuture();  // of the phase: give up starting, or kill
   bool interrupted_ = false;
   int exit_status_ = 0;

@@ -97,6 +97,69 @@ TEST_F(SupervisorTest, ATrainerThatFailsEndsTheJobWithItsStatus) {
   EXPECT_EQ(s.exit_status(), 7);
 }
 
+TEST_F(SupervisorTest, WithALeastNumberOfTrainersTheJobGoesOnWithFewer) {
+  Supervisor::Options options;
+  options.trainers = 3, options.servers = 1, options.restarts = 0, options.min_trainers = 2;
+  Supervisor s(options);
+  s.Start(now_);
+  s.ClusterSeen({0}, 1, now_);
+  EXPECT_THAT(Lines(s.Exited(T(0), Killed(), now_)),
+              ElementsAre(HasSubstr("goes on with 2 trainers"), "resize 2"));
+  EXPECT_THAT(Lines(s.TrainersSeen(3, 2, now_)), IsEmpty());
+  // Rank 2 leaves; in its stead rank 0 begins anew.
+  EXPECT_THAT(Lines(s.TrainersSeen(2, 2, now_)), ElementsAre("spawn trainer 0"));
+  EXPECT_THAT(Lines(s.Exited(T(2), kOk, now_)), IsEmpty());
+  EXPECT_THAT(Lines(s.TrainersSeen(2, 2, now_)), IsEmpty());
+  // Fewer than two there must not be.
+  EXPECT_THAT(Lines(s.Exited(T(1), Killed(), now_)),
+              ElementsAre(HasSubstr("after 0 restarts; the job ends"), "signal 15 trainer 0"));
+}
+
+TEST_F(SupervisorTest, WhereTheJobCannotGoOnWithFewerTrainersItEnds) {
+  Supervisor::Options options;
+  options.trainers = 2, options.servers = 1, options.restarts = 0, options.min_trainers = 1;
+  Supervisor s(options);
+  s.Start(now_);
+  s.ClusterSeen({0}, 1, now_);
+  EXPECT_THAT(Lines(s.Exited(T(1), Killed(), now_)),
+              ElementsAre(HasSubstr("goes on with 1 trainer"), "resize 1"));
+  EXPECT_THAT(Lines(s.ResizeFailed("no", now_)), ElementsAre(HasSubstr("no"), "signal 15 trainer 0"));
+  s.Exited(T(0), Killed(SIGTERM), now_);
+  s.Exited(S(0), kOk, now_);
+  EXPECT_EQ(s.exit_status(), 1);
+}
+
+TEST_F(SupervisorTest, TrainersAreStartedForAResizeAndThoseLetGoAreNotMissed) {
+  Supervisor s = Running(2, 1, 1);
+  EXPECT_THAT(Lines(s.TrainersSeen(2, 2, now_)), IsEmpty());
+  EXPECT_THAT(Lines(s.TrainersSeen(2, 4, now_)), ElementsAre("spawn trainer 2", "spawn trainer 3"));
+  EXPECT_EQ(s.world_size(), 4);
+  EXPECT_THAT(Lines(s.TrainersSeen(2, 4, now_)), IsEmpty());
+  // One that was to join is started again like any, and when that is over only the resize fails.
+  EXPECT_THAT(Lines(s.Exited(T(3), Killed(), now_)), ElementsAre(HasSubstr("restart 1 of 1")));
+  EXPECT_THAT(Lines(s.Tick(now_ + absl::Seconds(1))), ElementsAre("spawn trainer 3"));
+  EXPECT_THAT(Lines(s.Exited(T(3), Killed(), now_)),
+              ElementsAre(HasSubstr("the job goes on without it: `sherd resize --trainers 2`")));
+  EXPECT_THAT(Lines(s.TrainersSeen(2, 4, now_)), IsEmpty());
+  EXPECT_THAT(Lines(s.TrainersSeen(2, 2, now_)), IsEmpty()) << "taken back";
+  EXPECT_THAT(Lines(s.Exited(T(2), kOk, now_)), IsEmpty());
+  EXPECT_THAT(Lines(s.TrainersSeen(2, 3, now_)), ElementsAre("spawn trainer 2"));
+  EXPECT_THAT(Lines(s.TrainersSeen(3, 3, now_)), IsEmpty());
+  EXPECT_THAT(Lines(s.TrainersSeen(3, 1, now_)), IsEmpty());
+  EXPECT_THAT(Lines(s.TrainersSeen(1, 1, now_)), IsEmpty());
+  EXPECT_THAT(Lines(s.Exited(T(1), Killed(), now_)), IsEmpty()) << "it was let go already";
+  // The next resize came before the other had exited.
+  EXPECT_THAT(Lines(s.TrainersSeen(1, 3, now_)), ElementsAre("spawn trainer 1"));
+  EXPECT_THAT(Lines(s.Exited(T(2), kOk, now_)), ElementsAre("spawn trainer 2"));
+  s.TrainersSeen(3, 3, now_);
+  EXPECT_THAT(Lines(s.Exited(T(2), kOk, now_)), IsEmpty());
+  EXPECT_THAT(Lines(s.Exited(T(1), kOk, now_)), IsEmpty());
+  EXPECT_THAT(Lines(s.Exited(T(0), kOk, now_)), ElementsAre("signal 15 server s0"));
+  s.Exited(S(0), kOk, now_);
+  EXPECT_TRUE(s.done());
+  EXPECT_EQ(s.exit_status(), 0);
+}
+
 TEST_F(SupervisorTest, ATrainerThatWaitsForItsRestartIsNotStartedOnceTheJobEnds) {
   Supervisor s = Running(2, 1);
   s.Exited(T(0), Killed(), now_);

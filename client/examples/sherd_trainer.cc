@@ -76,6 +76,7 @@ class SherdTrainer : public Trainer {
   absl::StatusOr<std::optional<Batch>> Begin() override {
     const Batch batch = zero_->Begin();
     if (!batch.status.ok()) return batch.status;
+    if (batch.left) absl::FPrintF(stderr, "train_gpt: rank %d leaves, the job goes on without it\n", rank());
     finished_ = !batch.more;
     if (finished_) {
       if (absl::Status saved = AwaitSave(); !saved.ok()) return saved;
@@ -156,6 +157,7 @@ absl::StatusOr<std::unique_ptr<Trainer>> MakeSherdTrainer(const std::string& end
   ZeroOptions how;
   how.stage(options.stage).max_grad_norm(options.clip).global_batch(options.global_batch);
   how.accumulation(static_cast<int>(options.accumulation)).steps(options.steps).seed(options.seed);
+  how.virtual_ranks(options.virtual_ranks);
   how.compute(options.compute).stochastic_rounding(options.stochastic_rounding);
   if (options.communication.has_value()) how.communication(*options.communication);
   if (options.loss_scale.has_value()) how.loss_scale(*options.loss_scale);

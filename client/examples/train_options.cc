@@ -42,6 +42,9 @@ absl::StatusOr<std::optional<TrainOptions>> ParseTrainOptions(int argc, const ch
   app.add_option("--accumulation,--micro-batches", options.accumulation, "micro-batches a step")
       ->check(in(1, 1 << 16))
       ->capture_default_str();
+  app.add_option("--virtual-ranks", options.virtual_ranks,
+                 "arithmetic of so many trainers at every number of them that divides it (a power of two)")
+      ->check(CLI::Range(1, 4096));
   app.add_option("--optimizer", options.optimizer, absl::StrJoin(OptimizerNames(), ", "))
       ->check(CLI::IsMember(OptimizerNames()))
       ->capture_default_str();

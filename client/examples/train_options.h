@@ -23,6 +23,7 @@ struct TrainOptions : OptimizerChoice {
   int64_t context = 128;        // bytes of a sample
   int64_t experts = 0;          // feed-forward networks a block; 0: one for all tokens
   int64_t accumulation = 1;     // micro-batches of a step
+  int virtual_ranks = 0;        // ZeroOptions::virtual_ranks; no meaning with `reference`
   double weight_decay = 0.1;    // of the blocks' matrices (IsDecayed)
   double clip = 1.0;            // limit of the gradient's norm; 0 does not clip
   uint64_t seed = 1;            // of initial values, samples and generated text

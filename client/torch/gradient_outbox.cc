@@ -256,6 +256,19 @@ void GradientOutbox::EndMicroBatch(bool computed) {
   }
 }
 
+void GradientOutbox::GiveUp() {
+  StagingSource::Enter(nullptr);
+  for (Param& p : params_) {
+    p.arrivals = 0;
+    p.staged = p.pending = p.summed = false;
+    if (p.tensor.grad().defined()) p.tensor.mutable_grad().reset();
+  }
+  for (Unit& u : units_) u.delivered = false;
+  in_part_ = false;
+  ClearHasGrad();
+  if (absl::IsAborted(error_)) error_ = absl::OkStatus();
+}
+
 void GradientOutbox::Rescale(double factor) {
   at::NoGradGuard no_grad;
   for (Param& p : params_) {

@@ -57,6 +57,8 @@ class GradientOutbox {
   void EndMicroBatch(bool computed);
   // What came after its unit was delivered. After the step's last part.
   absl::Status DeliverLate(float scale);
+  // The step in hand was given up: forgets its gradients, and an error that said so.
+  void GiveUp();
   // Gradients that wait in `.grad` count by `factor` more from now on.
   void Rescale(double factor);
 

@@ -13,15 +13,14 @@
 namespace sherd::torch {
 namespace {
 
-absl::Status CheckOptions(const ZeroOptions& options, const std::vector<ParamGroup>& groups) {
+absl::Status CheckOptions(const ZeroOptions& options, int world_size, const std::vector<ParamGroup>& groups) {
   if (options.stage() < 0 || options.stage() > 3) {
     return absl::InvalidArgumentError(
         absl::StrCat("stage is ", options.stage(), ": it must be 0, 1, 2 or 3"));
   }
-  if (options.accumulation() < 1) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("accumulation is ", options.accumulation(), ": it must be at least 1"));
-  }
+  absl::Status rules = WorldShare::Check(ShareRules(options, world_size), options.stage());
+  if (rules.ok()) rules = WorldShare::CheckWorld(options.virtual_ranks(), world_size);
+  if (!rules.ok()) return rules;
   if (groups.empty()) return absl::InvalidArgumentError("there is no parameter group");
   return absl::OkStatus();
 }
@@ -78,18 +77,12 @@ std::vector<int> BlockOf(const std::vector<std::shared_ptr<ShardedBlock>>& block
 
 }  // namespace
 
-double NominalSamples(const ZeroOptions& options, int world_size) {
-  if (options.global_batch() == 0) return 1;
-  const int64_t shares = int64_t{world_size} * options.accumulation();
-  return static_cast<double>((options.global_batch() + shares - 1) / shares);
-}
-
 absl::StatusOr<JobDeclaration> DeclareJob(const NamedTensors& parameters,
                                           const std::vector<ParamGroup>& groups, const ZeroOptions& options,
                                           int world_size, const NamedTensors& named_buffers,
                                           SharedBuffers* buffers,
                                           const std::vector<std::shared_ptr<ShardedBlock>>& blocks) {
-  if (absl::Status ok = CheckOptions(options, groups); !ok.ok()) return ok;
+  if (absl::Status ok = CheckOptions(options, world_size, groups); !ok.ok()) return ok;
   const absl::StatusOr<std::map<std::string, int>> group_of = GroupOf(parameters, groups);
   if (!group_of.ok()) return group_of.status();
   JobDeclaration d;
@@ -136,8 +129,10 @@ absl::StatusOr<JobDeclaration> DeclareJob(const NamedTensors& parameters,
     spec.groups.push_back(g.name);
   }
   spec.stage = options.stage();
+  spec.virtual_ranks = options.virtual_ranks();
   spec.parts = options.stage() >= 2 ? options.accumulation() : 1;
-  spec.nominal_samples = NominalSamples(options, world_size);
+  if (spec.virtual_ranks > 0) spec.parts = spec.virtual_ranks;
+  spec.nominal_samples = WorldShare(ShareRules(options, world_size)).nominal_samples();
   for (const auto& buffer : named_buffers) {
     at::Tensor tensor = buffer.value();
     Materialise(buffer.key(), &tensor);

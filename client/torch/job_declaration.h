@@ -46,10 +46,6 @@ absl::StatusOr<JobDeclaration> DeclareJob(const NamedTensors& parameters,
                                           SharedBuffers* buffers,
                                           const std::vector<std::shared_ptr<ShardedBlock>>& blocks);
 
-// Of one rank: samples of a micro-batch that count once; others count by their number. 1 where the caller
-// splits.
-double NominalSamples(const ZeroOptions& options, int world_size);
-
 // Lets every block gather the units that its own parameters are in. `parameters` have their places in the
 // layout. Without a window calls of blocks are plain calls from now on.
 void OpenBlocks(const std::vector<std::shared_ptr<ShardedBlock>>& blocks, const Layout& layout,

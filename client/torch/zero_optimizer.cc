@@ -65,15 +65,24 @@ class ZeroOptimizer::Impl {
   // The blob of a STEP record: what the outbox expects, then the user's.
   std::string PackBlob() const { return absl::StrCat(outbox_->PackExpected(), next_blob_); }
   absl::Status UnpackBlob(absl::string_view packed);
-  bool delivering() const { return options_.stage() >= 2 || micro_ + 1 == options_.accumulation(); }
+  bool delivering() const { return options_.stage() >= 2 || micro_ + 1 == share_.micros(); }
   double ScaleOf(const SampleRange& samples) const;
+  // Takes up what Resume or Join found: where the job stands.
+  absl::Status Enter(const client::StepWriter::Start& start);
+  // As many ranks as the step in hand has.
+  void FollowWorld();
+  // The step in hand was given up: everything of it is forgotten, and Begin hands it out again.
+  absl::StatusOr<StepInfo> StartOver();
+  void ForgetStep();
 
   std::vector<SharedParameter> params_;
   SharedBuffers buffers_;
   std::vector<uint64_t> imports_;
   int micro_ = 0;
-  bool begun_ = false;   // Begin was called and Step was not
-  SampleRange samples_;  // of this micro-batch
+  WorldShare share_{WorldShare::Rules()};
+  bool joining_ = false;  // a rank that the job has not taken in yet
+  bool begun_ = false;    // Begin was called and Step was not
+  SampleRange samples_;   // of this micro-batch
   double nominal_ = 1;
   double scale_ = 0;  // that gradients now in `.grad` count with
   double weight_ = 0, loss_sum_ = 0;
@@ -89,9 +98,10 @@ absl::Status ZeroOptimizer::Impl::Init(const NamedTensors& parameters, const std
   if (!declared.ok()) return declared.status();
   params_ = std::move(declared->parameters);
   scalars_ = std::move(declared->scalars);
-  nominal_ = NominalSamples(options_, session_.world_size());
   absl::Status status = session_.Attach(declared->spec);
   if (!status.ok()) return status;
+  share_ = WorldShare(ShareRules(options_, session_.memory().spec().world_size));
+  nominal_ = session_.memory().spec().nominal_samples;
   const Layout& layout = session_.memory().layout();
   std::vector<std::string> names;
   std::vector<at::Tensor> tensors;
@@ -115,15 +125,51 @@ absl::Status ZeroOptimizer::Impl::Init(const NamedTensors& parameters, const std
   writer_ = std::make_unique<client::StepWriter>(&session_.memory(), Rank(session_.rank()), how);
   absl::StatusOr<client::StepWriter::Start> start = writer_->Resume();
   if (!start.ok()) return start.status();
-  if (absl::Status unpacked = UnpackBlob(start->blob); !unpacked.ok()) return unpacked;
+  outbox_->Open(writer_.get(), session_.shared_memory());
+  joining_ = start->joining;
+  return joining_ ? absl::OkStatus() : Enter(*start);
+}
+
+absl::Status ZeroOptimizer::Impl::Enter(const client::StepWriter::Start& start) {
+  if (absl::Status unpacked = UnpackBlob(start.blob); !unpacked.ok()) return unpacked;
   next_blob_ = committed_blob_;
   if (writer_->loss_scale().floor != 0) {
     ended_ = absl::FailedPreconditionError(FloorMessage(writer_->loss_scale()));
   }
-  if (const uint64_t next = start->next.step.value(); next > 1 || session_.restoring())
+  if (const uint64_t next = start.next.step.value(); next > 1 || session_.restoring())
     buffers_.Take(session_.memory(), sherd::Step(next - 1));  // running statistics as they were committed
-  outbox_->Open(writer_.get(), session_.shared_memory());
+  joining_ = false;
+  FollowWorld();
   return absl::OkStatus();
+}
+
+void ZeroOptimizer::Impl::FollowWorld() {
+  share_.Enter(writer_->world_size(), session_.rank());
+  if (options_.stage() >= 2) writer_->set_parts(share_.micros());
+}
+
+void ZeroOptimizer::Impl::ForgetStep() {
+  micro_ = 0;
+  weight_ = loss_sum_ = scale_ = 0;
+  sample_count_ = loss_samples_ = 0;
+  outbox_->ClearHasGrad();
+}
+
+absl::StatusOr<StepInfo> ZeroOptimizer::Impl::StartOver() {
+  if (begun_ && window_ != nullptr) window_->EndPass();
+  outbox_->GiveUp();
+  ForgetStep();
+  begun_ = false;
+  if (absl::Status over = writer_->StartOver(); !over.ok()) return over;
+  if (absl::Status unpacked = UnpackBlob(std::string(committed_packed_)); !unpacked.ok()) return unpacked;
+  // Running statistics as the last step left them.
+  if (const uint64_t step = writer_->current().step.value(); step > 1) {
+    buffers_.Take(session_.memory(), sherd::Step(step - 1));
+  }
+  FollowWorld();
+  StepInfo info;
+  info.aborted = true;
+  return info;
 }
 
 absl::Status ZeroOptimizer::Impl::InitialiseJob() {
@@ -179,17 +225,27 @@ double ZeroOptimizer::Impl::ScaleOf(const SampleRange& samples) const {
 Batch ZeroOptimizer::Impl::Begin() {
   Batch batch;
   batch.status = ended_.ok() ? outbox_->error() : ended_;
+  if (batch.status.ok() && joining_) {
+    absl::StatusOr<client::StepWriter::Start> start = writer_->Join(session_.incarnation());
+    batch.left = absl::IsCancelled(start.status());
+    if (batch.left) return batch;
+    batch.status = start.ok() ? Enter(*start) : start.status();
+    batch.joined = batch.status.ok();
+  }
+  batch.left = batch.status.ok() && !writer_->in_world();
   const uint64_t step = writer_->current().step.value();
-  if (!batch.status.ok() || (micro_ == 0 && options_.steps() > 0 && step > options_.steps())) return batch;
+  if (!batch.status.ok() || batch.left || (micro_ == 0 && options_.steps() > 0 && step > options_.steps()))
+    return batch;
   batch.more = true;
   batch.step = step;
   batch.micro = micro_;
-  batch.micros = options_.accumulation();
-  if (options_.global_batch() > 0) {
-    batch.samples = ShareOf(options_.global_batch(), session_.world_size(), session_.rank(),
-                            options_.accumulation(), micro_);
-  }
-  batch.seed = SeedOf(options_.seed(), step, session_.rank(), micro_);
+  batch.micros = share_.micros();
+  batch.samples = share_.Samples(micro_);
+  batch.global_batch = share_.global_batch();
+  batch.world_size = share_.world_size();
+  batch.rank = share_.rank();
+  batch.epoch = session_.epoch();
+  batch.seed = share_.Seed(step, micro_);
   samples_ = batch.samples;
   begun_ = true;
   const double scale = ScaleOf(samples_);
@@ -201,7 +257,7 @@ Batch ZeroOptimizer::Impl::Begin() {
     weight_ += scale;
   }
   if (delivering()) outbox_->BeginPart(static_cast<float>(scale_));
-  if (window_ != nullptr) window_->BeginPass(/*last=*/micro_ + 1 == options_.accumulation());
+  if (window_ != nullptr) window_->BeginPass(/*last=*/micro_ + 1 == share_.micros());
   return batch;
 }
 
@@ -214,6 +270,7 @@ absl::Status ZeroOptimizer::Impl::UnpackBlob(absl::string_view packed) {
 
 absl::StatusOr<StepInfo> ZeroOptimizer::Impl::Step(const at::Tensor& loss) {
   if (!begun_) return absl::FailedPreconditionError("Step without Begin");
+  if (absl::IsAborted(outbox_->error())) return StartOver();
   if (!outbox_->error().ok()) return outbox_->error();
   begun_ = false;
   if (window_ != nullptr) window_->EndPass();
@@ -225,12 +282,16 @@ absl::StatusOr<StepInfo> ZeroOptimizer::Impl::Step(const at::Tensor& loss) {
   }
   if (absl::Status homes = CheckHomes(params_); !homes.ok()) return homes;
   if (outbox_->in_part()) {
-    if (absl::Status finished = outbox_->FinishPart(); !finished.ok()) return finished;
+    const absl::Status finished = outbox_->FinishPart();
+    if (absl::IsAborted(finished)) return StartOver();
+    if (!finished.ok()) return finished;
   }
   outbox_->EndMicroBatch(n > 0);
   StepInfo info;
-  if (++micro_ < options_.accumulation()) return info;
-  if (absl::Status late = outbox_->DeliverLate(static_cast<float>(scale_)); !late.ok()) return late;
+  if (++micro_ < share_.micros()) return info;
+  const absl::Status late = outbox_->DeliverLate(static_cast<float>(scale_));
+  if (absl::IsAborted(late)) return StartOver();
+  if (!late.ok()) return late;
   client::StepWriter::Record record;
   record.weight = weight_;
   record.samples = sample_count_;
@@ -240,6 +301,7 @@ absl::StatusOr<StepInfo> ZeroOptimizer::Impl::Step(const at::Tensor& loss) {
   // As committed by the step before, not as counted by this process.
   const sherd::Step before(writer_->current().step.value() - 1);
   if (schedule_.has_value()) schedule_->SetRates(session_.memory().updates(before), &record.groups);
+  for (GroupScalars& group : record.groups) group[kLr] *= share_.rate_factor();
   record.has_grad = outbox_->has_grad();
   record.imports = imports_;
   if (session_.rank() == 0) buffers_.Publish(session_.memory(), writer_->current().step);
@@ -251,11 +313,11 @@ absl::StatusOr<StepInfo> ZeroOptimizer::Impl::Step(const at::Tensor& loss) {
     save_.reset();
   }
   absl::StatusOr<Verdict> verdict = writer_->Finish(record, packed);
+  if (absl::IsAborted(verdict.status())) return StartOver();
   if (!verdict.ok()) return verdict.status();
-  micro_ = 0;
-  weight_ = loss_sum_ = scale_ = 0;
-  sample_count_ = loss_samples_ = 0;
-  outbox_->ClearHasGrad();
+  const int world_size = share_.world_size();
+  ForgetStep();
+  FollowWorld();
   imports_.clear();
   if (verdict->kind == VerdictKind::kReject) {
     // The next attempt begins where this one did.
@@ -271,7 +333,7 @@ absl::StatusOr<StepInfo> ZeroOptimizer::Impl::Step(const at::Tensor& loss) {
   info.skipped = verdict->kind == VerdictKind::kSkip;
   info.step = verdict->id.step.value();
   info.epoch = session_.epoch();
-  info.world_size = session_.world_size();
+  info.world_size = world_size;
   info.rank = session_.rank();
   info.loss = verdict->loss;
   info.lr = record.groups[0][kLr];

@@ -31,6 +31,7 @@ InProcessJob::InProcessJob(JobSpec spec, int servers, int workers) : workers_(wo
   if (mkdtemp(root) == nullptr) std::abort();
   root_ = root;
   dir_ = std::make_unique<runtime::JobDir>(Must(runtime::JobDir::Create(root_, spec.job)));
+  world_size_ = spec.world_size;
   memory_ = Must(runtime::JobMemory::Create(dir_.get(), std::move(spec)));
   Must(memory_->BeginFirstAssignment(ranges_epoch_, HostMap::OneHost(servers)));
   for (int m = 0; m < servers; ++m) {
@@ -68,15 +69,34 @@ void InProcessJob::RestartOwner(int slot) {
   StartEngine(slot);
 }
 
-void InProcessJob::Resize(int servers) {
+void InProcessJob::AddRanks(int places) {
+  Must(memory_->AddRanks(places));
+  for (int r = 0; r < places; ++r) {
+    runtime::MemberEntry& entry = memory_->trainer(Rank(r));
+    if (entry.pid.load() == 0) entry.Set(runtime::Self(), 1, runtime::MemberEntry::kAttached);
+  }
+}
+
+void InProcessJob::Await(const std::function<bool()>& ready) {
+  runtime::DoorbellWord& bell = memory_->control().bell;
+  for (;;) {
+    const uint32_t ticket = bell.Listen();
+    if (ready()) return;
+    bell.Wait(ticket, absl::Milliseconds(20), runtime::SpinPolicy::None());
+  }
+}
+
+void InProcessJob::Resize(int servers, int world_size, bool without_trainers) {
   ++ranges_epoch_;
-  memory_->control().PutAssignment(ranges_epoch_, HostMap::OneHost(servers));
+  if (world_size > 0) world_size_ = world_size;
+  memory_->control().PutAssignment(ranges_epoch_, HostMap::OneHost(servers), world_size_);
   for (int m = this->servers(); m < servers; ++m) {
     memory_->control().servers[m].Set(runtime::Self(), 1, runtime::MemberEntry::kAttached);
     engines_.emplace_back();
     StartEngine(m);
   }
   memory_->control().proposals.ranges.store(ranges_epoch_);
+  if (without_trainers) memory_->control().boundary.ranges.store(ranges_epoch_);
   for (const auto& e : engines_) memory_->control().servers[e->slot().value()].bell.Ring();
 }
 

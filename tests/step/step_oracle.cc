@@ -80,7 +80,8 @@ GroupScalars StepScalars() {
   return s;
 }
 
-StepOracle::StepOracle(const JobSpec& spec) : spec_(spec), loss_scale_(FirstLossScale(spec.loss_scale)) {
+StepOracle::StepOracle(const JobSpec& spec)
+    : spec_(spec), world_size_(spec.world_size), loss_scale_(FirstLossScale(spec.loss_scale)) {
   const int64_t n = spec.layout.total_blocks() * kBlockElements;
   p_.assign(n, 0), m_.assign(n, 0), v_.assign(n, 0);
   for (const TensorInfo& t : spec.layout.tensors()) {
@@ -96,12 +97,15 @@ std::vector<float> StepOracle::Reduced(uint64_t step, const TensorInfo& t, const
   const auto of = [&](int part, int rank, int64_t e) {
     return Through(spec_.staging, Scaled(spec_, plan, loss_scale_.scale, step, part, rank, t.index, e));
   };
+  for (int v = 0; v < plan.virtual_ranks; ++v) {
+    for (int64_t e = 0; e < t.numel; ++e) g[e] = v == 0 ? of(0, v, e) : g[e] + of(0, v, e);
+  }
   const ReductionTree& tree = spec_.reduction;
-  for (int part = 0; part < plan.parts; ++part) {
+  for (int part = 0; part < plan.parts && plan.virtual_ranks == 0; ++part) {
     for (int64_t e = 0; e < t.numel; ++e) {
       float sum = 0;
       for (int group = 0; group < tree.size(); ++group) {
-        const ReductionTree::Ranks ranks = tree.RanksOf(group, spec_.world_size);
+        const ReductionTree::Ranks ranks = tree.RanksOf(group, world_size_);
         float partial = of(part, ranks.first, e);
         for (int r = ranks.first + 1; r < ranks.end; ++r) partial += of(part, r, e);
         if (tree.size() > 1) partial = Through(tree.wire, partial);
@@ -151,7 +155,8 @@ void StepOracle::Step(uint64_t step, const StepPlan& plan) {
     g[t.index] = Reduced(step, t, plan);
     for (int64_t b = 0; b < t.blocks.size(); ++b) squares.Add(SumSquares(&g[t.index][b * kBlockElements]));
   }
-  const double mean = 1.0 / (spec_.world_size * plan.parts * loss_scale_.scale);
+  const int deliveries = plan.virtual_ranks > 0 ? plan.virtual_ranks : world_size_ * plan.parts;
+  const double mean = 1.0 / (deliveries * loss_scale_.scale);
   norm_ = std::sqrt(squares.Value()) * mean;
   const bool skip = !std::isfinite(norm_);
   loss_scale_ = NextLossScale(spec_.loss_scale, loss_scale_, skip);
@@ -208,17 +213,34 @@ void Train(InProcessJob& job, int rank, uint64_t last, const StepPlan& plan, std
   std::unique_ptr<runtime::JobMemory> memory = job.OpenAsTrainer();
   client::StepWriter writer(memory.get(), Rank(rank), {});
   auto start = writer.Resume();
+  if (start.ok() && start->joining) start = writer.Join(1);
   ASSERT_TRUE(start.ok()) << start.status();
   // The blob is that of the last step whether this trainer or a dead one recorded it.
   const uint64_t before = start->next.step.value() - 1;
-  ASSERT_EQ(start->blob, before == 0 ? "" : absl::StrCat("blob ", before, " ", rank));
+  const std::optional<runtime::Assignment> then = memory->control().AssignmentFor(Step(before));
+  const int blob_of = then.has_value() && then->world_size <= rank ? 0 : rank;  // it was not there
+  ASSERT_EQ(start->blob, before == 0 ? "" : absl::StrCat("blob ", before, " ", blob_of));
   const Layout& layout = memory->layout();
   const JobSpec& spec = memory->spec();
-  while (writer.current().step.value() <= last) {
+  while (writer.in_world() && writer.current().step.value() <= last) {
+    // Every act may find that the step was given up.
+    bool given_up = false;
+    const auto went_on = [&](const absl::Status& status) {
+      given_up = absl::IsAborted(status);
+      if (given_up) {
+        EXPECT_TRUE(writer.StartOver().ok());
+      }
+      return status.ok();
+    };
     const uint64_t step = writer.current().step.value();
+    const int parts = plan.virtual_ranks > 0 ? plan.virtual_ranks / writer.world_size() : plan.parts;
+    writer.set_parts(parts);
     client::StepWriter::Record record;
     record.has_grad.resize((layout.tensors().size() + 63) / 64);
-    for (int part = 0; part < plan.parts; ++part) {
+    for (int part = 0; part < parts && !given_up; ++part) {
+      // Whose gradients these are, in a count that does not know the world.
+      const int micro = plan.virtual_ranks > 0 ? 0 : part;
+      const int whose = plan.virtual_ranks > 0 ? part * writer.world_size() + rank : rank;
       writer.BeginPart(1.0f);
       // Ranks deliver in different orders.
       for (size_t i = 0; i < layout.units().size(); ++i) {
@@ -227,6 +249,7 @@ void Train(InProcessJob& job, int rank, uint64_t last, const StepPlan& plan, std
         if (!layout.tensors()[unit.first_tensor].spec.trainable) continue;
         if (die()) return;
         absl::StatusOr<void*> to = writer.Stage(u);
+        if (!went_on(to.status()) && given_up) break;
         ASSERT_TRUE(to.ok()) << to.status();
         for (int t = unit.first_tensor; t < unit.end_tensor; ++t) {
           const TensorInfo& info = layout.tensors()[t];
@@ -234,7 +257,8 @@ void Train(InProcessJob& job, int rank, uint64_t last, const StepPlan& plan, std
           if (!none) SetBit(record.has_grad, t);
           if (die()) return;
           for (int64_t e = 0; e < info.numel && *to != nullptr; ++e) {
-            const float g = none ? 0 : Scaled(spec, plan, writer.loss_scale().scale, step, part, rank, t, e);
+            const float g =
+                none ? 0 : Scaled(spec, plan, writer.loss_scale().scale, step, micro, whose, t, e);
             const int64_t at = (info.blocks.begin - unit.blocks.begin) * kBlockElements + e;
             kernels::FromFloat(&g, 1, runtime::KernelType(spec.staging),
                                static_cast<char*>(*to) + at * SizeOf(spec.staging));
@@ -244,15 +268,19 @@ void Train(InProcessJob& job, int rank, uint64_t last, const StepPlan& plan, std
         writer.Deliver(u);
       }
       if (die()) return;
-      ASSERT_TRUE(writer.EndPart().ok());
+      if (given_up) break;
+      const absl::Status ended = writer.EndPart();
+      ASSERT_TRUE(went_on(ended) || given_up) << ended;
     }
+    if (given_up) continue;
     record.samples = 2;
-    record.weight = plan.parts;
+    record.weight = parts;
     record.loss = rank;
     record.max_grad_norm = plan.max_norm;
     record.groups = {StepScalars()};
     if (die()) return;
     auto verdict = writer.Finish(record, absl::StrCat("blob ", step, " ", rank));
+    if (!went_on(verdict.status()) && given_up) continue;
     ASSERT_TRUE(verdict.ok()) << verdict.status();
     const VerdictKind expected = plan.overflows.count(step) != 0 ? VerdictKind::kSkip : VerdictKind::kCommit;
     ASSERT_EQ(verdict->kind, expected) << step << ": " << verdict->reason;

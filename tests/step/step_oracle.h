@@ -27,6 +27,7 @@ struct StepPlan {
   double max_norm = 0;
   int absent = -1;               // the tensor without a gradient in step 2
   std::set<uint64_t> overflows;  // steps in which the last rank's gradient holds one infinity
+  int virtual_ranks = 0;         // JobSpec::virtual_ranks; then `parts` follows from it and the world
 };
 
 // The same arithmetic on one flat array: what one process would hold.
@@ -36,6 +37,8 @@ class StepOracle {
   // Gradients of parts and ranks multiplied by the loss scale, rounded to JobSpec::staging, summed by the
   // job's reduction tree; update, or skip; the next loss scale.
   void Step(uint64_t step, const StepPlan& plan);
+  // Ranks of the steps that follow; in the beginning those of the spec.
+  void set_world_size(int world_size) { world_size_ = world_size; }
 
   const std::vector<float>& p() const { return p_; }
   const std::vector<float>& m() const { return m_; }
@@ -51,6 +54,7 @@ class StepOracle {
   void Update(const TensorInfo& t, const std::vector<float>& grad, float grad_scale);
 
   const JobSpec spec_;
+  int world_size_;
   std::vector<float> p_, m_, v_;
   std::vector<uint16_t> compute_;
   std::map<int, uint64_t> steps_;
@@ -64,7 +68,8 @@ void Initialise(InProcessJob& job);
 // EXPECTs that the job's memory holds what the oracle does.
 void ExpectEqual(InProcessJob& job, const StepOracle& oracle);
 
-// What a trainer does until step `last` is done; verdicts go to `verdicts` if that is not null. `die` is
+// What a trainer does until step `last` is done or a resize lets its rank go; verdicts go to `verdicts` if
+// that is not null. A rank past the world joins first. A step that was given up is computed again. `die` is
 // asked before each act: true ends the trainer there and then, and leaves everything as it stands.
 void Train(
     InProcessJob& job, int rank, uint64_t last, const StepPlan& plan, std::vector<Verdict>* verdicts,

@@ -1,0 +1,87 @@
+// StepWriter: waiting, and whom for.
+#include <optional>
+
+#include "absl/strings/str_cat.h"
+#include "client/step_writer.h"
+
+namespace sherd::client {
+namespace {
+
+constexpr absl::Duration kLookAgain = absl::Milliseconds(20);
+constexpr absl::Duration kTellEvery = absl::Seconds(2);
+
+}  // namespace
+
+std::string StepWriter::WaitsToConsume(int unit, Mark mark) {
+  for (int r = 0; r < world_size_; ++r) {
+    const runtime::RankRecords& other = memory_->rank(Rank(r));
+    if (!(other.Delivered(unit) < mark) || other.HasStep(id_.step).has_value()) continue;
+    return absl::StrCat("rank ", r, " (gradients of unit ", unit, ", step ", id_.step.value(), ")");
+  }
+  for (size_t m = 0; m < owners_.size(); ++m) {
+    const BlockRange blocks = memory_->layout().units()[unit].blocks;
+    if (Owned(blocks, Slot(static_cast<int>(m)), owner_hosts_).empty()) continue;
+    if (Mark(owners_[m]->Consumed(unit).load(std::memory_order_relaxed)) < mark) {
+      return absl::StrCat("slot ", m, " (reduction of unit ", unit, ", step ", id_.step.value(), ")");
+    }
+  }
+  return "";
+}
+
+std::string StepWriter::WaitsFor() {
+  const std::optional<runtime::Assignment> a = memory_->control().AssignmentFor(id_.step);
+  if (!a.has_value()) return "servers";
+  std::string text;
+  for (int m = 0; m < a->servers; ++m) {
+    const runtime::MemberEntry& entry = memory_->control().servers[m];
+    absl::StatusOr<runtime::OwnerRecords*> o = memory_->owner(Slot(m));
+    if (!o.ok()) continue;
+    if (!runtime::IsAlive(entry.identity())) {
+      return absl::StrCat("slot ", m, ", whose server (pid ", entry.identity().pid, ") has died");
+    }
+    if ((*o)->Done() < id_ && text.empty()) {
+      const std::string waits = (*o)->WaitsFor();
+      text = waits.empty() ? absl::StrCat("slot ", m) : absl::StrCat("slot ", m, ", which waits for ", waits);
+    }
+  }
+  for (size_t u = 0; u < delivered_.size(); ++u) {
+    const Mark wanted(records_.Wanted(static_cast<int>(u)).load(std::memory_order_relaxed));
+    const std::string whom = wanted.word() == 0 ? "" : WaitsToConsume(static_cast<int>(u), wanted);
+    if (!whom.empty()) text = whom;
+  }
+  for (int r = 0; r < world_size_; ++r) {
+    const runtime::MemberEntry& entry = memory_->trainer(Rank(r));
+    if (entry.state.load(std::memory_order_acquire) == runtime::MemberEntry::kAttached &&
+        !runtime::IsAlive(entry.identity())) {
+      return absl::StrCat("rank ", r, ", whose process (pid ", entry.identity().pid, ") has died");
+    }
+  }
+  return text;
+}
+
+absl::Status StepWriter::WaitUntil(absl::string_view what, const std::function<bool()>& ready) {
+  runtime::DoorbellWord& bell = memory_->trainer(rank_).bell;
+  const absl::Time start = absl::Now();
+  absl::Time told = start;
+  bool first = true;
+  for (;;) {
+    const uint32_t ticket = bell.Listen();
+    if (ready()) return absl::OkStatus();
+    if (memory_->control().shutting_down.load(std::memory_order_acquire) != 0) {
+      return absl::UnavailableError(absl::StrCat("the job is shutting down (while waiting for ", what, ")"));
+    }
+    bell.Wait(ticket, kLookAgain, first ? options_.spin : runtime::SpinPolicy::None());
+    first = false;
+    const absl::Time now = absl::Now();
+    if (now - start > options_.timeout) {
+      return absl::DeadlineExceededError(
+          absl::StrCat("waited ", absl::FormatDuration(now - start), " for ", what, ": ", WaitsFor()));
+    }
+    if (now - told >= kTellEvery) {
+      told = now;
+      if (options_.on_wait) options_.on_wait(now - start, absl::StrCat(what, ": ", WaitsFor()));
+    }
+  }
+}
+
+}  // namespace sherd::client
