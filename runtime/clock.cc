@@ -8,13 +8,15 @@
 
 namespace sherd::runtime {
 
-absl::Time SystemClock::Now() const { return absl::Now(); }
-
-absl::Duration SystemClock::Monotonic() const {
+int64_t MonotonicNanos() {
   timespec ts;
   ::clock_gettime(CLOCK_MONOTONIC, &ts);
-  return absl::DurationFromTimespec(ts);
+  return int64_t{ts.tv_sec} * 1000000000 + ts.tv_nsec;
 }
+
+absl::Time SystemClock::Now() const { return absl::Now(); }
+
+absl::Duration SystemClock::Monotonic() const { return absl::Nanoseconds(MonotonicNanos()); }
 
 absl::Time VirtualClock::Now() const {
   MutexLock lock(mu_);

@@ -7,11 +7,17 @@
 #ifndef SHERD_RUNTIME_CLOCK_H_
 #define SHERD_RUNTIME_CLOCK_H_
 
+#include <cstdint>
+
 #include "absl/base/thread_annotations.h"
 #include "absl/time/time.h"
 #include "runtime/mutex.h"
 
 namespace sherd::runtime {
+
+// Nanoseconds of CLOCK_MONOTONIC, the same for all processes of a host: for stamps in shared memory and for
+// figures, where no test has to decide what time it is.
+int64_t MonotonicNanos();
 
 // Thread-safe. Never blocks.
 class Clock {

@@ -10,6 +10,8 @@
 #include <cerrno>
 #include <climits>
 
+#include "runtime/clock.h"
+
 namespace sherd::runtime {
 namespace {
 
@@ -24,11 +26,7 @@ Counters counters;
 
 void Count(std::atomic<uint64_t>& counter) { counter.fetch_add(1, std::memory_order_relaxed); }
 
-absl::Duration MonotonicNow() {
-  timespec ts;
-  ::clock_gettime(CLOCK_MONOTONIC, &ts);
-  return absl::DurationFromTimespec(ts);
-}
+absl::Duration MonotonicNow() { return absl::Nanoseconds(MonotonicNanos()); }
 
 // No FUTEX_PRIVATE_FLAG: the other side is another process.
 long Futex(const std::atomic<uint32_t>* word, int operation, uint32_t value, const timespec* deadline) {

@@ -1,13 +1,13 @@
 #include "server/block_work.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cstring>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "core/block_journal.h"
 #include "kernels/reduce_groups.h"
+#include "runtime/clock.h"
 #include "runtime/compute_parameters.h"
 #include "runtime/kernel_types.h"
 #include "server/update_scalars.h"
@@ -18,12 +18,6 @@ namespace {
 constexpr int64_t kBlockBytes = kBlockElements * 4;
 // Reduced gradients of more than this do not stay in the cache until they are applied: write past it.
 constexpr int64_t kStreamBytes = 8 << 20;
-
-uint64_t NowNs() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(
-             std::chrono::steady_clock::now().time_since_epoch())
-      .count();
-}
 
 BlockRange Intersect(BlockRange a, BlockRange b) {
   return {std::max(a.begin, b.begin), std::max(std::max(a.begin, b.begin), std::min(a.end, b.end))};
@@ -158,7 +152,7 @@ void BlockWork::ReduceRun(StepId id, const Part& part, BlockRange unit, BlockRan
 }
 
 absl::Status BlockWork::Reduce(StepId id, const std::vector<Part>& parts) {
-  const uint64_t start = NowNs();
+  const int64_t start = runtime::MonotonicNanos();
   struct Piece {
     const Part* part;
     BlockRange unit, run;
@@ -189,7 +183,7 @@ absl::Status BlockWork::Reduce(StepId id, const std::vector<Part>& parts) {
     ReduceRun(id, *p.part, p.unit, p.run, *p.sources, worker);
   });
   counters_->reduce_bytes.fetch_add(bytes, std::memory_order_relaxed);
-  counters_->reduce_ns.fetch_add(NowNs() - start, std::memory_order_relaxed);
+  counters_->reduce_ns.fetch_add(runtime::MonotonicNanos() - start, std::memory_order_relaxed);
   return absl::OkStatus();
 }
 
@@ -251,14 +245,20 @@ absl::StatusOr<std::vector<ImportSegment>> BlockWork::OpenImports(const std::vec
   return open;
 }
 
-bool BlockWork::Covers(const std::vector<ImportSegment>& imports, const TensorInfo& tensor, int planes) {
+bool BlockWork::Changes(const std::vector<ImportSegment>& imports, const TensorInfo& tensor) const {
   if (tensor.blocks.empty()) return false;
   for (const ImportSegment& import : imports) {
-    for (int p = 0; p < planes; ++p) {
+    for (int p = 0; p < memory_->planes(); ++p) {
       if (import.Find(p, tensor.blocks.begin) != nullptr) return true;
     }
   }
-  return false;
+  return RoundsAnew(imports, tensor.index);
+}
+
+bool BlockWork::RoundsAnew(const std::vector<ImportSegment>& imports, int tensor) const {
+  if (memory_->compute() == nullptr || !memory_->spec().stochastic_rounding) return false;
+  return std::any_of(imports.begin(), imports.end(),
+                     [&](const ImportSegment& i) { return i.UpdateCount(tensor).has_value(); });
 }
 
 void BlockWork::ApplyRun(const Verdict& verdict, const BlockRun& run, const TensorUpdate* update,
@@ -268,6 +268,7 @@ void BlockWork::ApplyRun(const Verdict& verdict, const BlockRun& run, const Tens
   std::atomic<uint64_t>* stamps = memory_->apply_stamps();
   const int planes = memory_->planes();
   const uint64_t updates = memory_->tensor_steps(verdict.id.step)[run.tensor].load(std::memory_order_relaxed);
+  const bool rounds_anew = RoundsAnew(imports, run.tensor);
   int64_t kept = run.blocks.begin;
   for (int64_t b = run.blocks.begin; b < run.blocks.end; ++b) {
     if (Mark(stamps[b].load(std::memory_order_relaxed)) >= mark) continue;
@@ -296,7 +297,7 @@ void BlockWork::ApplyRun(const Verdict& verdict, const BlockRun& run, const Tens
           } else if (update != nullptr) {
             update_(args, update->scalars, kBlockElements);
           }
-          bool by_hand = false;
+          bool by_hand = rounds_anew;
           for (const ImportSegment& import : imports) {
             for (int p = 0; p < planes && (p == 0 || whole); ++p) {
               const float* values = import.Find(p, b);
@@ -317,7 +318,7 @@ void BlockWork::StoreCompute(int64_t block, uint64_t updates) {
 }
 
 absl::Status BlockWork::Apply(const Verdict& verdict, uint64_t push) {
-  const uint64_t start = NowNs();
+  const int64_t start = runtime::MonotonicNanos();
   std::vector<uint64_t> ids = verdict.imports;
   if (push != 0) ids.push_back(push);
   absl::StatusOr<std::vector<ImportSegment>> imports = OpenImports(ids);
@@ -330,10 +331,7 @@ absl::Status BlockWork::Apply(const Verdict& verdict, uint64_t push) {
   std::vector<BlockRun> runs;
   int64_t bytes = 0;
   for (const BlockRun& run : SplitRuns(memory_->layout(), ranges_)) {
-    if (!Updates(*memory_, verdict, run.tensor) &&
-        !Covers(*imports, tensors[run.tensor], memory_->planes())) {
-      continue;
-    }
+    if (!Updates(*memory_, verdict, run.tensor) && !Changes(*imports, tensors[run.tensor])) continue;
     bytes += run.blocks.size() * kBlockBytes * (1 + 2 * memory_->planes());
     if (memory_->compute() != nullptr) bytes += run.blocks.size() * kBlockBytes / 2;
     runs.push_back(run);
@@ -344,7 +342,7 @@ absl::Status BlockWork::Apply(const Verdict& verdict, uint64_t push) {
     ApplyRun(verdict, runs[i], update ? &(*updates)[runs[i].tensor] : nullptr, *imports, worker);
   });
   counters_->apply_bytes.fetch_add(bytes, std::memory_order_relaxed);
-  counters_->apply_ns.fetch_add(NowNs() - start, std::memory_order_relaxed);
+  counters_->apply_ns.fetch_add(runtime::MonotonicNanos() - start, std::memory_order_relaxed);
   return absl::OkStatus();
 }
 
@@ -355,16 +353,19 @@ absl::Status BlockWork::StoreImport(uint64_t import, StepId after) {
   const std::vector<TensorInfo>& tensors = memory_->layout().tensors();
   SetUpdateCounts(*imports, after.step);
   for (const BlockRun& run : SplitRuns(memory_->layout(), ranges_)) {
-    if (!Covers(*imports, tensors[run.tensor], memory_->planes())) continue;
+    if (!Changes(*imports, tensors[run.tensor])) continue;
+    const bool rounds_anew = RoundsAnew(*imports, run.tensor);
     const uint64_t updates = memory_->tensor_steps(after.step)[run.tensor].load(std::memory_order_relaxed);
     for (int64_t b = run.blocks.begin; b < run.blocks.end; ++b) {
       if (snapshots_.any()) snapshots_.Preserve({b, b + 1});
+      bool by_hand = rounds_anew;
       for (int p = 0; p < memory_->planes(); ++p) {
         const float* values = b < memory_->plane_blocks(p) ? imports->front().Find(p, b) : nullptr;
         if (values == nullptr) continue;
         std::memcpy(memory_->plane(p) + b * kBlockElements, values, kBlockBytes);
-        if (p == 0) StoreCompute(b, updates);
+        by_hand |= p == 0;
       }
+      if (by_hand) StoreCompute(b, updates);
     }
   }
   return absl::OkStatus();

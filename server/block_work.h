@@ -80,7 +80,10 @@ class BlockWork {
   // Imports that are gone are passed over: nobody may hold up a job by naming one.
   absl::StatusOr<std::vector<ImportSegment>> OpenImports(const std::vector<uint64_t>& ids);
   void SetUpdateCounts(const std::vector<ImportSegment>& imports, Step step);
-  static bool Covers(const std::vector<ImportSegment>& imports, const TensorInfo& tensor, int planes);
+  // Whether storing the imports changes a tensor's blocks, or only what its parameters are rounded to: noise
+  // is keyed by the count of updates.
+  bool Changes(const std::vector<ImportSegment>& imports, const TensorInfo& tensor) const;
+  bool RoundsAnew(const std::vector<ImportSegment>& imports, int tensor) const;
   void CountUpdates(const Verdict& verdict, const std::vector<ImportSegment>& imports);
 
   runtime::JobMemory* const memory_;

@@ -2,6 +2,7 @@
 // the bytes that an undisturbed owner would have.
 #include "server/block_work.h"
 
+#include <algorithm>
 #include <cstring>
 #include <memory>
 #include <string>
@@ -10,6 +11,7 @@
 #include "core/partition.h"
 #include "gtest/gtest.h"
 #include "kernels/convert.h"
+#include "runtime/compute_parameters.h"
 #include "runtime/kernel_types.h"
 #include "runtime/test_root.h"
 
@@ -70,6 +72,14 @@ class OneOwner {
     work.SetRanges(OwnedRanges(memory_->layout(), Slot(0), 1), memory_->spec().world_size);
     const absl::Status applied = work.Apply(verdict, 0);
     EXPECT_TRUE(applied.ok()) << applied;
+  }
+
+  // An import between two steps.
+  void Store(uint64_t import, StepId after) {
+    BlockWork work(memory_.get(), *memory_->owner(Slot(0)), &pool_, &counters_);
+    work.SetRanges(OwnedRanges(memory_->layout(), Slot(0), 1));
+    const absl::Status stored = work.StoreImport(import, after);
+    EXPECT_TRUE(stored.ok()) << stored;
   }
 
   // As a worker leaves it that died while it changed `block`: saved, armed, half written.
@@ -149,6 +159,35 @@ TEST(BlockWorkTest, ValuesSetByHandAreRoundedToo) {
     ASSERT_EQ(memory.compute()[i], kernels::Bf16FromFloat(memory.plane(0)[i]));
   }
   EXPECT_EQ(memory.plane(1)[w.blocks.begin * kBlockElements], 0) << "the moment that was set";
+}
+
+// Between two steps, and with one.
+TEST(BlockWorkTest, AnotherCountOfUpdatesRoundsAnew) {
+  for (const bool with_step : {false, true}) {
+    SCOPED_TRACE(with_step);
+    OneOwner owner(DType::kBFloat16, /*stochastic=*/true);
+    JobMemory& memory = owner.memory();
+    owner.Apply(owner.Commit());
+    const std::vector<uint16_t> once(memory.compute(),
+                                     memory.compute() + memory.layout().total_blocks() * kBlockElements);
+    const TensorInfo& v = *memory.layout().Find("v");
+    auto import = ImportSegment::Create(memory, 5, {{v.index, ImportSegment::kUpdateCount}});
+    ASSERT_TRUE(import.ok()) << import.status();
+    import->Values(0)[0] = 41;
+    if (with_step) {
+      Verdict skip = owner.Commit();
+      skip.id.step = Step(2);
+      skip.kind = VerdictKind::kSkip;
+      skip.imports = {5};
+      owner.Apply(skip);
+    } else {
+      owner.Store(5, {Step(1), 0});
+    }
+    std::vector<uint16_t> want = once;
+    runtime::RoundToCompute(memory.spec(), memory.plane(0), v.blocks, 41, want.data());
+    ASSERT_NE(want, once);
+    EXPECT_TRUE(std::equal(want.begin(), want.end(), memory.compute()));
+  }
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include "absl/memory/memory.h"
 #include "absl/strings/str_cat.h"
 #include "core/host_map.h"
+#include "runtime/clock.h"
 #include "server/pre_update.h"
 #include "server/snapshot_reader.h"
 
@@ -186,7 +187,7 @@ bool Engine::EnsurePipeline() {
   marks_.assign(a->world_size, std::vector<uint64_t>(memory_->layout().units().size(), 0));
   effects_.clear();
   if (records_->ReadRangesChange().ranges_epoch != a->epoch)
-    records_->SetRangesChange({a->epoch, done_ns_, MonotonicNanos()});
+    records_->SetRangesChange({a->epoch, done_ns_, runtime::MonotonicNanos()});
   StartWarming();
   owned_elements_.store(elements, std::memory_order_relaxed);
   ranges_epoch_.store(a->epoch, std::memory_order_relaxed);
@@ -352,7 +353,7 @@ void Engine::PublishDone(const Effect& e) {
   } else {
     records_->PublishDone(e.id, pipeline_->decided());
   }
-  done_ns_ = MonotonicNanos();
+  done_ns_ = runtime::MonotonicNanos();
   const bool last = std::all_of(owners_.begin(), owners_.end(), [&](const runtime::OwnerRecords* o) {
     return rejected ? !(o->Rejected() < e.id) : !(o->Done() < e.id);
   });

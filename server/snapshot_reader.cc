@@ -1,11 +1,10 @@
 #include "server/snapshot_reader.h"
 
-#include <time.h>
-
 #include <atomic>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "runtime/clock.h"
 
 namespace sherd::server {
 namespace {
@@ -25,12 +24,6 @@ absl::Status CheckEntry(runtime::SnapshotEntry* entry, uint64_t id) {
 }
 
 }  // namespace
-
-int64_t MonotonicNanos() {
-  timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return int64_t{now.tv_sec} * 1000000000 + now.tv_nsec;
-}
 
 runtime::SnapshotEntry* FindSnapshot(runtime::ControlPage& control, uint64_t id) {
   if (id == 0) return nullptr;
@@ -74,7 +67,7 @@ absl::Status SnapshotReader::Check() {
   std::atomic_thread_fence(std::memory_order_acquire);
   runtime::SnapshotEntry* entry = FindSnapshot(memory_->control(), id_);
   if (absl::Status s = CheckEntry(entry, id_); !s.ok()) return s;
-  entry->expires_ns.store(MonotonicNanos() + entry->idle_ns.load(std::memory_order_relaxed),
+  entry->expires_ns.store(runtime::MonotonicNanos() + entry->idle_ns.load(std::memory_order_relaxed),
                           std::memory_order_relaxed);
   return absl::OkStatus();
 }

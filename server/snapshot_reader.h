@@ -20,9 +20,6 @@
 
 namespace sherd::server {
 
-// Nanoseconds of CLOCK_MONOTONIC: the same clock in all processes of a host.
-int64_t MonotonicNanos();
-
 // The table entry of an open snapshot, or null.
 runtime::SnapshotEntry* FindSnapshot(runtime::ControlPage& control, uint64_t id);
 

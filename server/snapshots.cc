@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "runtime/clock.h"
 #include "server/snapshot_reader.h"
 #include "spdlog/spdlog.h"
 
@@ -87,7 +88,7 @@ absl::StatusOr<uint64_t> Snapshots::Begin(JobMemory& memory, const SnapshotOptio
   free->wait_when_full = options.wait_when_full;
   free->not_before = options.after_step.value();
   free->idle_ns = absl::ToInt64Nanoseconds(options.idle_timeout);
-  free->expires_ns = MonotonicNanos() + free->idle_ns;
+  free->expires_ns = runtime::MonotonicNanos() + free->idle_ns;
   std::memset(free->token, 0, sizeof(free->token));
   std::memcpy(free->token, options.token.data(), std::min(options.token.size(), sizeof(free->token)));
   free->id.store(id, std::memory_order_release);
@@ -138,7 +139,7 @@ absl::StatusOr<SnapshotState> Snapshots::Open(JobMemory& memory, const SnapshotO
     const uint64_t cut_plus_1 = entry->cut_plus_1.load(std::memory_order_acquire);
     const absl::StatusOr<StepId> done = memory.DoneByAll();
     if (cut_plus_1 != 0 && done.ok() && done->step.value() + 1 >= cut_plus_1) {
-      entry->expires_ns = MonotonicNanos() + entry->idle_ns;
+      entry->expires_ns = runtime::MonotonicNanos() + entry->idle_ns;
       return StateOf(*entry);
     }
     if (options.cancelled && options.cancelled()) {
@@ -150,7 +151,7 @@ absl::StatusOr<SnapshotState> Snapshots::Open(JobMemory& memory, const SnapshotO
       Release(memory, *id);
       return absl::DeadlineExceededError(absl::StrCat("the snapshot was not cut in time: ", who));
     }
-    entry->expires_ns = MonotonicNanos() + entry->idle_ns;
+    entry->expires_ns = runtime::MonotonicNanos() + entry->idle_ns;
     control.bell.Wait(ticket, std::min(deadline - absl::Now(), absl::Milliseconds(250)),
                       runtime::SpinPolicy::None());
   }
@@ -177,7 +178,7 @@ std::vector<SnapshotState> Snapshots::List(JobMemory& memory) {
 }
 
 void Snapshots::Sweep(JobMemory& memory) {
-  const int64_t now = MonotonicNanos();
+  const int64_t now = runtime::MonotonicNanos();
   for (SnapshotEntry& e : memory.control().snapshots) {
     const uint64_t id = e.id.load(std::memory_order_acquire);
     if (id == 0 || e.expires_ns.load() > now) continue;

@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "gtest/gtest.h"
+#include "runtime/clock.h"
 #include "runtime/formats/half.h"
 #include "runtime/test_root.h"
 #include "server/import_segment.h"
@@ -155,7 +156,7 @@ TEST_F(StateSegmentsTest, ReadingPutsTheExpiryOff) {
   ASSERT_TRUE(reader.ok());
   e.expires_ns = 0;
   ASSERT_TRUE((*reader)->Check().ok());
-  EXPECT_GE(e.expires_ns, MonotonicNanos());
+  EXPECT_GE(e.expires_ns, runtime::MonotonicNanos());
 }
 
 TEST_F(StateSegmentsTest, ASuccessorFindsThePoolByItsId) {

@@ -10,6 +10,8 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 
@@ -17,6 +19,13 @@ namespace sherd::server {
 
 // The least rate that a peer may ask for: below it a stream could hold what it reads for ever.
 inline constexpr uint64_t kLeastRate = 64 << 10;
+
+// Of a request's rate_bytes_per_second; 0 is no limit. INVALID_ARGUMENT if it is less than the least.
+inline absl::Status CheckRate(uint64_t rate) {
+  if (rate == 0 || rate >= kLeastRate) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("rate_bytes_per_second=", rate, " is below ", kLeastRate, ", the least; 0 is no limit"));
+}
 
 class TokenBucket {
  public:

@@ -8,10 +8,7 @@
 // some step, ranks that deliver in different orders, and an infinity on one rank that skips its step on all.
 // Verdicts, masters, every plane of the optimizer, the 16-bit parameters and the loss scale are compared with
 // the unsharded model's.
-#include <cmath>
-#include <thread>
 #include <tuple>
-#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
@@ -38,31 +35,9 @@ JobSpec SpecOf(const Case& of) {
 TEST_P(BehavioursTest, AsInOneProcess) {
   const JobSpec spec = SpecOf(GetParam());
   ASSERT_TRUE(Validate(spec).ok()) << Validate(spec);
-  constexpr uint64_t kSteps = 5;
   const StepPlan plan{spec.parts, /*max_norm=*/0.5, /*absent=*/4, /*overflows=*/{3}};
   InProcessJob job(spec, std::get<4>(GetParam()));
-  Initialise(job);
-  std::vector<std::vector<Verdict>> verdicts(spec.world_size);
-  std::vector<std::thread> trainers;
-  for (int r = 0; r < spec.world_size; ++r) {
-    trainers.emplace_back([&, r] { Train(job, r, kSteps, plan, &verdicts[r]); });
-  }
-  for (std::thread& t : trainers) t.join();
-  StepOracle oracle(spec);
-  for (uint64_t s = 1; s <= kSteps; ++s) {
-    oracle.Step(s, plan);
-    for (int r = 0; r < spec.world_size; ++r) {
-      ASSERT_EQ(verdicts[r].size(), kSteps) << "rank " << r;
-      const Verdict& v = verdicts[r][s - 1];
-      EXPECT_EQ(v.kind == VerdictKind::kSkip, s == 3) << "step " << s << " rank " << r;
-      if (v.kind == VerdictKind::kCommit) {
-        EXPECT_EQ(v.grad_norm, oracle.norm()) << "step " << s << " rank " << r;
-      }
-      EXPECT_EQ(v.loss_scale, oracle.loss_scale()) << "step " << s << " rank " << r;
-    }
-  }
-  EXPECT_EQ(job.memory().CurrentLossScale().skipped, 1);
-  ExpectEqual(job, oracle);
+  TrainAndCompare(job, 5, plan);
 }
 
 std::string CaseName(const ::testing::TestParamInfo<Case>& info) {

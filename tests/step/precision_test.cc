@@ -18,33 +18,6 @@ LossScaleSpec QuickScale() {
   return spec;
 }
 
-// Runs all trainers to the end and holds everything against the oracle.
-void TrainAndCompare(InProcessJob& job, int steps, const StepPlan& plan) {
-  const JobSpec spec = job.memory().spec();
-  Initialise(job);
-  std::vector<std::vector<Verdict>> verdicts(spec.world_size);
-  std::vector<std::thread> trainers;
-  for (int r = 0; r < spec.world_size; ++r) {
-    trainers.emplace_back([&, r] { Train(job, r, steps, plan, &verdicts[r]); });
-  }
-  for (std::thread& t : trainers) t.join();
-  StepOracle oracle(spec);
-  for (int s = 1; s <= steps; ++s) {
-    oracle.Step(s, plan);
-    for (const std::vector<Verdict>& of_rank : verdicts) {
-      ASSERT_EQ(of_rank.size(), steps);
-      const Verdict& v = of_rank[s - 1];
-      EXPECT_EQ(v.kind, plan.overflows.count(s) != 0 ? VerdictKind::kSkip : VerdictKind::kCommit) << s;
-      if (v.kind == VerdictKind::kCommit) {
-        EXPECT_EQ(v.grad_norm, oracle.norm()) << s;
-      }
-      EXPECT_EQ(v.loss_scale, oracle.loss_scale()) << "after step " << s;
-    }
-  }
-  EXPECT_EQ(job.memory().CurrentLossScale().skipped, plan.overflows.size());
-  ExpectEqual(job, oracle);
-}
-
 // Compute, staging, stage, world, servers, parts.
 using Case = std::tuple<DType, DType, int, int, int, int>;
 class PrecisionTest : public ::testing::TestWithParam<Case> {};

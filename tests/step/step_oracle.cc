@@ -4,6 +4,7 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
@@ -286,6 +287,32 @@ void Train(InProcessJob& job, int rank, uint64_t last, const StepPlan& plan, std
     ASSERT_EQ(verdict->kind, expected) << step << ": " << verdict->reason;
     if (verdicts != nullptr) verdicts->push_back(*verdict);
   }
+}
+
+void TrainAndCompare(InProcessJob& job, uint64_t steps, const StepPlan& plan) {
+  const JobSpec& spec = job.memory().spec();
+  Initialise(job);
+  std::vector<std::vector<Verdict>> verdicts(spec.world_size);
+  std::vector<std::thread> trainers;
+  for (int r = 0; r < spec.world_size; ++r) {
+    trainers.emplace_back([&, r] { Train(job, r, steps, plan, &verdicts[r]); });
+  }
+  for (std::thread& t : trainers) t.join();
+  StepOracle oracle(spec);
+  for (uint64_t s = 1; s <= steps; ++s) {
+    oracle.Step(s, plan);
+    for (const std::vector<Verdict>& of_rank : verdicts) {
+      ASSERT_EQ(of_rank.size(), steps);
+      const Verdict& v = of_rank[s - 1];
+      EXPECT_EQ(v.kind, plan.overflows.count(s) != 0 ? VerdictKind::kSkip : VerdictKind::kCommit) << s;
+      if (v.kind == VerdictKind::kCommit) {
+        EXPECT_EQ(v.grad_norm, oracle.norm()) << s;
+      }
+      EXPECT_EQ(v.loss_scale, oracle.loss_scale()) << "after step " << s;
+    }
+  }
+  EXPECT_EQ(job.memory().CurrentLossScale().skipped, plan.overflows.size());
+  ExpectEqual(job, oracle);
 }
 
 }  // namespace sherd::tests

@@ -75,6 +75,10 @@ void Train(
     InProcessJob& job, int rank, uint64_t last, const StepPlan& plan, std::vector<Verdict>* verdicts,
     const std::function<bool()>& die = [] { return false; });
 
+// Initialises, runs all trainers to the end of step `steps`, and EXPECTs what the oracle makes: verdicts,
+// norms, loss scales, memory.
+void TrainAndCompare(InProcessJob& job, uint64_t steps, const StepPlan& plan);
+
 }  // namespace sherd::tests
 
 #endif  // SHERD_TESTS_STEP_STEP_ORACLE_H_
