@@ -110,18 +110,18 @@ class ReferenceTrainer : public Trainer {
   }
 
   absl::Status Save(const std::string& path) override try {
-    std::vector<std::pair<std::string, at::Tensor>> planes;
+    WeightList tensors;
     const kernels::OptimizerInfo& info = *kernels::FindOptimizer(options_.optimizer);
-    if (options_.save_optimizer) {
-      size_t next = 0;
-      for (const std::string& name : model_->named_parameters().keys()) {
-        const std::vector<at::Tensor> state = optimizer_->State(masters_[next++]);
-        for (size_t i = 0; i < state.size(); ++i) {
-          planes.emplace_back(absl::StrCat(info.plane_names[i], "/", name), state[i]);
-        }
-      }
+    size_t next = 0;
+    for (const std::string& name : model_->named_parameters().keys()) {
+      const at::Tensor& master = masters_[next++];
+      tensors.emplace_back(name, master);
+      if (!options_.save_optimizer) continue;
+      const std::vector<at::Tensor> state = optimizer_->State(master);
+      for (size_t i = 0; i < state.size(); ++i)
+        tensors.emplace_back(absl::StrCat(info.plane_names[i], "/", name), state[i]);
     }
-    return SaveWeights(*model_, path, planes);
+    return SaveTensors(tensors, path);
   } catch (...) {
     return StatusOfException();
   }

@@ -1,5 +1,6 @@
 #include "client/examples/sherd_trainer.h"
 
+#include <ATen/ATen.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -79,7 +80,7 @@ class SherdTrainer : public Trainer {
     if (batch.left) absl::FPrintF(stderr, "train_gpt: rank %d leaves, the job goes on without it\n", rank());
     finished_ = !batch.more;
     if (finished_) {
-      if (absl::Status saved = AwaitSave(); !saved.ok()) return saved;
+      if (absl::Status saved = EndSaves(); !saved.ok()) return saved;
       return std::optional<Batch>();
     }
     sampler_.step = batch.step;
@@ -95,9 +96,17 @@ class SherdTrainer : public Trainer {
     return StatusOfException();
   }
 
-  absl::Status Save(const std::string& path) override {
-    const absl::StatusOr<std::shared_ptr<void>> all = zero_->Gather();
-    return all.ok() ? SaveWeights(*model_, path) : all.status();
+  // The masters: what the model computes with in 16 bits is rounded.
+  absl::Status Save(const std::string& path) override try {
+    const runtime::JobMemory& memory = session_->memory();
+    WeightList masters;
+    for (const TensorInfo& t : memory.layout().tensors()) {
+      float* const at = memory.plane(0) + t.blocks.begin * kBlockElements;
+      masters.emplace_back(t.spec.name, at::from_blob(at, t.spec.shape, at::kFloat));
+    }
+    return SaveTensors(masters, path);
+  } catch (...) {
+    return StatusOfException();
   }
 
  private:
@@ -119,8 +128,17 @@ class SherdTrainer : public Trainer {
     if (saved.ok()) {
       absl::FPrintF(stderr, "train_gpt: saved step %d as %s (%.1f MB in %.2f s)\n", saved->step, saved->path,
                     saved->bytes / 1e6, absl::ToDoubleSeconds(saved->duration));
+      saved_ = saved->step;
     }
     return saved.status();
+  }
+  // There is a checkpoint of the last step when training ends. One that was asked for with that step is lost
+  // if its trainer died before the cut: then its successor makes it of the state as it is.
+  absl::Status EndSaves() {
+    if (absl::Status s = AwaitSave(); !s.ok() || save_.directory.empty() || rank() != 0) return s;
+    if (saved_ == steps_) return absl::OkStatus();
+    pending_ = zero_->Save(save_);
+    return AwaitSave();
   }
   // Training is worth more than a checkpoint: only that of the last step may fail it.
   static void TellSave(const absl::Status& status) {
@@ -135,6 +153,7 @@ class SherdTrainer : public Trainer {
   SaveOptions save_;
   std::shared_ptr<PendingSave> pending_;
   uint64_t asked_ = 0;  // the step of the last one
+  uint64_t saved_ = 0;  // the step of the last that was made
   bool finished_ = false;
 };
 

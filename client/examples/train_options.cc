@@ -103,7 +103,8 @@ absl::StatusOr<std::optional<TrainOptions>> ParseTrainOptions(int argc, const ch
   app.add_flag("--stochastic-rounding", options.stochastic_rounding,
                "round updated 16-bit parameters by chance, right in the mean, not to the nearest");
   app.add_option("--json", options.json, "write one JSON object a step to this file");
-  app.add_option("--save", options.save, "write the weights to this safetensors file at the end");
+  app.add_option("--save", options.save,
+                 "write the weights (fp32, whatever the precision) to this safetensors file at the end");
   CLI::Option* save_checkpoint = app.add_option(
       "--save-checkpoint", options.save_checkpoint,
       "let the servers save all state into this directory, while training goes on; after the last step at "

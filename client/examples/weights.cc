@@ -44,11 +44,8 @@ absl::Status ReadParameter(const formats::SafetensorsReader& file, const std::st
 
 }  // namespace
 
-absl::Status SaveWeights(const Gpt& model, const std::string& path,
-                         absl::Span<const std::pair<std::string, at::Tensor>> beside) {
+absl::Status SaveTensors(const WeightList& tensors, const std::string& path) {
   ::torch::NoGradGuard no_grad;
-  std::vector<std::pair<std::string, at::Tensor>> tensors(beside.begin(), beside.end());
-  for (const auto& item : model.named_parameters()) tensors.emplace_back(item.key(), item.value());
   std::vector<formats::TensorSpec> specs;
   for (const auto& [name, tensor] : tensors) {
     specs.push_back({name, formats::StoredType::kF32, tensor.sizes().vec()});
@@ -64,6 +61,12 @@ absl::Status SaveWeights(const Gpt& model, const std::string& path,
     if (!written.ok()) return written;
   }
   return (*writer)->Commit();
+}
+
+absl::Status SaveWeights(const Gpt& model, const std::string& path) {
+  WeightList tensors;
+  for (const auto& item : model.named_parameters()) tensors.emplace_back(item.key(), item.value());
+  return SaveTensors(tensors, path);
 }
 
 absl::StatusOr<std::shared_ptr<Gpt>> LoadWeights(const std::string& path) {

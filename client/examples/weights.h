@@ -5,18 +5,21 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/types/span.h"
 #include "client/examples/gpt.h"
 
 namespace sherd::examples {
 
-// Writes every parameter, and tensors beside them, as fp32, by temporary file and rename. Errors name the
-// path.
-absl::Status SaveWeights(const Gpt& model, const std::string& path,
-                         absl::Span<const std::pair<std::string, at::Tensor>> beside = {});
+using WeightList = std::vector<std::pair<std::string, at::Tensor>>;
+
+// Writes tensors as fp32, by temporary file and rename. Errors name the path.
+absl::Status SaveTensors(const WeightList& tensors, const std::string& path);
+
+// The same for every parameter of a model, as it is.
+absl::Status SaveWeights(const Gpt& model, const std::string& path);
 
 // Reads a model whose size follows from the tensors' shapes; fp32, bf16 and fp16 are taken, tensors that are
 // no parameter of a GPT (optimizer state) passed over. kNotFound, kInvalidArgument or kDataLoss say what is

@@ -95,8 +95,15 @@ class SizesTest(SaveCase):
                 self.assertSameWeights(job.weights(), whole.weights())
 
     def test_parts_are_safetensors_and_hold_the_state(self):
+        self.check_parts("fp32")
+
+    def test_weights_in_16_bits_are_saved_as_masters(self):
+        self.check_parts("bf16")
+
+    def check_parts(self, precision):
+        """Planes are put together from the parts; train_gpt --save wrote the same parameters."""
         folder = self.folder()
-        with self.job(2, 3, [*self.args, "--save-checkpoint", folder]) as job:
+        with self.job(2, 3, [*self.args, "--save-checkpoint", folder, "--precision", precision]) as job:
             job.finish()
             weights = job.weights()
         manifest = self.manifest(folder, "step-20")
@@ -202,6 +209,40 @@ class RunningTest(SaveCase):
         for tag in ("kill-0", "kill-1"):
             step = int(self.manifest(folder, tag)["step"])
             self.restored(folder, 2, 1, "--restore-tag", tag, steps=step + 2)
+
+
+    def test_a_trainer_dies_between_asking_and_the_cut(self):
+        """Its successor asks again: every checkpoint is there, of a training as if nothing had happened."""
+        folder, want = self.folder(), self.saved(self.folder("whole"))
+        asked = lambda: any(name.startswith(".saving") for name in os.listdir(folder))
+        with self.job(2, 2, [*self.args, "--save-checkpoint", folder, "--save-every", 1]) as job:
+            job.wait_for_step(3)
+            # Without the other no step ends: rank 0 asks for the one in hand, and waits.
+            job.signal("trainer", 1, signal.SIGSTOP)
+            newest = "step-%d" % job.json("status")["step"]
+            job.wait_for("the save of the step in hand", lambda: os.path.isdir(os.path.join(folder, newest)) and asked())
+            job.kill("trainer", 0)
+            job.wait_for("the save to be given up", lambda: not asked())
+            job.signal("trainer", 1, signal.SIGCONT)
+            job.finish()
+            self.assertNotIn("not saved", job.output("stderr"))
+            self.assertSameWeights(job.weights(), want.weights())
+        self.assertEqual(sorted(os.listdir(folder)), sorted(["latest", *("step-%d" % s for s in range(1, 21))]))
+
+    def test_a_trainer_dies_around_the_last_save(self):
+        """However far it came: when training has ended there is a checkpoint of its last step."""
+        seed = harness.seed()
+        for number in range(3):
+            rng = random.Random("%d %d" % (seed, number))
+            folder = self.folder()
+            with self.subTest(seed=seed, number=number):
+                with self.job(2, 2, [*self.args, "--save-checkpoint", folder], steps=8) as job:
+                    job.wait_for_step(7)
+                    time.sleep(rng.random() * 0.06)  # chosen at random: waits for nothing
+                    job.kill_if_running("trainer", 0)
+                    job.finish()
+                self.assertEqual(sorted(os.listdir(folder)), ["latest", "step-8"])
+                self.assertEqual(int(self.manifest(folder, "step-8")["step"]), 8)
 
 
 class KillTest(SaveCase):
