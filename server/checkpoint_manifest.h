@@ -33,7 +33,14 @@ absl::StatusOr<v1::CheckpointManifest> DecodeManifest(const std::string& path, a
 
 // What a file of a manifest must be; DATA_LOSS if that makes no sense.
 absl::StatusOr<formats::FileSum> SumOf(const v1::CheckpointManifest::File& file);
-void SetSum(const formats::FileSum& sum, v1::CheckpointManifest::File* out);
+// `out`: one of these, or a v1::PartFile on its way to become one.
+template <typename File>
+void SetSum(const formats::FileSum& sum, File* out) {
+  out->set_bytes(sum.bytes);
+  out->set_crc32c(sum.crc32c);
+  out->set_chunk_bytes(sum.chunk_bytes);
+  out->mutable_chunk_crc32c()->Assign(sum.chunk_crc32c.begin(), sum.chunk_crc32c.end());
+}
 
 struct SavedCheckpoint {
   std::string path;  // of its directory

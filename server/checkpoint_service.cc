@@ -164,8 +164,9 @@ class CheckpointServiceImpl final : public v1::CheckpointService::Service {
     using Result = v1::SaveProgress::Result;
     const auto tell = [&](const v1::SaveProgress& m) { return !call->IsCancelled() && writer->Write(m); };
     // A trainer would hold up its step while another save is written, however slowly: it gets an error
-    // instead.
-    const absl::Time patience = request->after_step() != 0 ? absl::Now() : DeadlineOf(*call);
+    // instead, unless that is just being given up.
+    const absl::Time patience =
+        request->after_step() != 0 ? absl::Now() + absl::Milliseconds(500) : DeadlineOf(*call);
     const absl::StatusOr<Result> result =
         saves_.Run(request->token(), patience, "save", [&]() -> absl::StatusOr<Result> {
           return SaveCheckpoint(context_, c->get(), *request, DeadlineOf(*call), tell);
@@ -237,10 +238,7 @@ class CheckpointServiceImpl final : public v1::CheckpointService::Service {
     const absl::StatusOr<DType> dtype = DTypeFromProto(request.dtype(), "dtype", DType::kFloat32);
     if (!dtype.ok()) return dtype.status();
     const uint64_t rate = request.rate_bytes_per_second();
-    if (rate != 0 && rate < kLeastRate) {
-      return absl::InvalidArgumentError(absl::StrCat("rate_bytes_per_second=", rate, " is below ", kLeastRate,
-                                                     ", the least; 0 is no limit"));
-    }
+    if (absl::Status s = CheckRate(rate); !s.ok()) return s;
     if (request.snapshot_id() == 0) return absl::InvalidArgumentError("snapshot_id=0: take a snapshot first");
     if (request.tensors().empty()) return absl::InvalidArgumentError("tensors is empty: name what to pull");
     const absl::StatusOr<std::unique_ptr<SnapshotReader>> reader =

@@ -79,6 +79,11 @@ void Coordinator::Stop() {
   if (memory != nullptr) memory->control().bell.Ring();
 }
 
+bool Coordinator::stopped() const {
+  MutexLock lock(mu_);
+  return stop_;
+}
+
 Coordinator::~Coordinator() {
   Stop();
   run_.join();

@@ -74,6 +74,8 @@ class Coordinator {
   ~Coordinator();
   // Answers all callers, now and from now on, with UNAVAILABLE: streams end at once. Thread-safe.
   void Stop();
+  // Whether that has happened: long operations of this coordinator look at it.
+  bool stopped() const;
 
   absl::Status Join(const std::string& id, const std::string& address, const ProcessIdentity& process,
                     absl::Time deadline);

@@ -35,19 +35,12 @@ absl::Status CheckRequest(const v1::SaveRequest& request) {
     if (absl::Status s = CheckTag(request.tag()); !s.ok()) return s;
   }
   if (absl::Status s = CheckInRange("keep", request.keep(), 0, kMostKept); !s.ok()) return s;
-  const uint64_t rate = request.rate_bytes_per_second();
-  if (rate == 0 || rate >= kLeastRate) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("rate_bytes_per_second=", rate, " is below ", kLeastRate, ", the least; 0 is no limit"));
+  return CheckRate(request.rate_bytes_per_second());
 }
 
-v1::PartFile ToPartFile(const formats::FileSum& sum) {
-  v1::PartFile file;
-  file.set_bytes(sum.bytes);
-  file.set_crc32c(sum.crc32c);
-  file.set_chunk_bytes(sum.chunk_bytes);
-  file.mutable_chunk_crc32c()->Assign(sum.chunk_crc32c.begin(), sum.chunk_crc32c.end());
-  return file;
+// What a checkpoint of `step` is called.
+std::string TagOf(const v1::SaveRequest& request, uint64_t step) {
+  return request.tag().empty() ? absl::StrCat("step-", step) : request.tag();
 }
 
 // One save, from the cut on.
@@ -73,6 +66,7 @@ class Save {
   static std::string PartName(Slot slot, int servers, int attempt);
   void TakePart(Slot slot, int attempt, const v1::PartFile& file);
   bool TellWritten();
+  bool GoesOn() const;
 
   ServiceContext* const context_;
   Coordinator* const coordinator_;
@@ -85,6 +79,7 @@ class Save {
   int servers_ = 1;
   int64_t bytes_ = 0;  // of all parts
   bool gone_ = false;  // the caller
+  bool cut_ = false;
   v1::CheckpointManifest manifest_;
   std::vector<std::atomic<int64_t>> written_;
   SlotCrew* crew_ = nullptr;
@@ -114,7 +109,7 @@ void Save::TellCut(Step step) {
   v1::SaveProgress::Cut* cut = message.mutable_cut();
   cut->set_step(step.value());
   cut->set_epoch(memory_->control().epoch.load());
-  cut->set_tag(request_.tag().empty() ? absl::StrCat("step-", step.value()) : request_.tag());
+  cut->set_tag(TagOf(request_, step.value()));
   cut->set_bytes(bytes_);
   gone_ |= !tell_(message);
 }
@@ -125,7 +120,14 @@ bool Save::TellWritten() {
   for (const std::atomic<int64_t>& w : written_) sum += w.load(std::memory_order_relaxed);
   message.set_written_bytes(sum);
   gone_ |= !tell_(message);
-  return !gone_;
+  return GoesOn();
+}
+
+// A save whose caller has gone is given up, but not one that a trainer asked for with a step, from its cut
+// on: the trainer's successor goes on behind that step and will not ask for it again.
+bool Save::GoesOn() const {
+  if (coordinator_->stopped()) return false;
+  return !gone_ || (cut_ && request_.after_step() != 0);
 }
 
 absl::StatusOr<SnapshotState> Save::Cut() {
@@ -153,6 +155,7 @@ absl::StatusOr<v1::SaveProgress::Result> Save::Run() {
   for (int p = 0; p < memory_->planes(); ++p) bytes_ += memory_->plane_blocks(p) * kBlockElements * 4;
   const absl::StatusOr<SnapshotState> state = Cut();
   if (!state.ok()) return state.status();
+  cut_ = true;
   const absl::Time begun = absl::Now();
   snapshot_ = state->id;
   const auto release = absl::MakeCleanup([&] { coordinator_->snapshots().Release(*memory_, snapshot_); });
@@ -162,7 +165,7 @@ absl::StatusOr<v1::SaveProgress::Result> Save::Run() {
   if (absl::Status s = WriteParts(**dir); !s.ok()) return s;
   if (absl::Status s = WriteRest(**dir, **reader); !s.ok()) return s;
   v1::SaveProgress::Result result;
-  result.set_tag(request_.tag().empty() ? absl::StrCat("step-", state->step.value()) : request_.tag());
+  result.set_tag(TagOf(request_, state->step.value()));
   if (absl::Status s = (*dir)->Commit(result.tag()); !s.ok()) return s;
   result.set_path(absl::StrCat((*dir)->path(), "/", result.tag()));
   result.set_step(state->step.value());
@@ -284,7 +287,9 @@ absl::StatusOr<v1::PartFile> WritePartHere(ServiceContext* context, const v1::Wr
       WritePart(**memory, **reader, Slot(request.slot()), request.servers(), request.path(),
                 request.rate_bytes_per_second(), tell);
   if (!sum.ok()) return sum.status();
-  return ToPartFile(*sum);
+  v1::PartFile file;
+  SetSum(*sum, &file);
+  return file;
 }
 
 }  // namespace sherd::server

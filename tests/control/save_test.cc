@@ -265,5 +265,47 @@ TEST_F(SaveTest, ADamagedPartLeavesTheJobWithoutValues) {
   EXPECT_EQ(job.memory().control().initialized.load(), 0u);
 }
 
+// The callers of a save that go away: before the cut it ends, behind it a trainer's does not.
+TEST_F(SaveTest, ATrainersSaveGoesOnWithoutItFromTheCutOn) {
+  ControlJob job(Servers(2));
+  job.Attach();
+  job.Initialise();
+  uint64_t done = job.Step(1);
+  for (const bool cut : {false, true}) {
+    SCOPED_TRACE(cut);
+    v1::SaveRequest request;
+    request.set_directory(folder());
+    request.set_tag(cut ? "cut" : "uncut");
+    request.set_token(absl::StrCat("save ", request.tag()));
+    request.set_after_step(done + 1);
+    request.set_rate_bytes_per_second(1 << 20);
+    grpc::ClientContext context;
+    Prepare(&context);
+    const auto reader = job.Stub<v1::CheckpointService>("s1")->Save(&context, request);
+    v1::SaveProgress m;
+    while (reader->Read(&m) && !m.has_cut()) continue;
+    ASSERT_TRUE(m.has_cut());
+    if (cut) {
+      done = job.Step(1);
+      while (reader->Read(&m) && m.written_bytes() == 0) continue;
+      ASSERT_GT(m.written_bytes(), 0);
+    }
+    context.TryCancel();
+    while (reader->Read(&m)) continue;
+    EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::CANCELLED);
+    // Waits for whatever is still being written.
+    v1::SaveRequest next;
+    next.set_directory(folder());
+    next.set_tag("behind-" + request.tag());
+    v1::SaveProgress::Result result;
+    const grpc::Status saved = Save(job, "s0", next, &result);
+    EXPECT_TRUE(saved.ok()) << saved.error_message();
+    EXPECT_EQ(result.step(), done);
+    std::ifstream manifest(folder() + "/" + request.tag() + "/manifest.json");
+    EXPECT_EQ(manifest.good(), cut);
+    done = job.Step(1);
+  }
+}
+
 }  // namespace
 }  // namespace sherd::tests
