@@ -9,6 +9,8 @@
 #include <memory>
 #include <utility>
 
+#include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -46,6 +48,35 @@ absl::Status With(const absl::Status& status, const std::string& more) {
   return absl::Status(status.code(), absl::StrCat(status.message(), more));
 }
 
+// What counts steps or updates has to fit a mark (core/mark.h), and be far from an overflow.
+constexpr uint64_t kMostCount = uint64_t{1} << 39;
+
+// Numbers that a job would go on with.
+absl::Status CheckNumbers(const std::string& path, const v1::CheckpointManifest& m) {
+  absl::Status bad;
+  const auto count = [&](const char* what, uint64_t value) {
+    if (value > kMostCount)
+      bad.Update(Damaged(path, absl::StrCat(what, " is ", value, ": that is no count")));
+  };
+  const auto number = [&](const char* what, double value) {
+    if (!std::isfinite(value)) bad.Update(Damaged(path, absl::StrCat(what, " is ", value)));
+  };
+  count("step", m.step());
+  count("updates", m.updates());
+  for (const uint64_t n : m.update_counts()) count("an update count", n);
+  for (const auto& group : m.groups()) {
+    for (const double x : group.scalars()) number("a scalar of a group", x);
+  }
+  const auto& scale = m.loss_scale();
+  number("loss_scale.scale", scale.scale());
+  if (scale.scale() <= 0)
+    bad.Update(Damaged(path, absl::StrCat("loss_scale.scale is ", scale.scale(), ", not above 0")));
+  count("loss_scale.i", static_cast<uint64_t>(scale.i()));
+  count("loss_scale.last", static_cast<uint64_t>(scale.last()) + 1);  // -1: never
+  count("loss_scale.skipped", scale.skipped());
+  return bad;
+}
+
 absl::Status CheckFields(const std::string& path, const v1::CheckpointManifest& m, const JobSpec& spec) {
   if (m.servers() < 1 || m.servers() > 65536 || m.parts_size() != m.servers()) {
     return Damaged(path, absl::StrCat("it has ", m.parts_size(), " parts of ", m.servers(), " servers"));
@@ -56,14 +87,17 @@ absl::Status CheckFields(const std::string& path, const v1::CheckpointManifest& 
   }
   if (m.planes_size() < 1 || m.planes(0) != "param") return Damaged(path, "it has no plane \"param\"");
   const auto check = [&](const v1::CheckpointManifest::File& file) {
-    if (file.name().empty() || file.name()[0] == '.' || file.name().find('/') != std::string::npos) {
-      return Damaged(path, absl::StrCat("\"", file.name(), "\" is no name of a file beside it"));
+    const std::string& name = file.name();
+    const bool printable = std::all_of(name.begin(), name.end(), absl::ascii_isgraph);
+    if (name.empty() || name[0] == '.' || name.find('/') != name.npos || !printable) {
+      return Damaged(path, absl::StrCat("\"", absl::CHexEscape(name), "\" is no name of a file beside it"));
     }
     return SumOf(file).status();
   };
   for (const v1::CheckpointManifest::File& file : m.parts()) {
     if (absl::Status s = check(file); !s.ok()) return s;
   }
+  if (absl::Status s = CheckNumbers(path, m); !s.ok()) return s;
   return check(m.state());
 }
 
@@ -177,13 +211,6 @@ absl::StatusOr<formats::FileSum> SumOf(const v1::CheckpointManifest::File& file)
   sum.chunk_crc32c.assign(file.chunk_crc32c().begin(), file.chunk_crc32c().end());
   if (absl::Status s = formats::CheckFileSum(sum); !s.ok()) return Damaged(file.name(), s.message());
   return sum;
-}
-
-void SetSum(const formats::FileSum& sum, v1::CheckpointManifest::File* out) {
-  out->set_bytes(sum.bytes);
-  out->set_crc32c(sum.crc32c);
-  out->set_chunk_bytes(sum.chunk_bytes);
-  out->mutable_chunk_crc32c()->Assign(sum.chunk_crc32c.begin(), sum.chunk_crc32c.end());
 }
 
 absl::Status CheckTag(absl::string_view tag) {

@@ -17,6 +17,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
+#include "runtime/test_root.h"
 #include "tests/torch/parameter_zoo.h"
 #include "tests/torch/small_cluster.h"
 
@@ -292,6 +293,37 @@ TEST(ZeroOptimizerTest, AStrayWriteNamesTheParameter) {
   EXPECT_EQ(ends[0].exit_code, 128 + SIGSEGV);
   EXPECT_TRUE(absl::StrContains(ends[0].errors, "parameter sometimes,")) << ends[0].errors;
 }
+
+// Gradients of half a step are with the servers, or in the trainer: what is saved is the step before it.
+class SaveTest : public ::testing::TestWithParam<int> {};
+
+TEST_P(SaveTest, InTheMiddleOfAnAccumulationMeansTheLastWholeStep) {
+  const runtime::TestRoot folder;
+  SaveOptions where;
+  where.directory = folder.path() + "/ck";
+  SmallCluster cluster(2);
+  const ZeroOptions options = ZooOptions(GetParam(), 3);
+  const std::vector<RankEnd> ends = cluster.RunRanks(2, [&](Session& session, int, std::string* result) {
+    ParameterZoo zoo;
+    auto zero = MustCreate(ZeroOptimizer::Create(session, zoo.parameters, ZooGroups(), options));
+    while (Batch batch = zero->Begin()) {
+      zero->scalars(1)[kLr] = ZooLearningRate(batch.step);
+      zoo.Loss(batch.step, batch.samples).backward();
+      if (session.rank() == 0 && batch.step == 4 && batch.micro == 1) {
+        const absl::StatusOr<SavedAs> saved = zero->Save(where)->Wait();
+        ASSERT_TRUE(saved.ok()) << saved.status();
+        EXPECT_EQ(saved->step, 3u);
+        EXPECT_EQ(saved->tag, "step-3");
+      }
+      const absl::StatusOr<StepInfo> info = zero->Step();
+      ASSERT_TRUE(info.ok()) << info.status();
+    }
+    *result = Flatten(zoo);
+  });
+  ExpectClose(ends[0].result, OneProcess(), 2e-4);
+}
+
+INSTANTIATE_TEST_SUITE_P(Stages, SaveTest, ::testing::Values(1, 2));
 
 TEST(ZeroOptimizerTest, AParameterThatLeftSharedMemoryIsNamed) {
   SmallCluster cluster(1);
