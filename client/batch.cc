@@ -1,19 +1,12 @@
 #include "client/batch.h"
 
+#include "core/splitmix.h"
+
 namespace sherd {
-namespace {
-
-uint64_t Mix(uint64_t x) {  // splitmix64
-  x += 0x9e3779b97f4a7c15u;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-  return x ^ (x >> 31);
-}
-
-}  // namespace
 
 uint64_t SeedOf(uint64_t seed, uint64_t step, int rank, int micro) {
-  return Mix(Mix(Mix(seed) ^ step) ^ (static_cast<uint64_t>(rank) << 32 | static_cast<uint32_t>(micro)));
+  return SplitMix64(SplitMix64(SplitMix64(seed) ^ step) ^
+                    (static_cast<uint64_t>(rank) << 32 | static_cast<uint32_t>(micro)));
 }
 
 SampleRange ShareOf(int64_t global_batch, int64_t world_size, int64_t rank, int64_t micros, int64_t micro) {

@@ -6,19 +6,12 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "core/splitmix.h"
 
 namespace sherd::examples {
 namespace {
 
 constexpr absl::string_view kFormat = "gpt-sampler/1";
-
-// The finaliser of splitmix64: a bijection that mixes every bit into every bit.
-uint64_t Mix(uint64_t x) {
-  x += 0x9e3779b97f4a7c15u;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-  return x ^ (x >> 31);
-}
 
 template <typename Int>
 bool ReadField(absl::string_view field, absl::string_view key, Int* value) {
@@ -35,7 +28,7 @@ absl::Status Differs(absl::string_view what, uint64_t saved, uint64_t mine, absl
 }  // namespace
 
 int64_t Sampler::Offset(uint64_t step, int64_t index) const {
-  const uint64_t random = Mix(Mix(Mix(seed_) ^ step) ^ static_cast<uint64_t>(index));
+  const uint64_t random = SplitMix64(SplitMix64(SplitMix64(seed_) ^ step) ^ static_cast<uint64_t>(index));
   // The high half of the product: uniform without a division (the bias is below text / 2^64).
   return static_cast<int64_t>(static_cast<unsigned __int128>(random) * offsets_ >> 64);
 }
