@@ -186,7 +186,15 @@ absl::Status CheckValue(const KeySpec& key, const JsonValue& value) {
   if (key.path == "zero_optimization" && value.kind == JsonValue::Kind::kBool) {
     remedy = absl::StrCat("write {\"stage\": ", value.boolean ? 1 : 0, "}");
   }
-  return absl::InvalidArgumentError(absl::StrCat(key.path, " is ", value.Show(), ": ", remedy));
+  if (number && value.kind == JsonValue::Kind::kNumber && value.number > key.high && key.high >= kMaxCount)
+    absl::StrAppend(&remedy, ", at most ", static_cast<int64_t>(kMaxCount));
+  std::string shown = value.Show();
+  if (key.type == KeyType::kNumbers) {
+    for (const JsonValue& e : value.list) {
+      if (!InRange(key, e, /*integer=*/false)) shown = absl::StrCat("a list with ", e.Show());
+    }
+  }
+  return absl::InvalidArgumentError(absl::StrCat(key.path, " is ", shown, ": ", remedy));
 }
 
 bool IsQuiet(const KeySpec& key, const JsonValue& value) {

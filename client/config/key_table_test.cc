@@ -76,6 +76,11 @@ TEST(KeyTable, ValuesAreCheckedByTypeAndRange) {
   EXPECT_NE(check("zero_optimization.stage", "-1"), "");
   EXPECT_EQ(check("zero_optimization", "true"), "zero_optimization is true: write {\"stage\": 1}");
   EXPECT_NE(check("zero_optimization", "\"auto\""), "");
+  EXPECT_EQ(check("train_batch_size", "4611686018427387904"),
+            "train_batch_size is 4611686018427387904: it must be an integer of at least 1, at most "
+            "9007199254740992");
+  EXPECT_EQ(check("optimizer.params.betas", "[0.9, 1.5]"),
+            "optimizer.params.betas is a list with 1.5: it must be a list of numbers in 0..1");
   EXPECT_EQ(check("zero_optimization.reduce_bucket_size", "5e8"), "");
   EXPECT_NE(check("fp16.min_loss_scale", "0"), "");
   EXPECT_EQ(check("optimizer.type", "\"adamw\""), "");
