@@ -87,7 +87,7 @@ TEST_F(ManifestTest, WhatNoSaveWritesIsRefused) {
       {"parts of 2 servers", [](Manifest& m) { m.set_servers(2); }},
       {"no plane \"param\"", [](Manifest& m) { m.clear_planes(); }},
       {"\"../state\" is no name", [](Manifest& m) { m.mutable_state()->set_name("../state"); }},
-      {"\"part\\000\" is no name",
+      {"\"part\\x00\" is no name",
        [](Manifest& m) { m.mutable_parts(0)->set_name(std::string("part\0", 5)); }},
       {"part is damaged", [](Manifest& m) { m.mutable_parts(0)->set_chunk_bytes(1); }},
       {"it has 1 bytes but 2 were", [](Manifest& m) { m.mutable_parts(0)->set_bytes(2); }},
