@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "proto/convert.h"
+#include "runtime/crc32c.h"
 
 namespace sherd {
 namespace {
@@ -33,12 +34,17 @@ absl::StatusOr<v1::SaveRequest> ToSaveRequest(const std::string& job, const Save
   if (options.directory.empty()) return absl::InvalidArgumentError("no directory to save into was given");
   v1::SaveRequest request;
   request.set_job(job);
-  request.set_token(rpc::NewToken());
   request.set_directory(AbsolutePath(options.directory));
   request.set_tag(options.tag);
   request.set_keep(options.keep);
   request.set_rate_bytes_per_second(options.rate_bytes_per_second);
   request.set_after_step(after_step);
+  request.set_token(rpc::NewToken());
+  if (after_step != 0) {
+    // The same for a trainer's successor, which asks again for what may be under way.
+    const uint32_t where = runtime::Crc32c(absl::StrCat(request.directory(), "//", request.tag()));
+    request.set_token(absl::StrCat("save ", after_step, " ", absl::Hex(where, absl::kZeroPad8)));
+  }
   return request;
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "grpcpp/impl/method_handler_impl.h"
@@ -10,6 +11,7 @@
 #include "proto/convert.h"
 #include "proto/sherd/v1/checkpoint.grpc.pb.h"
 #include "runtime/crc32c.h"
+#include "runtime/mutex.h"
 #include "server/chunk_frame.h"
 #include "server/import_stream.h"
 #include "server/operation_gate.h"
@@ -162,16 +164,26 @@ class CheckpointServiceImpl final : public v1::CheckpointService::Service {
     if (*c == nullptr)
       return context_->ForwardAnswers<v1::CheckpointService>(*call, &CheckpointStub::Save, *request, writer);
     using Result = v1::SaveProgress::Result;
-    const auto tell = [&](const v1::SaveProgress& m) { return !call->IsCancelled() && writer->Write(m); };
+    const auto tell = [&](const v1::SaveProgress& m) {
+      if (m.has_cut()) NoteCut(request->token(), m);
+      return !call->IsCancelled() && writer->Write(m);
+    };
     // A trainer would hold up its step while another save is written, however slowly: it gets an error
     // instead, unless that is just being given up.
-    const absl::Time patience =
+    absl::Time patience =
         request->after_step() != 0 ? absl::Now() + absl::Milliseconds(500) : DeadlineOf(*call);
+    if (const std::optional<v1::SaveProgress> cut = CutOf(request->token()); cut.has_value()) {
+      writer->Write(*cut);  // asked for again, by a trainer's successor
+      patience = DeadlineOf(*call);
+    }
     const absl::StatusOr<Result> result =
         saves_.Run(request->token(), patience, "save", [&]() -> absl::StatusOr<Result> {
           return SaveCheckpoint(context_, c->get(), *request, DeadlineOf(*call), tell);
         });
-    if (!result.ok()) return ToGrpc(result.status());
+    if (!result.ok()) {
+      ForgetCut(request->token());
+      return ToGrpc(result.status());
+    }
     v1::SaveProgress last;
     *last.mutable_result() = *result;
     writer->Write(last);
@@ -307,6 +319,24 @@ class CheckpointServiceImpl final : public v1::CheckpointService::Service {
   }
 
   ServiceContext* const context_;
+  // The newest save that was cut, or whose cut can not be missed: for those who ask for it again.
+  void NoteCut(const std::string& token, const v1::SaveProgress& cut) {
+    runtime::MutexLock lock(mu_);
+    cut_token_ = token;
+    cut_ = cut;
+  }
+  void ForgetCut(const std::string& token) {
+    runtime::MutexLock lock(mu_);
+    if (token == cut_token_) cut_token_.clear();
+  }
+  std::optional<v1::SaveProgress> CutOf(const std::string& token) {
+    runtime::MutexLock lock(mu_);
+    return token == cut_token_ ? std::optional<v1::SaveProgress>(cut_) : std::nullopt;
+  }
+
+  runtime::Mutex mu_;
+  std::string cut_token_ ABSL_GUARDED_BY(mu_);
+  v1::SaveProgress cut_ ABSL_GUARDED_BY(mu_);
   OperationGate<v1::SaveProgress::Result> saves_;
   OperationGate<v1::RestoreResponse> restores_;
 };

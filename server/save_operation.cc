@@ -79,7 +79,7 @@ class Save {
   int servers_ = 1;
   int64_t bytes_ = 0;  // of all parts
   bool gone_ = false;  // the caller
-  bool cut_ = false;
+  bool told_ = false;  // a trainer, that it may publish its step
   v1::CheckpointManifest manifest_;
   std::vector<std::atomic<int64_t>> written_;
   SlotCrew* crew_ = nullptr;
@@ -123,12 +123,10 @@ bool Save::TellWritten() {
   return GoesOn();
 }
 
-// A save whose caller has gone is given up, but not one that a trainer asked for with a step, from its cut
-// on: the trainer's successor goes on behind that step and will not ask for it again.
-bool Save::GoesOn() const {
-  if (coordinator_->stopped()) return false;
-  return !gone_ || (cut_ && request_.after_step() != 0);
-}
+// A save whose caller has gone is given up; but not one that was asked for with a step, from when the trainer
+// was told that its cut can not be missed: it may have published that step, and then its successor goes on
+// behind it and does not ask again.
+bool Save::GoesOn() const { return !coordinator_->stopped() && (!gone_ || told_); }
 
 absl::StatusOr<SnapshotState> Save::Cut() {
   SnapshotOptions options;
@@ -138,7 +136,10 @@ absl::StatusOr<SnapshotState> Save::Cut() {
   options.token = absl::StrCat("save ", random(), random());
   options.after_step = Step(request_.after_step());
   if (request_.after_step() != 0) {
-    options.on_proposed = [this] { TellCut(Step(request_.after_step())); };
+    options.on_proposed = [this] {
+      TellCut(Step(request_.after_step()));
+      told_ = !gone_;
+    };
     options.cancelled = [this] { return !TellWritten(); };
   }
   absl::StatusOr<SnapshotState> state = coordinator_->snapshots().Open(*memory_, options, deadline_);
@@ -155,7 +156,6 @@ absl::StatusOr<v1::SaveProgress::Result> Save::Run() {
   for (int p = 0; p < memory_->planes(); ++p) bytes_ += memory_->plane_blocks(p) * kBlockElements * 4;
   const absl::StatusOr<SnapshotState> state = Cut();
   if (!state.ok()) return state.status();
-  cut_ = true;
   const absl::Time begun = absl::Now();
   snapshot_ = state->id;
   const auto release = absl::MakeCleanup([&] { coordinator_->snapshots().Release(*memory_, snapshot_); });

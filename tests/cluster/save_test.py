@@ -212,7 +212,7 @@ class RunningTest(SaveCase):
 
 
     def test_a_trainer_dies_between_asking_and_the_cut(self):
-        """Its successor asks again: every checkpoint is there, of a training as if nothing had happened."""
+        """Its successor asks for the same: every checkpoint is there, of a training as if nothing had happened."""
         folder, want = self.folder(), self.saved(self.folder("whole"))
         asked = lambda: any(name.startswith(".saving") for name in os.listdir(folder))
         with self.job(2, 2, [*self.args, "--save-checkpoint", folder, "--save-every", 1]) as job:
@@ -222,7 +222,6 @@ class RunningTest(SaveCase):
             newest = "step-%d" % job.json("status")["step"]
             job.wait_for("the save of the step in hand", lambda: os.path.isdir(os.path.join(folder, newest)) and asked())
             job.kill("trainer", 0)
-            job.wait_for("the save to be given up", lambda: not asked())
             job.signal("trainer", 1, signal.SIGCONT)
             job.finish()
             self.assertNotIn("not saved", job.output("stderr"))
