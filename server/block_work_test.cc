@@ -77,7 +77,7 @@ class OneOwner {
   // An import between two steps.
   void Store(uint64_t import, StepId after) {
     BlockWork work(memory_.get(), *memory_->owner(Slot(0)), &pool_, &counters_);
-    work.SetRanges(OwnedRanges(memory_->layout(), Slot(0), 1));
+    work.SetRanges(OwnedRanges(memory_->layout(), Slot(0), 1), /*world_size=*/1);
     const absl::Status stored = work.StoreImport(import, after);
     EXPECT_TRUE(stored.ok()) << stored;
   }
