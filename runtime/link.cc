@@ -29,6 +29,9 @@ namespace {
 constexpr int kTcpRtoMaxMs = 44;
 // A link that was cut is tried again this often at least.
 constexpr int kLongestRetryMs = 1000;
+// And is given up by TCP only after this long: the kernel counts retries, and 15 of them would be over in as
+// many seconds.
+constexpr unsigned kGiveUpMs = 15 * 60 * 1000;
 
 int64_t NowNs() { return absl::ToInt64Nanoseconds(SystemClock().Monotonic()); }
 
@@ -145,6 +148,7 @@ std::unique_ptr<Link> Link::Adopt(UniqueFd socket, LinkIdentity peer, std::strin
   const int one = 1;
   ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
   ::setsockopt(fd, IPPROTO_TCP, kTcpRtoMaxMs, &kLongestRetryMs, sizeof(kLongestRetryMs));
+  ::setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &kGiveUpMs, sizeof(kGiveUpMs));
   if (options.socket_buffer > 0) {
     ::setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &options.socket_buffer, sizeof(int));
     ::setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &options.socket_buffer, sizeof(int));

@@ -25,8 +25,8 @@
 // progress return UNAVAILABLE, and on_health hears kClosed even if nobody receives. When nothing is sent for
 // 250 ms the link sends a heartbeat itself; after 1.5 s of silence the peer is *suspect*: health() and
 // on_health say so, nothing is closed, and it is alive again with the next byte. Silence is what the kernel
-// did not hear, so a slow reader here does not make the peer suspect. After a cut that lasted long TCP itself
-// tries again only after a second or more; who dials may dial again meanwhile and Abort() the old link.
+// did not hear, so a slow reader here does not make the peer suspect. After a cut TCP tries again
+// every second, for a quarter of an hour; who dials may dial again meanwhile and Abort() the old link.
 //
 // Every error names the host and its address. Errors: UNAVAILABLE (closed, reset, timed out), CANCELLED
 // (Abort(), with its reason), DATA_LOSS and RESOURCE_EXHAUSTED (what came is no frame, or too large: the link

@@ -79,6 +79,20 @@ class LinkTests(network.NetworkTest):
                     # The connection is the same: nobody closed it, nobody dialed again.
                     self.assertEqual([len(peer.lines("up")) for peer in peers], [1, 1])
 
+    def test_a_cut_of_half_a_minute_closes_nothing(self):
+        # TCP alone would count its retries, one a second, and give up after fifteen.
+        with network.TestNetwork(hosts=2) as net:
+            peers = self.start(net)
+            cut = time.monotonic()
+            net.cut(net.hosts[1])
+            named = [peer.wait_for("suspect", cut) for peer in peers]
+            # What passes is the kernels' time: nothing here happens until the silence is broken.
+            self.assertEqual(net.hosts[1].run("sleep", "25").status, 0)
+            self.assertEqual([peer.lines("closed") for peer in peers], [[], []], named)
+            net.restore(net.hosts[1])
+            self.assertGoesOn(peers)
+            self.assertEqual([len(peer.lines("up")) for peer in peers], [1, 1])
+
     def test_a_killed_peer_is_known_at_once(self):
         with network.TestNetwork(hosts=2) as net:
             one, two = self.start(net)

@@ -245,10 +245,13 @@ class TestNetwork:
         return _call(_tool("ip"), "-n", namespace, *args)
 
     def _shape(self, host):
-        """Makes the queues at both ends of a cable what was asked for: one that holds nothing drops everything."""
+        """Makes the cable what was asked for. Cut in both directions it ends in a port that is not the bridge's; in
+        one, in a queue that holds nothing."""
+        cut = self.cuts.get(host)
+        self._ip(self.switch, "link", "set", host.port, *(("nomaster",) if cut == "both" else ("master", "br0")))
         for direction, namespace, device in (("out", host.name, "eth0"), ("in", self.switch, host.port)):
             tc = [_tool("tc"), "-n", namespace, "qdisc"]
-            if self.cuts.get(host) in (direction, "both"):
+            if cut == direction:
                 _call(*tc, "replace", "dev", device, "root", "bfifo", "limit", "1")
             elif self.rates.get(host) is not None:
                 _call(*tc, "replace", "dev", device, "root", "tbf", "rate", self.rates[host], "burst", "256kb",
