@@ -113,18 +113,22 @@ class Candidacy {
 
 class FileLeadership final : public MetaStore::Leadership {
  public:
-  explicit FileLeadership(std::shared_ptr<Candidacy> candidacy) : candidacy_(std::move(candidacy)) {}
+  FileLeadership(std::shared_ptr<Candidacy> candidacy, std::unique_ptr<MetaStore> store)
+      : candidacy_(std::move(candidacy)), store_(std::move(store)) {}
   ~FileLeadership() override { candidacy_->Withdraw(); }
   bool held() const override { return candidacy_->held(); }
+  MetaStore& store() override { return *store_; }
 
  private:
   const std::shared_ptr<Candidacy> candidacy_;
+  const std::unique_ptr<MetaStore> store_;
 };
 
 }  // namespace
 
-FileMetaStore::FileMetaStore(std::string path, UniqueFd dir)
-    : path_(std::move(path)), dir_(std::make_shared<const UniqueFd>(std::move(dir))) {}
+FileMetaStore::FileMetaStore(std::string path, std::shared_ptr<const UniqueFd> dir,
+                             std::function<bool()> held)
+    : path_(std::move(path)), dir_(std::move(dir)), held_(std::move(held)) {}
 
 absl::StatusOr<std::unique_ptr<FileMetaStore>> FileMetaStore::Open(const std::string& dir) {
   if (::mkdir(dir.c_str(), 0700) != 0 && errno != EEXIST) {
@@ -141,7 +145,16 @@ absl::StatusOr<std::unique_ptr<FileMetaStore>> FileMetaStore::Open(const std::st
         dir, st.st_uid, st.st_mode & 07777, ::geteuid()));
   }
   SweepStaleTemps(fd.get(), "");
-  return std::unique_ptr<FileMetaStore>(new FileMetaStore(dir, std::move(fd)));
+  return std::unique_ptr<FileMetaStore>(
+      new FileMetaStore(dir, std::make_shared<const UniqueFd>(std::move(fd)), nullptr));
+}
+
+absl::Status FileMetaStore::Check(absl::string_view key, absl::string_view value) const {
+  absl::Status valid = ValidateMetaKey(key);
+  valid.Update(ValidateMetaValue(key, value));
+  // The lock does not go between this and the change: only this object's end releases it.
+  if (valid.ok() && held_ != nullptr && !held_()) return NotLeading(key);
+  return valid;
 }
 
 absl::StatusOr<std::string> FileMetaStore::Get(absl::string_view key) {
@@ -152,24 +165,19 @@ absl::StatusOr<std::string> FileMetaStore::Get(absl::string_view key) {
 }
 
 absl::Status FileMetaStore::CreateIfAbsent(absl::string_view key, absl::string_view value) {
-  absl::Status valid = ValidateMetaKey(key);
-  valid.Update(ValidateMetaValue(key, value));
-  if (!valid.ok()) return valid;
+  if (absl::Status may = Check(key, value); !may.ok()) return may;
   const std::string file = FileOf(key);
   return WriteValueFile(dir_->get(), file, value, IfExists::kFail, absl::StrCat(path_, "/", file));
 }
 
 absl::Status FileMetaStore::Put(absl::string_view key, absl::string_view value) {
-  absl::Status valid = ValidateMetaKey(key);
-  valid.Update(ValidateMetaValue(key, value));
-  if (!valid.ok()) return valid;
+  if (absl::Status may = Check(key, value); !may.ok()) return may;
   const std::string file = FileOf(key);
   return WriteValueFile(dir_->get(), file, value, IfExists::kReplace, absl::StrCat(path_, "/", file));
 }
 
 absl::Status FileMetaStore::Delete(absl::string_view key) {
-  absl::Status valid = ValidateMetaKey(key);
-  if (!valid.ok()) return valid;
+  if (absl::Status may = Check(key, ""); !may.ok()) return may;
   const std::string file = FileOf(key);
   if (::unlinkat(dir_->get(), file.c_str(), 0) != 0) {
     if (errno == ENOENT) return absl::NotFoundError(absl::StrCat(path_, "/", file, " does not exist"));
@@ -204,16 +212,17 @@ absl::StatusOr<std::unique_ptr<MetaStore::WatchHandle>> FileMetaStore::Watch(abs
 
 absl::StatusOr<std::unique_ptr<MetaStore::Leadership>> FileMetaStore::Elect(absl::string_view name,
                                                                             absl::string_view identity,
-                                                                            std::function<void()> gained) {
-  absl::Status valid = ValidateElectionName(name);
-  valid.Update(ValidateMetaValue(name, identity));
-  if (!valid.ok()) return valid;
+                                                                            std::function<void()> gained,
+                                                                            std::function<void()> /*lost*/) {
+  if (absl::Status valid = ValidateCandidate(name, identity); !valid.ok()) return valid;
   absl::StatusOr<UniqueFd> lock = OpenLock(dir_->get(), name, path_);
   if (!lock.ok()) return lock.status();
   auto candidacy = std::make_shared<Candidacy>(dir_, path_, std::string(name), std::string(identity),
                                                std::move(gained), std::move(*lock));
   std::thread([candidacy] { candidacy->Wait(); }).detach();
-  return std::make_unique<FileLeadership>(std::move(candidacy));
+  std::unique_ptr<MetaStore> mine(
+      new FileMetaStore(path_, dir_, [c = candidacy.get()] { return c->held(); }));
+  return std::make_unique<FileLeadership>(std::move(candidacy), std::move(mine));
 }
 
 absl::StatusOr<std::string> FileMetaStore::Leader(absl::string_view name) {

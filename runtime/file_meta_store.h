@@ -11,6 +11,7 @@
 #ifndef SHERD_RUNTIME_FILE_META_STORE_H_
 #define SHERD_RUNTIME_FILE_META_STORE_H_
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -35,17 +36,22 @@ class FileMetaStore final : public MetaStore {
   absl::StatusOr<std::vector<std::string>> List(absl::string_view prefix) override;
   absl::StatusOr<std::unique_ptr<WatchHandle>> Watch(absl::string_view prefix,
                                                      WatchCallback callback) override;
-  // A candidate that withdraws while another leads keeps one sleeping thread until that one stops leading.
+  // `lost` is never called. A candidate that withdraws while another leads keeps one sleeping thread until
+  // that one stops leading.
   absl::StatusOr<std::unique_ptr<Leadership>> Elect(absl::string_view name, absl::string_view identity,
-                                                    std::function<void()> gained) override;
+                                                    std::function<void()> gained,
+                                                    std::function<void()> lost) override;
   absl::StatusOr<std::string> Leader(absl::string_view name) override;
 
  private:
-  FileMetaStore(std::string path, UniqueFd dir);
+  FileMetaStore(std::string path, std::shared_ptr<const UniqueFd> dir, std::function<bool()> held);
+  // Of a change of `key` to `value`: whether it is one, and may be made.
+  absl::Status Check(absl::string_view key, absl::string_view value) const;
 
   const std::string path_;
   // Shared with watches and candidacies, which may outlive the store.
   const std::shared_ptr<const UniqueFd> dir_;
+  const std::function<bool()> held_;  // of a leader's store; null otherwise
 };
 
 }  // namespace sherd::runtime

@@ -64,11 +64,13 @@ class Watcher {
   bool ended_ ABSL_GUARDED_BY(mu_) = false;
 };
 
+}  // namespace
+
 // One candidate of an election. The first of an election's list leads.
-class Candidate {
+class MemoryCandidate {
  public:
-  Candidate(std::string identity, std::function<void()> gained)
-      : identity_(std::move(identity)), gained_(std::move(gained)) {}
+  MemoryCandidate(std::string identity, std::function<void()> gained, std::function<void()> lost)
+      : identity_(std::move(identity)), gained_(std::move(gained)), lost_(std::move(lost)) {}
 
   const std::string& identity() const { return identity_; }
 
@@ -78,11 +80,19 @@ class Candidate {
       if (withdrawn_ || held_) return;
       held_ = calling_ = true;
     }
-    gained_();
-    MutexLock lock(mu_);
-    calling_ = false;
-    idle_.SignalAll();
+    Call(gained_);
   }
+
+  // Ends the leadership; the caller tells, by TellLost, when others may see that.
+  bool Lose() {
+    MutexLock lock(mu_);
+    while (calling_) idle_.Wait(mu_);
+    if (withdrawn_ || !held_) return false;
+    held_ = false;
+    calling_ = true;
+    return true;
+  }
+  void TellLost() { Call(lost_); }
 
   void Withdraw() {
     MutexLock lock(mu_);
@@ -96,16 +106,21 @@ class Candidate {
   }
 
  private:
+  void Call(const std::function<void()>& what) {
+    what();
+    MutexLock lock(mu_);
+    calling_ = false;
+    idle_.SignalAll();
+  }
+
   const std::string identity_;
-  const std::function<void()> gained_;
+  const std::function<void()> gained_, lost_;
   mutable Mutex mu_;
   CondVar idle_;
   bool held_ ABSL_GUARDED_BY(mu_) = false;
   bool calling_ ABSL_GUARDED_BY(mu_) = false;
   bool withdrawn_ ABSL_GUARDED_BY(mu_) = false;
 };
-
-}  // namespace
 
 class MemoryMetaWorld {
  public:
@@ -119,22 +134,48 @@ class MemoryMetaWorld {
     for (const auto& watcher : told) watcher->Tell(key);
   }
 
-  void Withdraw(const std::string& election, const std::shared_ptr<Candidate>& candidate) {
+  void Withdraw(const std::string& election, const std::shared_ptr<MemoryCandidate>& candidate) {
     candidate->Withdraw();
-    std::shared_ptr<Candidate> next;
+    std::shared_ptr<MemoryCandidate> next;
     {
       MutexLock lock(mu);
-      std::list<std::shared_ptr<Candidate>>& list = candidates[election];
+      std::list<std::shared_ptr<MemoryCandidate>>& list = candidates[election];
       list.remove(candidate);
       if (!list.empty()) next = list.front();
     }
     if (next != nullptr) next->Gain();
   }
 
+  void Lose(absl::string_view election) {
+    std::shared_ptr<MemoryCandidate> loser, next;
+    {
+      MutexLock lock(mu);
+      const auto it = candidates.find(election);
+      if (it == candidates.end() || it->second.empty()) return;
+      loser = it->second.front();
+    }
+    if (!loser->Lose()) return;
+    {
+      MutexLock lock(mu);
+      std::list<std::shared_ptr<MemoryCandidate>>& list = candidates.find(election)->second;
+      list.remove(loser);
+      list.push_back(loser);
+      next = list.front();
+    }
+    loser->TellLost();
+    next->Gain();
+  }
+
+  // Whether a store of `leader` may change `key` now.
+  static absl::Status MayChange(const MemoryCandidate* leader, absl::string_view key) {
+    return leader == nullptr || leader->held() ? absl::OkStatus() : NotLeading(key);
+  }
+
   Mutex mu;
   std::map<std::string, std::string, std::less<>> values ABSL_GUARDED_BY(mu);
   std::list<std::shared_ptr<Watcher>> watchers ABSL_GUARDED_BY(mu);
-  std::map<std::string, std::list<std::shared_ptr<Candidate>>, std::less<>> candidates ABSL_GUARDED_BY(mu);
+  std::map<std::string, std::list<std::shared_ptr<MemoryCandidate>>, std::less<>> candidates
+      ABSL_GUARDED_BY(mu);
 };
 
 namespace {
@@ -159,20 +200,27 @@ class MemoryWatch final : public MetaStore::WatchHandle {
 class MemoryLeadership final : public MetaStore::Leadership {
  public:
   MemoryLeadership(std::shared_ptr<MemoryMetaWorld> world, std::string election,
-                   std::shared_ptr<Candidate> candidate)
-      : world_(std::move(world)), election_(std::move(election)), candidate_(std::move(candidate)) {}
+                   std::shared_ptr<MemoryCandidate> candidate, std::unique_ptr<MetaStore> store)
+      : world_(std::move(world)),
+        election_(std::move(election)),
+        candidate_(std::move(candidate)),
+        store_(std::move(store)) {}
   ~MemoryLeadership() override { world_->Withdraw(election_, candidate_); }
   bool held() const override { return candidate_->held(); }
+  MetaStore& store() override { return *store_; }
 
  private:
   const std::shared_ptr<MemoryMetaWorld> world_;
   const std::string election_;
-  const std::shared_ptr<Candidate> candidate_;
+  const std::shared_ptr<MemoryCandidate> candidate_;
+  const std::unique_ptr<MetaStore> store_;
 };
 
 }  // namespace
 
 std::shared_ptr<MemoryMetaWorld> MakeMemoryMetaWorld() { return std::make_shared<MemoryMetaWorld>(); }
+
+void LoseLeadership(MemoryMetaWorld& world, absl::string_view election) { world.Lose(election); }
 
 absl::StatusOr<std::string> MemoryMetaStore::Get(absl::string_view key) {
   absl::Status valid = ValidateMetaKey(key);
@@ -189,6 +237,7 @@ absl::Status MemoryMetaStore::CreateIfAbsent(absl::string_view key, absl::string
   if (!valid.ok()) return valid;
   {
     MutexLock lock(world_->mu);
+    if (absl::Status may = MemoryMetaWorld::MayChange(leader_.get(), key); !may.ok()) return may;
     if (!world_->values.emplace(key, value).second) {
       return absl::AlreadyExistsError(absl::StrCat("key ", key, " exists"));
     }
@@ -203,6 +252,7 @@ absl::Status MemoryMetaStore::Put(absl::string_view key, absl::string_view value
   if (!valid.ok()) return valid;
   {
     MutexLock lock(world_->mu);
+    if (absl::Status may = MemoryMetaWorld::MayChange(leader_.get(), key); !may.ok()) return may;
     world_->values.insert_or_assign(std::string(key), std::string(value));
   }
   world_->Changed(std::string(key));
@@ -214,6 +264,7 @@ absl::Status MemoryMetaStore::Delete(absl::string_view key) {
   if (!valid.ok()) return valid;
   {
     MutexLock lock(world_->mu);
+    if (absl::Status may = MemoryMetaWorld::MayChange(leader_.get(), key); !may.ok()) return may;
     auto it = world_->values.find(key);
     if (it == world_->values.end()) return NoKey(key);
     world_->values.erase(it);
@@ -243,19 +294,20 @@ absl::StatusOr<std::unique_ptr<MetaStore::WatchHandle>> MemoryMetaStore::Watch(a
 
 absl::StatusOr<std::unique_ptr<MetaStore::Leadership>> MemoryMetaStore::Elect(absl::string_view name,
                                                                               absl::string_view identity,
-                                                                              std::function<void()> gained) {
-  absl::Status valid = ValidateElectionName(name);
-  valid.Update(ValidateMetaValue(name, identity));
-  if (!valid.ok()) return valid;
-  auto candidate = std::make_shared<Candidate>(std::string(identity), std::move(gained));
+                                                                              std::function<void()> gained,
+                                                                              std::function<void()> lost) {
+  if (absl::Status valid = ValidateCandidate(name, identity); !valid.ok()) return valid;
+  auto candidate =
+      std::make_shared<MemoryCandidate>(std::string(identity), std::move(gained), std::move(lost));
   bool leads;
   {
     MutexLock lock(world_->mu);
-    std::list<std::shared_ptr<Candidate>>& list = world_->candidates[std::string(name)];
+    std::list<std::shared_ptr<MemoryCandidate>>& list = world_->candidates[std::string(name)];
     list.push_back(candidate);
     leads = list.size() == 1;
   }
-  auto leadership = std::make_unique<MemoryLeadership>(world_, std::string(name), candidate);
+  std::unique_ptr<MetaStore> mine(new MemoryMetaStore(world_, candidate));
+  auto leadership = std::make_unique<MemoryLeadership>(world_, std::string(name), candidate, std::move(mine));
   if (leads) candidate->Gain();
   return leadership;
 }

@@ -9,6 +9,7 @@
 #ifndef SHERD_RUNTIME_MEMORY_META_STORE_H_
 #define SHERD_RUNTIME_MEMORY_META_STORE_H_
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -21,6 +22,10 @@ namespace sherd::runtime {
 // What the stores share. Opaque.
 class MemoryMetaWorld;
 std::shared_ptr<MemoryMetaWorld> MakeMemoryMetaWorld();
+// The leader of an election, if there is one, loses it, as one whose lease has ended; it stands again, last.
+void LoseLeadership(MemoryMetaWorld& world, absl::string_view election);
+
+class MemoryCandidate;
 
 class MemoryMetaStore final : public MetaStore {
  public:
@@ -34,11 +39,16 @@ class MemoryMetaStore final : public MetaStore {
   absl::StatusOr<std::unique_ptr<WatchHandle>> Watch(absl::string_view prefix,
                                                      WatchCallback callback) override;
   absl::StatusOr<std::unique_ptr<Leadership>> Elect(absl::string_view name, absl::string_view identity,
-                                                    std::function<void()> gained) override;
+                                                    std::function<void()> gained,
+                                                    std::function<void()> lost) override;
   absl::StatusOr<std::string> Leader(absl::string_view name) override;
 
  private:
+  MemoryMetaStore(std::shared_ptr<MemoryMetaWorld> world, std::shared_ptr<const MemoryCandidate> leader)
+      : world_(std::move(world)), leader_(std::move(leader)) {}
+
   const std::shared_ptr<MemoryMetaWorld> world_;
+  const std::shared_ptr<const MemoryCandidate> leader_;  // who alone may change it by this; null: anybody
 };
 
 }  // namespace sherd::runtime

@@ -29,6 +29,11 @@ absl::Status ValidateMetaKey(absl::string_view key) {
   return absl::OkStatus();
 }
 
+absl::Status NotLeading(absl::string_view key) {
+  return absl::AbortedError(
+      absl::StrCat("cannot change ", key, ": this process does not lead; nothing was changed"));
+}
+
 absl::Status ValidateElectionName(absl::string_view name) {
   if (name.size() > kMaxKey || !IsPart(name)) {
     return absl::InvalidArgumentError(
@@ -36,6 +41,14 @@ absl::Status ValidateElectionName(absl::string_view name) {
                      kMaxKey, " at most"));
   }
   return absl::OkStatus();
+}
+
+absl::Status ValidateCandidate(absl::string_view name, absl::string_view identity) {
+  if (identity.size() > MetaStore::kMaxIdentityBytes) {
+    return absl::InvalidArgumentError(absl::StrCat("a candidate's identity has ", identity.size(),
+                                                   " bytes, more than ", MetaStore::kMaxIdentityBytes));
+  }
+  return ValidateElectionName(name);
 }
 
 absl::Status ValidateMetaValue(absl::string_view key, absl::string_view value) {

@@ -1,14 +1,11 @@
-// What every MetaStore promises, on every implementation; then what is particular to files.
+// MetaStore in files and in memory: what every store promises, then what is particular to files.
+#include "runtime/meta_store_conformance.h"
+
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <fstream>
-#include <map>
-#include <optional>
-#include <set>
-#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
@@ -24,253 +21,28 @@ namespace sherd::runtime {
 namespace {
 
 using ::testing::HasSubstr;
-constexpr absl::Duration kLong = absl::Seconds(60);
 
-// Keys a watch told of, to be waited for.
-class Told {
+class FileWorld final : public StoreWorld {
  public:
-  MetaStore::WatchCallback Callback() {
-    return [this](const std::string& key) {
-      MutexLock lock(mu_);
-      ++keys_[key];
-      changed_.SignalAll();
-    };
-  }
-  // Returns when `key` was told at least `times` times.
-  bool Wait(const std::string& key, int times = 1) {
-    MutexLock lock(mu_);
-    while (keys_[key] < times) {
-      if (!changed_.WaitFor(mu_, kLong)) return false;
-    }
-    return true;
-  }
-  int Count(const std::string& key) {
-    MutexLock lock(mu_);
-    return keys_[key];
-  }
+  std::unique_ptr<MetaStore> Open() override { return *FileMetaStore::Open(root_.path() + "/meta"); }
 
  private:
-  Mutex mu_;
-  CondVar changed_;
-  std::map<std::string, int> keys_ ABSL_GUARDED_BY(mu_);
-};
-
-class MetaStoreConformance : public ::testing::TestWithParam<bool> {
- protected:
-  std::unique_ptr<MetaStore> Open() {
-    if (!GetParam()) return std::make_unique<MemoryMetaStore>(world_);
-    absl::StatusOr<std::unique_ptr<FileMetaStore>> store = FileMetaStore::Open(root_.path() + "/meta");
-    EXPECT_TRUE(store.ok()) << store.status();
-    return *std::move(store);
-  }
   TestRoot root_;
-  std::shared_ptr<MemoryMetaWorld> world_ = MakeMemoryMetaWorld();
-  std::unique_ptr<MetaStore> a_ = Open(), b_ = Open();
 };
 
-TEST_P(MetaStoreConformance, PutGetDelete) {
-  EXPECT_TRUE(absl::IsNotFound(a_->Get("k").status()));
-  EXPECT_TRUE(absl::IsNotFound(a_->Delete("k")));
-  ASSERT_TRUE(a_->Put("k", "one").ok());
-  EXPECT_EQ(*b_->Get("k"), "one");
-  ASSERT_TRUE(b_->Put("k", "").ok());
-  EXPECT_EQ(*a_->Get("k"), "");
-  std::string bytes(100000, '\0');
-  for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<char>(i * 7);
-  ASSERT_TRUE(a_->Put("k", bytes).ok());
-  EXPECT_EQ(*b_->Get("k"), bytes);
-  ASSERT_TRUE(b_->Delete("k").ok());
-  EXPECT_TRUE(absl::IsNotFound(a_->Get("k").status()));
-}
+class MemoryWorld final : public StoreWorld {
+ public:
+  std::unique_ptr<MetaStore> Open() override { return std::make_unique<MemoryMetaStore>(world_); }
+  bool Depose(const std::string& election) override { return LoseLeadership(*world_, election), true; }
 
-TEST_P(MetaStoreConformance, CreateIfAbsent) {
-  ASSERT_TRUE(a_->CreateIfAbsent("epoch/1", "first").ok());
-  EXPECT_TRUE(absl::IsAlreadyExists(b_->CreateIfAbsent("epoch/1", "second")));
-  EXPECT_EQ(*b_->Get("epoch/1"), "first");
-  ASSERT_TRUE(a_->Delete("epoch/1").ok());
-  EXPECT_TRUE(b_->CreateIfAbsent("epoch/1", "third").ok());
-}
+ private:
+  std::shared_ptr<MemoryMetaWorld> world_ = MakeMemoryMetaWorld();
+};
 
-TEST_P(MetaStoreConformance, ListIsSortedAndFiltered) {
-  EXPECT_TRUE(a_->List("")->empty());
-  for (const char* key : {"b", "a/c", "a", "a-b", "a/b/c", "a.b"}) ASSERT_TRUE(a_->Put(key, "").ok());
-  EXPECT_EQ(*b_->List(""), (std::vector<std::string>{"a", "a-b", "a.b", "a/b/c", "a/c", "b"}));
-  EXPECT_EQ(*b_->List("a/"), (std::vector<std::string>{"a/b/c", "a/c"}));
-  EXPECT_TRUE(b_->List("none")->empty());
-}
-
-TEST_P(MetaStoreConformance, BadKeysAndValues) {
-  for (const std::string& key :
-       {std::string(), std::string("/"), std::string("a/"), std::string("/a"), std::string("a//b"),
-        std::string("."), std::string(".."), std::string("a/../b"), std::string(".hidden"),
-        std::string("a b"), std::string("a+b"), std::string("a\0", 2), std::string("\xff"),
-        std::string(201, 'a')}) {
-    EXPECT_TRUE(absl::IsInvalidArgument(a_->Get(key).status())) << key;
-    EXPECT_TRUE(absl::IsInvalidArgument(a_->Put(key, ""))) << key;
-    EXPECT_TRUE(absl::IsInvalidArgument(a_->CreateIfAbsent(key, ""))) << key;
-    EXPECT_TRUE(absl::IsInvalidArgument(a_->Delete(key))) << key;
-    EXPECT_TRUE(absl::IsInvalidArgument(a_->Elect(key, "", [] {}).status())) << key;
-  }
-  EXPECT_TRUE(absl::IsInvalidArgument(a_->Elect("a/b", "", [] {}).status()));
-  EXPECT_TRUE(absl::IsInvalidArgument(a_->Put("k", std::string(MetaStore::kMaxValueBytes + 1, 'x'))));
-  EXPECT_TRUE(a_->Put(std::string(200, 'a'), "").ok());
-  EXPECT_TRUE(absl::IsInvalidArgument(a_->Leader("a/b").status()));
-}
-
-TEST_P(MetaStoreConformance, OneOfManyCreatorsWins) {
-  constexpr int kThreads = 4, kKeys = 50;
-  std::vector<std::atomic<int>> winners(kKeys);
-  std::vector<std::atomic<int>> winner(kKeys);
-  std::vector<std::thread> threads;
-  for (int t = 0; t < kThreads; ++t) {
-    threads.emplace_back([&, t] {
-      MetaStore& store = t % 2 == 0 ? *a_ : *b_;
-      for (int k = 0; k < kKeys; ++k) {
-        absl::Status s = store.CreateIfAbsent(absl::StrCat("race/", k), absl::StrCat(t));
-        ASSERT_TRUE(s.ok() || absl::IsAlreadyExists(s)) << s;
-        if (s.ok()) {
-          ++winners[k];
-          winner[k] = t;
-        } else {
-          EXPECT_TRUE(store.Get(absl::StrCat("race/", k)).ok()) << "who lost can read what won";
-        }
-      }
-    });
-  }
-  for (std::thread& t : threads) t.join();
-  for (int k = 0; k < kKeys; ++k) {
-    EXPECT_EQ(winners[k], 1);
-    EXPECT_EQ(*a_->Get(absl::StrCat("race/", k)), absl::StrCat(winner[k].load()));
-  }
-}
-
-TEST_P(MetaStoreConformance, ReadersSeeWholeValues) {
-  ASSERT_TRUE(a_->Put("k", std::string(5000, 'a')).ok());
-  std::atomic<bool> stop{false};
-  std::thread writer([&] {
-    for (int i = 0; i < 100; ++i)
-      EXPECT_TRUE(a_->Put("k", std::string(5000 + i, static_cast<char>('a' + i % 26))).ok());
-    stop = true;
-  });
-  while (!stop) {
-    absl::StatusOr<std::string> value = b_->Get("k");
-    ASSERT_TRUE(value.ok()) << value.status();
-    ASSERT_EQ(value->find_first_not_of((*value)[0]), std::string::npos);
-  }
-  writer.join();
-}
-
-TEST_P(MetaStoreConformance, WatchTellsChanges) {
-  Told told;
-  ASSERT_TRUE(a_->Put("w/old", "1").ok());
-  auto watch = a_->Watch("w/", told.Callback());
-  ASSERT_TRUE(watch.ok()) << watch.status();
-  ASSERT_TRUE(b_->CreateIfAbsent("w/new", "1").ok());
-  EXPECT_TRUE(told.Wait("w/new"));
-  ASSERT_TRUE(b_->Put("w/old", "2").ok());
-  EXPECT_TRUE(told.Wait("w/old"));
-  ASSERT_TRUE(b_->Put("x", "2").ok());
-  ASSERT_TRUE(a_->Delete("w/new").ok());
-  EXPECT_TRUE(told.Wait("w/new", 2));
-  EXPECT_EQ(told.Count("x"), 0);
-  watch->reset();
-  ASSERT_TRUE(b_->Put("w/late", "1").ok());
-  EXPECT_EQ(told.Count("w/late"), 0);
-}
-
-TEST_P(MetaStoreConformance, WatchCallbackMayChangeTheStore) {
-  Told told;
-  auto record = told.Callback();
-  auto watch = a_->Watch("", [&](const std::string& key) {
-    record(key);
-    if (key == "one") {
-      EXPECT_TRUE(a_->Put("two", *a_->Get("one")).ok());
-    }
-  });
-  ASSERT_TRUE(watch.ok());
-  ASSERT_TRUE(b_->Put("one", "x").ok());
-  EXPECT_TRUE(told.Wait("two"));
-  EXPECT_EQ(*b_->Get("two"), "x");
-}
-
-TEST_P(MetaStoreConformance, WatchSeesABurstByManyWriters) {
-  Told told;
-  auto watch = a_->Watch("burst/", told.Callback());
-  ASSERT_TRUE(watch.ok());
-  std::vector<std::thread> threads;
-  for (int t = 0; t < 3; ++t) {
-    threads.emplace_back([&, t] {
-      for (int i = 0; i < 50; ++i) EXPECT_TRUE(b_->Put(absl::StrCat("burst/", t, "-", i), "x").ok());
-    });
-  }
-  for (std::thread& t : threads) t.join();
-  for (int t = 0; t < 3; ++t) {
-    for (int i = 0; i < 50; ++i) EXPECT_TRUE(told.Wait(absl::StrCat("burst/", t, "-", i)));
-  }
-}
-
-TEST_P(MetaStoreConformance, LeadershipPassesOn) {
-  Notification a_leads, b_leads;
-  EXPECT_TRUE(absl::IsNotFound(a_->Leader("c").status()));
-  auto a = a_->Elect("c", "host-a", [&] { a_leads.Notify(); });
-  ASSERT_TRUE(a.ok()) << a.status();
-  ASSERT_TRUE(a_leads.WaitFor(kLong));
-  EXPECT_TRUE((*a)->held());
-  auto b = b_->Elect("c", "host-b", [&] { b_leads.Notify(); });
-  ASSERT_TRUE(b.ok());
-  EXPECT_EQ(*b_->Leader("c"), "host-a");
-  EXPECT_FALSE((*b)->held());
-  Notification other;
-  auto d = b_->Elect("another", "host-b", [&] { other.Notify(); });
-  EXPECT_TRUE(other.WaitFor(kLong)) << "elections are independent";
-  EXPECT_FALSE(b_leads.HasBeenNotified());
-  a->reset();
-  ASSERT_TRUE(b_leads.WaitFor(kLong));
-  EXPECT_TRUE((*b)->held());
-  EXPECT_EQ(*a_->Leader("c"), "host-b");
-  b->reset();
-  EXPECT_TRUE(absl::IsNotFound(a_->Leader("c").status()));
-}
-
-TEST_P(MetaStoreConformance, WithdrawnCandidateNeverLeads) {
-  Notification a_leads, c_leads;
-  std::atomic<int> b_calls{0};
-  auto a = a_->Elect("c", "a", [&] { a_leads.Notify(); });
-  ASSERT_TRUE(a_leads.WaitFor(kLong));
-  auto b = b_->Elect("c", "b", [&] { ++b_calls; });
-  ASSERT_TRUE(b.ok());
-  b->reset();
-  auto c = b_->Elect("c", "c", [&] { c_leads.Notify(); });
-  a->reset();
-  EXPECT_TRUE(c_leads.WaitFor(kLong));
-  EXPECT_EQ(b_calls, 0);
-}
-
-TEST_P(MetaStoreConformance, AtMostOneLeads) {
-  std::atomic<int> leading{0}, worst{0}, terms{0};
-  std::vector<std::thread> threads;
-  for (int t = 0; t < 4; ++t) {
-    threads.emplace_back([&, t] {
-      for (int i = 0; i < 20; ++i) {
-        Notification mine;
-        auto l = (t % 2 == 0 ? a_ : b_)->Elect("c", absl::StrCat(t), [&] {
-          if (++leading > 1) ++worst;
-          mine.Notify();
-        });
-        ASSERT_TRUE(l.ok());
-        ASSERT_TRUE(mine.WaitFor(kLong));
-        ++terms;
-        --leading;
-      }
-    });
-  }
-  for (std::thread& t : threads) t.join();
-  EXPECT_EQ(worst, 0);
-  EXPECT_EQ(terms, 80);
-}
-
-INSTANTIATE_TEST_SUITE_P(All, MetaStoreConformance, ::testing::Values(true, false),
-                         [](const auto& info) { return info.param ? "File" : "Memory"; });
+INSTANTIATE_TEST_SUITE_P(All, MetaStoreConformance,
+                         ::testing::Values(StoreKind{"File", std::make_unique<FileWorld>},
+                                           StoreKind{"Memory", std::make_unique<MemoryWorld>}),
+                         StoreKindName);
 
 class FileMetaStoreTest : public ::testing::Test {
  protected:
@@ -352,7 +124,8 @@ TEST_F(FileMetaStoreTest, DeadLeadersNameIsNotShown) {
   TestProcess leader([&] {
     Notification leads;
     auto store = FileMetaStore::Open(root_.path());
-    auto lead = (*store)->Elect("c", "victim", [&] { leads.Notify(); });
+    auto lead = (*store)->Elect(
+        "c", "victim", [&] { leads.Notify(); }, [] {});
     leads.Wait();
     ::raise(SIGKILL);
     return 0;
@@ -365,14 +138,16 @@ TEST_F(FileMetaStoreTest, KilledLeaderIsFollowed) {
   TestSignal leads;
   TestProcess leader([&] {
     auto store = FileMetaStore::Open(root_.path());
-    auto lead = (*store)->Elect("c", "victim", [&] { leads.Send(); });
+    auto lead = (*store)->Elect(
+        "c", "victim", [&] { leads.Send(); }, [] {});
     ::pause();
     return 0;
   });
   ASSERT_TRUE(leads.Receive());
   EXPECT_EQ(*store_->Leader("c"), "victim");
   Notification mine;
-  auto successor = store_->Elect("c", "successor", [&] { mine.Notify(); });
+  auto successor = store_->Elect(
+      "c", "successor", [&] { mine.Notify(); }, [] {});
   EXPECT_FALSE((*successor)->held());
   const absl::Time killed = absl::Now();
   leader.Kill();

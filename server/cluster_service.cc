@@ -1,6 +1,7 @@
 #include "server/cluster_service.h"
 
 #include <functional>
+#include <optional>
 
 #include "proto/convert.h"
 #include "proto/epoch_record.h"
@@ -73,6 +74,14 @@ class ClusterServiceImpl final : public v1::ClusterService::Service {
     if (absl::Status s = context_->Admit(*call, request->job(), /*any_job=*/true); !s.ok()) return ToGrpc(s);
     const CoordinatorOr c = context_->FindCoordinator(*call);
     if (!c.ok()) return ToGrpc(c.status());
+    if (*c == nullptr) {
+      if (const absl::StatusOr<Node*> node = context_->node(); node.ok()) {
+        if (std::optional<v1::Cluster> view = (*node)->ViewWithoutStore()) {
+          *response = *std::move(view);
+          return Status::OK;
+        }
+      }
+    }
     if (*c == nullptr)
       return context_->Forward<v1::ClusterService>(*call, &v1::ClusterService::Stub::GetCluster, *request,
                                                    response, kStatusPatience);

@@ -85,6 +85,10 @@ bool Coordinator::stopped() const {
 }
 
 Coordinator::~Coordinator() {
+  if (run_.joinable()) End();
+}
+
+void Coordinator::End() {
   Stop();
   run_.join();
   monitor_.join();
@@ -149,22 +153,37 @@ void Coordinator::Handle(const Event& event) {
   NoteDeath(event);
   for (const MembershipEffect& effect : outcome.effects) {
     absl::visit([this](const auto& e) { Do(e); }, effect);
-    if (!status().ok()) return;
+    MutexLock lock(mu_);
+    if (stop_ || !status_.ok()) return;
   }
   FollowMembers();
   MutexLock lock(mu_);
   Changed();
 }
 
-void Coordinator::Do(const CommitEpoch& effect) {
-  const std::string key = EpochKey(effect.doc.epoch);
-  const std::string bytes = EncodeEpochDoc(effect.doc);
-  absl::Status stored = home_->store().CreateIfAbsent(key, bytes);
-  if (absl::IsAlreadyExists(stored)) {
-    // An error after the document was stored makes the same commit come again.
-    absl::StatusOr<std::string> there = home_->store().Get(key);
-    if (there.ok() && *there == bytes) stored = absl::OkStatus();
+// Waits for a store that is away: what was decided still holds, and training does not need it.
+absl::Status Coordinator::Commit(const EpochDoc& doc) {
+  const std::string key = EpochKey(doc.epoch);
+  const std::string bytes = EncodeEpochDoc(doc);
+  for (;;) {
+    absl::Status stored = store().CreateIfAbsent(key, bytes);
+    if (absl::IsAlreadyExists(stored)) {
+      // An error after the document was stored makes the same commit come again.
+      absl::StatusOr<std::string> there = store().Get(key);
+      if (there.ok() && *there == bytes) stored = absl::OkStatus();
+      if (absl::IsUnavailable(there.status())) stored = there.status();
+    }
+    MutexLock lock(mu_);
+    if (!absl::IsUnavailable(stored) || stop_) return stored;
+    spdlog::warn("coordinator: epoch {} waits to be committed: {}", doc.epoch.value(), stored.ToString());
+    changed_.WaitFor(mu_, kLookAgain);
   }
+}
+
+void Coordinator::Do(const CommitEpoch& effect) {
+  const absl::Status stored = Commit(effect.doc);
+  // It leads no longer: whoever does goes on from what is in the store.
+  if (absl::IsAborted(stored) || absl::IsUnavailable(stored)) return Stop();
   if (!stored.ok()) {
     spdlog::error("coordinator: epoch {} cannot be committed: {}", effect.doc.epoch.value(),
                   stored.ToString());

@@ -47,6 +47,7 @@ class Coordinator {
     std::string server_id;     // of the server this coordinator lives in, and its address
     std::string address;
     int min_trainers = 1, max_trainers = kMaxWorldSize;  // that a resize may ask for
+    runtime::MetaStore* store = nullptr;  // as the leadership it acts under may change it; borrowed
   };
 
   // What a trainer learns when it has its place.
@@ -76,6 +77,11 @@ class Coordinator {
   void Stop();
   // Whether that has happened: long operations of this coordinator look at it.
   bool stopped() const;
+  // Stops, and returns when nothing is carried out any more. Called once; as destruction does.
+  void End();
+
+  // The store as this coordinator may change it: ABORTED once it leads no longer.
+  runtime::MetaStore& store() const { return *options_.store; }
 
   absl::Status Join(const std::string& id, const std::string& address, const ProcessIdentity& process,
                     absl::Time deadline);
@@ -141,6 +147,7 @@ class Coordinator {
   void Run();
   void Handle(const Event& event);
   void Do(const CommitEpoch& effect);
+  absl::Status Commit(const EpochDoc& doc);
   void Do(const MustBeDead& effect);
   void Do(const ProposeAssignment& effect);
   void Do(const RetireServer& effect);

@@ -148,7 +148,7 @@ absl::StatusOr<Coordinator::Attached> Coordinator::Attach(Rank rank, const Proce
                                                           absl::Time deadline) {
   JobSpec asked = spec;
   if (absl::Status prepared = PreparePlace(rank, &asked); !prepared.ok()) return prepared;
-  absl::StatusOr<runtime::JobMemory*> made = home_->MakeMemory(asked);
+  absl::StatusOr<runtime::JobMemory*> made = home_->MakeMemory(store(), asked);
   if (!made.ok()) return made.status();
   runtime::JobMemory& memory = **made;
   if (absl::Status free = CheckHolder(memory, rank, process); !free.ok()) return free;

@@ -41,6 +41,7 @@ int64_t StagingBytes(runtime::JobMemory& memory, Rank rank) {
 }  // namespace
 
 std::string Coordinator::WaitsFor() const {
+  if (std::string away = home_->StoreIsAway(); !away.empty()) return away;
   if (state_.waiting()) return state_.Describe(absl::Now());
   if (memory_ != nullptr && memory_->control().initialized.load(std::memory_order_acquire) == 0) {
     return "waiting for rank 0 to write the initial values";

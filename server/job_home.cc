@@ -23,6 +23,12 @@ std::string Words(const v1::RestoreRecord& r) {
 
 }  // namespace
 
+std::string JobHome::StoreIsAway() const {
+  const std::string trouble = store_->Trouble();
+  if (trouble.empty()) return "";
+  return absl::StrCat(trouble, ": training goes on, but no member can come or go until it does");
+}
+
 absl::StatusOr<JobSpec> JobHome::SpecLocked() {
   if (spec_.has_value()) return *spec_;
   absl::StatusOr<std::string> bytes = store_->Get(kSpecKey);
@@ -56,7 +62,8 @@ absl::StatusOr<std::optional<v1::RestoreRecord>> JobHome::Restored() {
   return RestoredLocked();
 }
 
-absl::Status JobHome::AgreeOnStart(const JobSpec& asked, const v1::RestoreFrom* from) {
+absl::Status JobHome::AgreeOnStart(runtime::MetaStore& leader, const JobSpec& asked,
+                                   const v1::RestoreFrom* from) {
   v1::RestoreRecord wanted;
   if (from != nullptr) {
     wanted.set_directory(from->directory());
@@ -77,7 +84,7 @@ absl::Status JobHome::AgreeOnStart(const JobSpec& asked, const v1::RestoreFrom* 
                                                       ": every rank must give the same options"));
   }
   if (!absl::IsFailedPrecondition(spec.status())) return spec.status();
-  absl::Status gone = store_->Delete(kRestoreKey);
+  absl::Status gone = leader.Delete(kRestoreKey);
   if (!gone.ok() && !absl::IsNotFound(gone)) return gone;
   if (from == nullptr) return absl::OkStatus();
   absl::StatusOr<SavedCheckpoint> saved = OpenCheckpoint(from->directory(), from->tag());
@@ -86,7 +93,7 @@ absl::Status JobHome::AgreeOnStart(const JobSpec& asked, const v1::RestoreFrom* 
   if (!plan.ok()) return plan.status();
   wanted.set_tag(plan->saved().tag);
   wanted.set_step(plan->weights_only() ? 0 : plan->saved().manifest.step());
-  return store_->CreateIfAbsent(kRestoreKey, wanted.SerializeAsString());
+  return leader.CreateIfAbsent(kRestoreKey, wanted.SerializeAsString());
 }
 
 absl::StatusOr<JobSpec> JobHome::Spec() {
@@ -109,14 +116,14 @@ absl::StatusOr<runtime::JobMemory*> JobHome::Memory() {
   return memory_.get();
 }
 
-absl::StatusOr<runtime::JobMemory*> JobHome::MakeMemory(const JobSpec& asked) {
+absl::StatusOr<runtime::JobMemory*> JobHome::MakeMemory(runtime::MetaStore& leader, const JobSpec& asked) {
   runtime::MutexLock lock(mu_);
   absl::StatusOr<JobSpec> spec = SpecLocked();
   if (absl::IsFailedPrecondition(spec.status()) && !spec_.has_value()) {
     JobSpec mine = asked;
     mine.uuid = dir_->uuid();
     // A coordinator before this one may have stored it meanwhile, and died: then that one counts.
-    absl::Status stored = store_->CreateIfAbsent(kSpecKey, EncodeJobSpec(mine));
+    absl::Status stored = leader.CreateIfAbsent(kSpecKey, EncodeJobSpec(mine));
     if (!stored.ok() && !absl::IsAlreadyExists(stored)) return stored;
     spec = SpecLocked();
   }
@@ -128,7 +135,7 @@ absl::StatusOr<runtime::JobMemory*> JobHome::MakeMemory(const JobSpec& asked) {
   if (absl::IsNotFound(memory.status())) memory = runtime::JobMemory::Create(dir_, *spec);
   if (absl::IsResourceExhausted(memory.status())) {
     // Nobody has attached: let a smaller model have the job's name.
-    store_->Delete(kSpecKey).IgnoreError();
+    leader.Delete(kSpecKey).IgnoreError();
     spec_.reset();
   }
   if (!memory.ok()) return memory.status();

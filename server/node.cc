@@ -16,6 +16,7 @@ namespace {
 using runtime::MutexLock;
 
 constexpr char kElection[] = "coordinator";
+constexpr char kMemoryElection[] = "memory";
 constexpr absl::Duration kRetry = absl::Milliseconds(50);
 constexpr absl::Duration kJoinPatience = absl::Seconds(30);
 constexpr absl::Duration kWatchLife = absl::Minutes(10);
@@ -25,11 +26,21 @@ constexpr absl::Duration kWatchLife = absl::Minutes(10);
 absl::StatusOr<std::unique_ptr<Node>> Node::Start(Options options, JobHome* home, Peers* peers,
                                                   runtime::ExitWatch* watch) {
   std::unique_ptr<Node> node(new Node(std::move(options), home, peers, watch));
-  absl::StatusOr<std::unique_ptr<runtime::MetaStore::Leadership>> leadership =
-      home->store().Elect(kElection, absl::StrCat(node->options_.id, " ", node->options_.address),
-                          [n = node.get()] { n->Lead(); });
+  const auto leads = [n = node.get()](bool does) {
+    return [n, does] {
+      MutexLock lock(n->mu_);
+      n->leads_ = does;
+      if (!does) n->deposed_ = true;
+      // At once: whatever it is about to do, another may be doing.
+      if (!does && n->coordinator_ != nullptr) n->coordinator_->Stop();
+      n->changed_.SignalAll();
+    };
+  };
+  absl::StatusOr<std::unique_ptr<runtime::MetaStore::Leadership>> leadership = home->store().Elect(
+      kElection, absl::StrCat(node->options_.id, " ", node->options_.address), leads(true), leads(false));
   if (!leadership.ok()) return leadership.status();
   node->leadership_ = *std::move(leadership);
+  node->steer_ = std::thread([n = node.get()] { n->Steer(); });
   node->follow_ = std::thread([n = node.get()] { n->Follow(); });
   return node;
 }
@@ -45,6 +56,7 @@ Node::~Node() {
     changed_.SignalAll();
   }
   if (follow_.joinable()) follow_.join();
+  if (steer_.joinable()) steer_.join();
   {
     MutexLock lock(engine_mu_);
     engine_.reset();
@@ -56,6 +68,7 @@ Node::~Node() {
     coordinator = std::move(coordinator_);
   }
   coordinator.reset();
+  memory_.reset();
   leadership_.reset();
 }
 
@@ -84,26 +97,104 @@ absl::Status Node::Wait(absl::Time deadline) {
 
 std::shared_ptr<Coordinator> Node::coordinator() const {
   MutexLock lock(mu_);
-  return coordinator_;
+  return leads_ && !deposed_ ? coordinator_ : nullptr;
 }
 
 // ---- Leading
 
-void Node::Lead() {
+void Node::Steer() {
+  for (;;) {
+    bool start = false, step_down = false;
+    {
+      MutexLock lock(mu_);
+      for (;;) {
+        if (stop_) return;
+        step_down = deposed_;
+        start = leads_ && (memory_ == nullptr || holds_memory_) && coordinator_ == nullptr;
+        if (start || step_down) break;
+        changed_.Wait(mu_);
+      }
+    }
+    if (step_down) {
+      StepDown();
+    } else if (memory_ == nullptr) {
+      absl::StatusOr<std::unique_ptr<runtime::MetaStore::Leadership>> memory = home_->local().Elect(
+          kMemoryElection, options_.id,
+          [this] {
+            MutexLock lock(mu_);
+            holds_memory_ = true;
+            changed_.SignalAll();
+          },
+          [] {});
+      if (!memory.ok()) return End(memory.status());
+      memory_ = *std::move(memory);
+    } else {
+      StartCoordinator();
+    }
+  }
+}
+
+void Node::StartCoordinator() {
   spdlog::info("server {} coordinates job {}", options_.id, options_.job);
   absl::StatusOr<std::unique_ptr<Coordinator>> c =
       Coordinator::Start({options_.job, options_.expected_servers, options_.id, options_.address,
-                          options_.min_trainers, options_.max_trainers},
+                          options_.min_trainers, options_.max_trainers, &leadership_->store()},
                          home_, watch_);
-  if (!c.ok()) return End(c.status());
-  std::shared_ptr<Coordinator> mine = *std::move(c);
   MutexLock lock(mu_);
-  if (!stop_) coordinator_ = std::move(mine);
-  changed_.SignalAll();
+  if (c.ok()) {
+    coordinator_ = *std::move(c);
+    if (!leads_ || deposed_ || stop_) coordinator_->Stop();
+    changed_.SignalAll();
+  } else if (absl::IsUnavailable(c.status())) {
+    spdlog::warn("{}", c.status().ToString());
+    if (!stop_) changed_.WaitFor(mu_, kRetry);  // then again, while it leads
+  } else if (!ended_) {
+    ended_ = true;
+    why_ended_ = c.status();
+    leads_ = false;
+    changed_.SignalAll();
+  }
+}
+
+void Node::StepDown() {
+  std::shared_ptr<Coordinator> old;
+  {
+    MutexLock lock(mu_);
+    old = std::move(coordinator_);
+    deposed_ = false;
+  }
+  if (old != nullptr) {
+    spdlog::warn("server {} coordinates job {} no longer: {}", options_.id, options_.job,
+                 home_->store().Trouble().empty() ? "its lease has ended" : home_->store().Trouble());
+    old->End();
+  }
+  memory_.reset();
+  MutexLock lock(mu_);
+  holds_memory_ = false;
+}
+
+std::optional<v1::Cluster> Node::ViewWithoutStore() const {
+  const std::string away = home_->StoreIsAway();
+  if (away.empty() || coordinator() != nullptr) return std::nullopt;
+  v1::Cluster view;
+  {
+    MutexLock lock(mu_);
+    view = seen_;
+  }
+  if (view.job().empty()) return std::nullopt;
+  view.set_waiting_for(away);
+  view.clear_coordinator_id();
+  view.clear_coordinator_address();
+  const absl::StatusOr<runtime::JobMemory*> memory = home_->Memory();
+  if (!memory.ok()) return view;
+  if (const absl::StatusOr<StepId> done = (*memory)->DoneByAll(); done.ok())
+    view.set_step(done->step.value());
+  return view;
 }
 
 absl::StatusOr<std::string> Node::CoordinatorAddress() const {
   absl::StatusOr<std::string> leader = home_->store().Leader(kElection);
+  if (absl::IsUnavailable(leader.status())) return leader.status();
   if (!leader.ok()) {
     return absl::UnavailableError(
         absl::StrCat("job ", options_.job, " has no coordinator at the moment: repeat the call"));
@@ -186,6 +277,10 @@ absl::Status Node::FollowOnce() {
 }
 
 void Node::OnCluster(const v1::Cluster& cluster) {
+  {
+    MutexLock lock(mu_);
+    seen_ = cluster;
+  }
   for (const v1::Member& m : cluster.members()) {
     if (m.kind() != v1::Member::KIND_SERVER || m.id() != options_.id || m.process().pid() != self_.pid ||
         m.process().start_ticks() != self_.start_ticks) {

@@ -1,6 +1,10 @@
 // This server process's part in its job: stands for coordinator, joins whoever is it, and owns the slot it is
 // given.
 //
+// The coordinator is whoever leads in the store. A leader whose lease has ended (etcd) may not know it yet,
+// being stopped; so that two never work on one memory, a coordinator also holds a lock of the job's
+// directory.
+//
 //   auto node = Node::Start(options, &home, &peers, &exit_watch);   // the services listen at options.address
 //   absl::Status end = (*node)->Wait(deadline);                     // retired, or a reason to give up
 //   (*node)->Leave(deadline);
@@ -11,6 +15,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 
@@ -58,8 +63,12 @@ class Node {
 
   // The coordinator, if it lives here; null otherwise.
   std::shared_ptr<Coordinator> coordinator() const;
-  // The address of the coordinator elsewhere. UNAVAILABLE: there is none at the moment.
+  // The address of the coordinator elsewhere. UNAVAILABLE: there is none at the moment, or the store cannot
+  // be asked.
   absl::StatusOr<std::string> CoordinatorAddress() const;
+  // The job as this server last saw it, at its step now, when the store is away and no coordinator with it;
+  // nullopt otherwise.
+  std::optional<v1::Cluster> ViewWithoutStore() const;
 
   // OK: this server was retired and may exit. Otherwise why it cannot be a member. Waits at most until
   // `deadline` (DEADLINE_EXCEEDED), so that a caller can look at its signals.
@@ -73,7 +82,10 @@ class Node {
 
  private:
   Node(Options options, JobHome* home, Peers* peers, runtime::ExitWatch* watch);
-  void Lead();
+  // What becomes of leading: a thread starts a coordinator when this server may be it, and ends it.
+  void Steer();
+  void StartCoordinator();
+  void StepDown();
   void Follow();
   absl::Status FollowOnce();
   void OnCluster(const v1::Cluster& cluster);
@@ -89,7 +101,11 @@ class Node {
 
   mutable runtime::Mutex mu_;
   mutable runtime::CondVar changed_;
+  bool leads_ ABSL_GUARDED_BY(mu_) = false;         // by the store
+  bool deposed_ ABSL_GUARDED_BY(mu_) = false;       // it led, and what it began then has not ended yet
+  bool holds_memory_ ABSL_GUARDED_BY(mu_) = false;  // and no coordinator before it lives on this host
   std::shared_ptr<Coordinator> coordinator_ ABSL_GUARDED_BY(mu_);
+  v1::Cluster seen_ ABSL_GUARDED_BY(mu_);
   bool ended_ ABSL_GUARDED_BY(mu_) = false;
   absl::Status why_ended_ ABSL_GUARDED_BY(mu_);
   bool leaving_ ABSL_GUARDED_BY(mu_) = false;
@@ -101,7 +117,8 @@ class Node {
   int slot_ ABSL_GUARDED_BY(engine_mu_) = -1;
 
   std::unique_ptr<runtime::MetaStore::Leadership> leadership_;
-  std::thread follow_;
+  std::unique_ptr<runtime::MetaStore::Leadership> memory_;  // the steering thread's
+  std::thread steer_, follow_;
 };
 
 }  // namespace sherd::server

@@ -53,7 +53,8 @@ class ShardServiceImpl final : public v1::ShardService::Service {
       return context_->Forward<v1::ShardService>(*call, &ShardStub::Attach, *request, response);
     const absl::StatusOr<Node*> node = context_->node();
     if (!node.ok()) return ToGrpc(node.status());
-    s = (*node)->home().AgreeOnStart(*spec, request->has_restore() ? &request->restore() : nullptr);
+    s = (*node)->home().AgreeOnStart((*c)->store(), *spec,
+                                     request->has_restore() ? &request->restore() : nullptr);
     if (!s.ok()) return ToGrpc(s);
     const absl::StatusOr<Coordinator::Attached> place = (*c)->Attach(
         Rank(request->rank()), FromProto(request->process()), *spec, request->token(), DeadlineOf(*call));

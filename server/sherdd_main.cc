@@ -21,7 +21,6 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/strip.h"
@@ -29,8 +28,8 @@
 #include "proto/sherd/v1/cluster.grpc.pb.h"
 #include "proto/status.h"
 #include "runtime/doorbell.h"
+#include "runtime/etcd/job_store.h"
 #include "runtime/exit_watch.h"
-#include "runtime/file_meta_store.h"
 #include "runtime/job_dir.h"
 #include "server/checkpoint_service.h"
 #include "server/cluster_service.h"
@@ -75,7 +74,9 @@ void Declare(CLI::App& app, Flags& f) {
   app.add_option("--job-dir", f.job_dir,
                  "The job's directory, made by `sherd run` or another server. Default: made under /dev/shm, "
                  "or $SHERD_SHM_ROOT");
-  app.add_option("--store", f.store, "Where epochs are kept: file:DIR. Default: in the job's directory");
+  app.add_option(
+      "--store", f.store,
+      "Where epochs are kept: file:DIR or etcd://HOST:PORT,...[/PREFIX]. Default: in the job's directory");
   app.add_option("--threads", f.threads,
                  "Threads that work on blocks. Default: this host's cores divided by --expect")
       ->check(CLI::Range(1, runtime::kMaxWorkers));
@@ -152,6 +153,8 @@ class Program {
   explicit Program(Flags flags) : flags_(std::move(flags)) {}
 
   absl::Status Start() {
+    const absl::StatusOr<runtime::StorePlace> place = runtime::ParseStorePlace(flags_.store);
+    if (!place.ok()) return place.status();
     absl::StatusOr<TlsFiles> tls = ReadTls(flags_);
     if (!tls.ok()) return tls.status();
     absl::StatusOr<std::string> token = ReadFile(flags_.token_file);
@@ -163,17 +166,16 @@ class Program {
     absl::StatusOr<runtime::JobDir> dir = FindDir(flags_, *peers_);
     if (!dir.ok()) return dir.status();
     dir_.emplace(*std::move(dir));
-    if (!flags_.store.empty() && !absl::StartsWith(flags_.store, "file:")) {
-      return absl::InvalidArgumentError(absl::StrCat("--store ", flags_.store, ": only file:DIR is known"));
-    }
-    const std::string place = flags_.store.empty() ? dir_->path() + "/store" : flags_.store.substr(5);
-    absl::StatusOr<std::unique_ptr<runtime::FileMetaStore>> store = runtime::FileMetaStore::Open(place);
+    absl::StatusOr<std::unique_ptr<runtime::MetaStore>> local = runtime::OpenLocalStore(*dir_);
+    if (!local.ok()) return local.status();
+    local_ = *std::move(local);
+    absl::StatusOr<std::unique_ptr<runtime::MetaStore>> store = runtime::OpenJobStore(*place, *dir_);
     if (!store.ok()) return store.status();
     store_ = *std::move(store);
     absl::StatusOr<std::unique_ptr<runtime::ExitWatch>> watch = runtime::MakeExitWatch();
     if (!watch.ok()) return watch.status();
     watch_ = *std::move(watch);
-    home_ = std::make_unique<JobHome>(&*dir_, store_.get());
+    home_ = std::make_unique<JobHome>(&*dir_, store_.get(), local_.get());
     context_ = std::make_unique<ServiceContext>(flags_.job, secret);
     services_.push_back(MakeClusterService(context_.get()));
     services_.push_back(MakeShardService(context_.get()));
@@ -219,6 +221,11 @@ class Program {
     if (dir_.has_value()) {
       const absl::StatusOr<bool> removed = dir_->RemoveOwn();
       if (!removed.ok()) spdlog::warn("{}", removed.status().ToString());
+      // The last one of the job: it leaves nothing in a store that outlives the directory either.
+      if (removed.ok() && *removed && store_ != nullptr) {
+        const absl::Status cleared = runtime::ClearJobStore(*store_, dir_->uuid());
+        if (!cleared.ok()) spdlog::warn("{}", cleared.ToString());
+      }
     }
   }
 
@@ -257,7 +264,7 @@ class Program {
   const Flags flags_;
   std::unique_ptr<Peers> peers_;
   std::optional<runtime::JobDir> dir_;
-  std::unique_ptr<runtime::MetaStore> store_;
+  std::unique_ptr<runtime::MetaStore> local_, store_;
   std::unique_ptr<runtime::ExitWatch> watch_;
   std::unique_ptr<JobHome> home_;
   std::unique_ptr<ServiceContext> context_;

@@ -24,7 +24,7 @@ PLACES = {
     ("torch/", "ATen/", "c10/", "@sys//:torch"): ("client/torch/", "client/examples/", "tests/torch/", "tests/interop/",
                                              "bench/"),
     ("openssl/", "@sys//:crypto"): ("runtime/",),
-    ("grpc", "@sys//:grpc++"): ("proto/", "server/", "client/rpc/", "client/cli/", "tests/", "bench/"),
+    ("grpc", "@sys//:grpc++"): ("proto/", "runtime/etcd/", "server/", "client/rpc/", "client/cli/", "tests/", "bench/"),
 }
 # core/ is pure: Abseil and the standard library, without I/O, clocks and threads. kernels/ has not even Abseil.
 IMPURE = re.compile(r"^(unistd|fcntl|sys/.*|poll)\.h$|^(thread|mutex|fstream|iostream|chrono|filesystem)$|"

@@ -70,6 +70,17 @@ echo "setup: apt-get update"
 new=$("${apt[@]}" -s --no-install-recommends install "${missing[@]}" 2>>"$log" | grep -c '^Inst') ||
   fail_apt "apt-get cannot install ${missing[*]}"
 echo "setup: apt-get install: $new packages with what they depend on; this takes minutes"
+# etcd-server's service would start at once, on ports that somebody may need: tests start servers of their own.
+hide_etcd=''
+if [[ " ${missing[*]} " == *' etcd-server '* && -d /etc/systemd/system && ! -e /etc/systemd/system/etcd.service ]]; then
+  "${as_root[@]}" ln -s /dev/null /etc/systemd/system/etcd.service && hide_etcd=1
+fi
+show_etcd() {
+  [[ $hide_etcd ]] || return 0
+  "${as_root[@]}" rm -f /etc/systemd/system/etcd.service /etc/systemd/system/multi-user.target.wants/etcd.service
+  echo "setup: the service of etcd-server is not started, now or at boot: systemctl enable --now etcd"
+}
+trap show_etcd EXIT
 # Each package is fetched, unpacked and set up: three lines of apt-get's, from which a percentage is made.
 "${apt[@]}" --no-install-recommends install "${missing[@]}" 2>&1 |
   tee -a "$log" |

@@ -170,5 +170,37 @@ TEST_F(InspectTest, ResizeNamesItsJobAndTellsWhatItCost) {
   EXPECT_DOUBLE_EQ(Json()["pause_seconds"], 0.0015);
 }
 
+TEST_F(InspectTest, Drain) {
+  server_.get_cluster = [](const v1::GetClusterRequest&, v1::Cluster* out) {
+    *out = SomeCluster();
+    return absl::OkStatus();
+  };
+  std::vector<std::string> drained;
+  server_.drain = [&](const v1::DrainRequest& request,
+                      const std::function<bool(const v1::ResizeProgress&)>& write) {
+    EXPECT_EQ(request.job(), "gpt");
+    EXPECT_FALSE(request.token().empty());
+    drained.push_back(request.id());
+    v1::ResizeProgress progress;
+    progress.mutable_result()->set_step(9);
+    write(progress);
+    return absl::OkStatus();
+  };
+  Context text = context(false), json = context(true);
+  ASSERT_TRUE(DrainMember(text, "s1").ok());
+  EXPECT_THAT(out_.str(), HasSubstr("without server s1 from step 10 on"));
+  out_.str("");
+  ASSERT_TRUE(DrainMember(json, "1").ok()) << "the holder of slot 1";
+  EXPECT_EQ(Json()["drained"], "s1");
+  EXPECT_EQ(drained, (std::vector<std::string>{"s1", "s1"}));
+  for (const char* nobody : {"s7", "7", "0", "-1", ""}) {
+    const absl::Status s = DrainMember(text, nobody);
+    EXPECT_TRUE(absl::IsNotFound(s)) << nobody << " " << s;
+    EXPECT_THAT(std::string(s.message()), HasSubstr("it has s1"));
+  }
+  EXPECT_TRUE(absl::IsUnimplemented(DrainMember(text, "rank-0")));
+  EXPECT_EQ(drained.size(), 2u);
+}
+
 }  // namespace
 }  // namespace sherd::cli

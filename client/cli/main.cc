@@ -34,6 +34,7 @@
 #include "client/rpc/job_client.h"
 #include "runtime/access_files.h"
 #include "runtime/control_page.h"
+#include "runtime/etcd/job_store.h"
 #include "runtime/job_dir.h"
 
 namespace sherd::cli {
@@ -65,6 +66,7 @@ struct Flags {
   int servers = 0, trainers = 0;
   uint64_t from_step = 0;
   bool give_up_step = false;
+  std::string drained;
   PlanOptions plan;
 };
 
@@ -105,6 +107,10 @@ void DeclareRun(CLI::App& app, RunOptions& run) {
       "job on as many hosts. Default: all in one");
   sub->add_option("--threads", run.threads, "Threads of each server. Default: cores divided by servers")
       ->check(CLI::Range(1, runtime::kMaxWorkers));
+  sub->add_option(
+      "--store", run.store,
+      "Where servers keep what they agree on: file:DIR or etcd://HOST:PORT,...[/PREFIX]. Default: in "
+      "the job's directory");
   sub->add_flag("--tag-output", run.tag_output, "Mark rank 0's output with [0], as others' always is");
   sub->add_option("command", run.command, "-- CMD ARGS...: the trainer's program")->required();
 }
@@ -222,6 +228,12 @@ void Declare(CLI::App& app, Flags& f, std::map<std::string, Command>& commands) 
                     "Tensors that agree in name and shape; report the others");
   commands["restore"] = {absl::InfiniteDuration(), [&f](Context& c) { return RestoreCommand(c, f.restore); }};
 
+  CLI::App* drain = app.add_subcommand(
+      "drain", "Take a server's part of the state away, while training goes on, so that it may be stopped");
+  drain->add_option("member", f.drained, "Server: its name, or the number of a slot that it holds")
+      ->required();
+  commands["drain"] = {absl::Minutes(5), [&f](Context& c) { return DrainMember(c, f.drained); }};
+
   CLI::App* resize =
       app.add_subcommand("resize", "Another number of shard servers or trainers, while training goes on");
   CLI::Option_group* what = resize->add_option_group("number");
@@ -332,6 +344,8 @@ int Main(int argc, char** argv) {
     if (!flags.globals.endpoint.empty() || !flags.globals.timeout.empty() || flags.globals.json) {
       return Error("run takes no --endpoint, --timeout or --json: it starts a job of its own", kUsage);
     }
+    if (absl::Status store = runtime::ParseStorePlace(flags.run.store).status(); !store.ok())
+      return Error(store.message(), kUsage);
     flags.run.shm_root = *shm_root;
     return RunJob(flags.run);
   }

@@ -1,13 +1,93 @@
 #include "client/cli/resize.h"
 
+#include <algorithm>
+#include <functional>
 #include <optional>
+#include <vector>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "client/cli/text.h"
+#include "client/rpc/job_client.h"
 #include "nlohmann/json.hpp"
 
 namespace sherd::cli {
+namespace {
+
+using Result = v1::ResizeProgress::Result;
+using Receive = std::function<absl::Status(v1::ResizeProgress&)>;
+
+double Seconds(const google::protobuf::Duration& d) { return d.seconds() + d.nanos() * 1e-9; }
+
+// Makes `call` until it is done, and shows how far it is. `what` as in "resize to 3".
+absl::StatusOr<Result> Carry(Context& context, const std::string& what,
+                             const std::function<absl::Status(Receive)>& call) {
+  std::optional<Result> result;
+  const absl::Status status = context.client.RetryUnavailable(context.deadline, [&] {
+    return call([&](v1::ResizeProgress& message) {
+      if (message.has_result()) result = message.result();
+      if (!message.progress().empty())
+        context.progress.Show(absl::StrCat(what, ": waits for ", message.progress()));
+      return absl::OkStatus();
+    });
+  });
+  context.progress.Clear();
+  if (!status.ok()) return status;
+  if (!result) return absl::DataLossError("it ended without a result; look at `sherd status`");
+  return *std::move(result);
+}
+
+nlohmann::ordered_json Cost(const Result& r) {
+  return {{"epoch", r.epoch()},
+          {"step", r.step()},
+          {"pause_seconds", Seconds(r.pause())},
+          {"moved_bytes", r.moved_bytes()},
+          {"least_bytes", r.least_bytes()},
+          {"changed_elements", r.changed_elements()},
+          {"seconds", Seconds(r.duration())}};
+}
+
+// `json` begins the document, `text` the line.
+void Write(Context& context, nlohmann::ordered_json json, const std::string& text, const Result& r) {
+  if (context.json) {
+    json.update(Cost(r));
+    context.out << json.dump(2) << "\n";
+    return;
+  }
+  context.out << absl::StrFormat(
+      "%s from step %d on (epoch %d): pause %.1f ms, moved %s (least possible %s), %d elements changed "
+      "owner, "
+      "%.2f s\n",
+      text, r.step() + 1, r.epoch(), Seconds(r.pause()) * 1e3, HumanBytes(r.moved_bytes()),
+      HumanBytes(r.least_bytes()), r.changed_elements(), Seconds(r.duration()));
+}
+
+// The name of the server that a person means by `member`.
+absl::StatusOr<std::string> ServerMeant(const v1::Cluster& cluster, const std::string& member) {
+  std::vector<std::string> names;
+  int slot = -1;
+  const bool number = absl::SimpleAtoi(member, &slot);
+  for (const v1::Member& m : cluster.members()) {
+    if (m.kind() != v1::Member::KIND_SERVER) {
+      if (m.id() != member) continue;
+      return absl::UnimplementedError(absl::StrCat(
+          member, " is a trainer, and trainers cannot be drained: stop its process, and start another one"));
+    }
+    if (m.id() == member) return member;
+    names.push_back(m.id());
+  }
+  for (const v1::Member& m : cluster.members()) {
+    const auto& slots = m.slots();
+    const bool holds = std::find(slots.begin(), slots.end(), slot) != slots.end();
+    if (number && m.kind() == v1::Member::KIND_SERVER && holds) return m.id();
+  }
+  return absl::NotFoundError(absl::StrCat("job ", cluster.job(), " has no server '", member, "'; it has ",
+                                          absl::StrJoin(names, ", ")));
+}
+
+}  // namespace
 
 absl::Status Resize(Context& context, int servers, int trainers, uint64_t from_step, bool give_up_step) {
   const std::string what = trainers > 0 ? absl::StrCat(trainers, trainers == 1 ? " trainer" : " trainers")
@@ -22,41 +102,28 @@ absl::Status Resize(Context& context, int servers, int trainers, uint64_t from_s
   request.set_trainers(trainers);
   request.set_from_step(from_step);
   request.set_give_up_step(give_up_step);
-  std::optional<v1::ResizeProgress::Result> result;
-  absl::Status status = context.client.RetryUnavailable(context.deadline, [&] {
-    return context.client.Resize(request, context.deadline, [&](v1::ResizeProgress& message) {
-      if (message.has_result()) result = message.result();
-      if (!message.progress().empty()) {
-        context.progress.Show(absl::StrCat("resize to ", what, ": waits for ", message.progress()));
-      }
-      return absl::OkStatus();
-    });
-  });
-  context.progress.Clear();
-  if (!status.ok()) return status;
-  if (!result) return absl::DataLossError("the resize ended without a result; look at `sherd status`");
-  const auto seconds = [](const google::protobuf::Duration& d) { return d.seconds() + d.nanos() * 1e-9; };
-  if (context.json) {
-    context.out << nlohmann::ordered_json(
-                       {{trainers > 0 ? "trainers" : "servers", trainers > 0 ? trainers : servers},
-                        {"epoch", result->epoch()},
-                        {"step", result->step()},
-                        {"pause_seconds", seconds(result->pause())},
-                        {"moved_bytes", result->moved_bytes()},
-                        {"least_bytes", result->least_bytes()},
-                        {"changed_elements", result->changed_elements()},
-                        {"seconds", seconds(result->duration())}})
-                       .dump(2)
-                << "\n";
-  } else {
-    context.out << absl::StrFormat(
-        "%s from step %d on (epoch %d): pause %.1f ms, moved %s (least possible %s), %d elements "
-        "changed owner, "
-        "%.2f s\n",
-        what, result->step() + 1, result->epoch(), seconds(result->pause()) * 1e3,
-        HumanBytes(result->moved_bytes()), HumanBytes(result->least_bytes()), result->changed_elements(),
-        seconds(result->duration()));
-  }
+  const absl::StatusOr<Result> result = Carry(
+      context, absl::StrCat("resize to ", what),
+      [&](const Receive& receive) { return context.client.Resize(request, context.deadline, receive); });
+  if (!result.ok()) return result.status();
+  Write(context, {{trainers > 0 ? "trainers" : "servers", trainers > 0 ? trainers : servers}}, what, *result);
+  return absl::OkStatus();
+}
+
+absl::Status DrainMember(Context& context, const std::string& member) {
+  absl::StatusOr<v1::Cluster> cluster = context.client.GetCluster({}, context.deadline);
+  if (!cluster.ok()) return cluster.status();
+  const absl::StatusOr<std::string> id = ServerMeant(*cluster, member);
+  if (!id.ok()) return id.status();
+  v1::DrainRequest request;
+  request.set_job(cluster->job());
+  request.set_token(rpc::NewToken());
+  request.set_id(*id);
+  const absl::StatusOr<Result> result =
+      Carry(context, absl::StrCat("drain of ", *id),
+            [&](const Receive& receive) { return context.client.Drain(request, context.deadline, receive); });
+  if (!result.ok()) return result.status();
+  Write(context, {{"drained", *id}}, absl::StrCat("without server ", *id), *result);
   return absl::OkStatus();
 }
 

@@ -1,8 +1,9 @@
-// `sherd resize`: another number of servers or trainers, while training goes on.
+// `sherd resize` and `sherd drain`: other servers or trainers, while training goes on.
 #ifndef SHERD_CLIENT_CLI_RESIZE_H_
 #define SHERD_CLIENT_CLI_RESIZE_H_
 
 #include <cstdint>
+#include <string>
 
 #include "absl/status/status.h"
 #include "client/cli/context.h"
@@ -12,6 +13,12 @@ namespace sherd::cli {
 // One of the two numbers is not 0: that one changes. Waits until it is done and writes what it cost. Errors
 // are the call's; DATA_LOSS if it ended without a result.
 absl::Status Resize(Context& context, int servers, int trainers, uint64_t from_step, bool give_up_step);
+
+// The slots of one server go to others: `member` is its name, or the number of a slot that it holds. It may
+// be stopped afterwards.
+//   NOT_FOUND      no such server: says which there are
+//   UNIMPLEMENTED  a trainer
+absl::Status DrainMember(Context& context, const std::string& member);
 
 }  // namespace sherd::cli
 

@@ -31,6 +31,7 @@
 #include "core/reduction_tree.h"
 #include "runtime/child_process.h"
 #include "runtime/doorbell.h"
+#include "runtime/etcd/job_store.h"
 #include "runtime/formats/atomic_file.h"
 #include "runtime/job_dir.h"
 
@@ -77,6 +78,7 @@ class Run {
   absl::Status PrepareLogs();
   absl::Status CheckSpace();
   absl::Status MaskSignals();
+  absl::Status OpenStore();
 
   void Do(const Actions& actions);
   void Spawn(Member member);
@@ -90,6 +92,7 @@ class Run {
   TrainerPlace place_;  // of rank 0
   std::optional<Keeper> keeper_;
   std::optional<JobDir> dir_;
+  std::unique_ptr<runtime::MetaStore> store_;  // null: in dir_
   runtime::UniqueFd signals_;
   std::unique_ptr<OutputPump> trainer_output_;  // may wait for a terminal
   std::unique_ptr<OutputPump> server_output_;   // must not
@@ -163,6 +166,7 @@ absl::Status Run::Prepare() {
   for (int i = 0; i < servers; ++i) place_.endpoints.push_back(absl::StrCat("unix:", SocketPath(i)));
 
   if (absl::Status status = MaskSignals(); !status.ok()) return status;
+  if (absl::Status status = OpenStore(); !status.ok()) return status;
   for (std::unique_ptr<OutputPump>* pump : {&trainer_output_, &server_output_}) {
     absl::StatusOr<std::unique_ptr<OutputPump>> started = OutputPump::Start();
     if (!started.ok()) return started.status();
@@ -206,6 +210,17 @@ absl::Status Run::MaskSignals() {
   ::sigprocmask(SIG_BLOCK, &set, nullptr);
   signals_.Reset(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
   return signals_.ok() ? absl::OkStatus() : absl::ErrnoToStatus(errno, "cannot make a signalfd");
+}
+
+// Before any server tries: what is wrong with it is said once, and nothing was started. Starts threads.
+absl::Status Run::OpenStore() {
+  if (options_.store.empty()) return absl::OkStatus();
+  const absl::StatusOr<runtime::StorePlace> place = runtime::ParseStorePlace(options_.store);
+  if (!place.ok()) return place.status();
+  absl::StatusOr<std::unique_ptr<runtime::MetaStore>> store = runtime::OpenJobStore(*place, *dir_);
+  if (!store.ok()) return store.status();
+  store_ = *std::move(store);
+  return absl::OkStatus();
 }
 
 void Run::Loop() {
@@ -332,6 +347,10 @@ absl::StatusOr<ChildProcess> Run::SpawnServer(int index) {
                 absl::StrCat(place_.endpoints.size())};
   if (options_.min_trainers > 0) spawn.argv.push_back(absl::StrCat("--min-trainers=", options_.min_trainers));
   if (options_.max_trainers > 0) spawn.argv.push_back(absl::StrCat("--max-trainers=", options_.max_trainers));
+  if (store_ != nullptr) {
+    spawn.argv.push_back("--store");
+    spawn.argv.push_back(options_.store);
+  }
   if (options_.threads > 0) {
     spawn.argv.push_back("--threads");
     spawn.argv.push_back(absl::StrCat(options_.threads));
@@ -375,6 +394,10 @@ void Run::CleanUp() {
     if (!removed.ok()) Say(removed.status().message());
     if (removed.ok() && !*removed) {
       Say(absl::StrCat("somebody still uses ", dir_->path(), "; `sherd gc` removes it later"));
+    }
+    if (removed.ok() && *removed && store_ != nullptr) {
+      const absl::Status cleared = runtime::ClearJobStore(*store_, dir_->uuid());
+      if (!cleared.ok()) Say(cleared.message());
     }
   }
   if (keeper_) keeper_->Dismiss();

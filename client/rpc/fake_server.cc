@@ -53,6 +53,10 @@ class FakeServer::Impl : public v1::ClusterService::Service,
                       grpc::ServerWriter<v1::ResizeProgress>* writer) override {
     return Serve(hooks_.resize, *request, writer);
   }
+  grpc::Status Drain(Context*, const v1::DrainRequest* request,
+                     grpc::ServerWriter<v1::ResizeProgress>* writer) override {
+    return Serve(hooks_.drain, *request, writer);
+  }
   grpc::Status ListTensors(Context*, const v1::ListTensorsRequest* request,
                            v1::ListTensorsResponse* response) override {
     return Answer(hooks_.list_tensors, *request, response);

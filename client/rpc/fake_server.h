@@ -47,6 +47,7 @@ class FakeServer {
   Unary<v1::GetClusterRequest, v1::Cluster> get_cluster;
   Stream<v1::WatchClusterRequest, v1::Cluster> watch_cluster;
   Stream<v1::ResizeRequest, v1::ResizeProgress> resize;
+  Stream<v1::DrainRequest, v1::ResizeProgress> drain;
   Unary<v1::ListTensorsRequest, v1::ListTensorsResponse> list_tensors;
   Stream<v1::ReadTensorRequest, v1::ReadTensorResponse> read_tensor;
   Stream<v1::TensorStatsRequest, v1::TensorStat> tensor_stats;

@@ -368,6 +368,11 @@ absl::Status JobClient::Resize(const v1::ResizeRequest& request, absl::Time dead
   return impl_->FromServer<v1::ResizeProgress>(&Server::cluster, &v1::ClusterService::Stub::Resize, request,
                                                deadline, receive);
 }
+absl::Status JobClient::Drain(const v1::DrainRequest& request, absl::Time deadline,
+                              Receive<v1::ResizeProgress> receive) {
+  return impl_->FromServer<v1::ResizeProgress>(&Server::cluster, &v1::ClusterService::Stub::Drain, request,
+                                               deadline, receive);
+}
 absl::Status JobClient::ReadTensor(const v1::ReadTensorRequest& request, absl::Time deadline,
                                    Receive<v1::ReadTensorResponse> receive) {
   return impl_->FromServer<v1::ReadTensorResponse>(&Server::shard, &v1::ShardService::Stub::ReadTensor,

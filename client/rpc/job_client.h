@@ -89,6 +89,8 @@ class JobClient {
                             Receive<v1::Cluster> receive);
   absl::Status Resize(const v1::ResizeRequest& request, absl::Time deadline,
                       Receive<v1::ResizeProgress> receive);
+  absl::Status Drain(const v1::DrainRequest& request, absl::Time deadline,
+                     Receive<v1::ResizeProgress> receive);
   absl::Status ReadTensor(const v1::ReadTensorRequest& request, absl::Time deadline,
                           Receive<v1::ReadTensorResponse> receive);
   absl::Status TensorStats(const v1::TensorStatsRequest& request, absl::Time deadline,

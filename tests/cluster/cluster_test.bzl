@@ -1,13 +1,13 @@
 """Tests of whole jobs: NAME.py on top of harness.py."""
 
-def cluster_test(name, size, full = None, data = []):
+def cluster_test(name, size, full = None, data = [], deps = []):
     """A test with the programs in `data`, and under the name `full` the same with all that takes long, run by hand."""
     native.py_test(
         name = name,
         size = size,
         srcs = [name + ".py"],
         data = data,
-        deps = [":harness"],
+        deps = [":harness"] + deps,
     )
     if full:
         native.py_test(
@@ -18,5 +18,5 @@ def cluster_test(name, size, full = None, data = []):
             data = data,
             main = name + ".py",
             tags = ["manual"],
-            deps = [":harness"],
+            deps = [":harness"] + deps,
         )

@@ -292,7 +292,7 @@ TEST(Control, SaysInOneLineWhyItDoesNotStart) {
       {{"--job", "ctl", "--id", "s9", "--job-dir", dir, "--token-file", "/nonexistent"},
        1,
        "cannot read /nonexistent"},
-      {{"--job", "ctl", "--id", "s9", "--job-dir", dir, "--store", "etcd://h:1"}, 2, "file:DIR"},
+      {{"--job", "ctl", "--id", "s9", "--job-dir", dir, "--store", "zookeeper://h:1"}, 2, "file:DIR"},
       // Another process with the name of a living server.
       {{"--job", "ctl", "--id", "s0", "--job-dir", dir, "--listen", "127.0.0.1:0"},
        1,
