@@ -69,7 +69,8 @@ double WorldShare::nominal_samples() const {
   if (rules_.global_batch == 0) return 1;
   const int64_t shares =
       rules_.virtual_ranks > 0 ? rules_.virtual_ranks : int64_t{rules_.first_world} * rules_.accumulation;
-  return static_cast<double>((rules_.global_batch + shares - 1) / shares);
+  const int64_t most = (rules_.global_batch + shares - 1) / shares;
+  return static_cast<double>(most);
 }
 
 double WorldShare::rate_factor() const {

@@ -53,8 +53,8 @@ int HostIndex(const EpochDoc& doc, const std::string& name) {
 
 int HostOfSlot(const EpochDoc& doc, int slot) {
   if (doc.hosts.empty()) return 0;
-  const int hosts = static_cast<int>(doc.hosts.size());
-  for (int h = 0; h < hosts; ++h) {
+  const int hosts = std::max(static_cast<int>(doc.hosts.size()), 1);
+  for (int h = 0; h < static_cast<int>(doc.hosts.size()); ++h) {
     if (slot < doc.hosts[h].servers) return h;
     slot -= doc.hosts[h].servers;
   }

@@ -2,6 +2,8 @@
 
 #include <functional>
 #include <random>
+#include <string>
+#include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -159,8 +161,9 @@ TEST(LinkHandshake, NothingIsReplayed) {
 }
 
 TEST(LinkHandshake, StrangersAreRefusedAtTheirFirstBytes) {
-  for (const std::string bytes : {"GET / HT", "SSH-2.0-", std::string(8, '\0').c_str(), "SHERDLK\2",
-                                  "\x16\x03\x01\x02\x06\x01\x01\xfc"}) {
+  const std::vector<std::string> strangers = {"GET / HT", "SSH-2.0-", std::string(8, '\0'), "SHERDLK\2",
+                                              "\x16\x03\x01\x02\x06\x01\x01\xfc"};
+  for (const std::string& bytes : strangers) {
     LinkHandshake listener = Make(Role::kListener);
     std::string padded = bytes, answer;
     padded.resize(8);

@@ -43,10 +43,7 @@ absl::StatusOr<UniqueFd> Listen(const SocketAddress& address) {
 // A connection that is not through its handshake.
 struct LinkListener::Pending {
   Pending(UniqueFd socket, SocketAddress address, absl::Duration deadline, LinkHandshake handshake)
-      : socket(std::move(socket)),
-        address(std::move(address)),
-        deadline(deadline),
-        handshake(std::move(handshake)) {}
+      : socket(std::move(socket)), address(address), deadline(deadline), handshake(std::move(handshake)) {}
 
   UniqueFd socket;
   SocketAddress address;
@@ -74,10 +71,7 @@ absl::StatusOr<std::unique_ptr<LinkListener>> LinkListener::Start(Options option
 }
 
 LinkListener::LinkListener(Options options, SocketAddress address, UniqueFd socket, UniqueFd stop)
-    : options_(std::move(options)),
-      address_(std::move(address)),
-      socket_(std::move(socket)),
-      stop_(std::move(stop)) {
+    : options_(std::move(options)), address_(address), socket_(std::move(socket)), stop_(std::move(stop)) {
   thread_ = std::thread([this] { Run(); });
 }
 

@@ -38,7 +38,7 @@ std::string ToString(const LinkIdentity& identity) {
 
 void EncodeIdentity(const LinkIdentity& identity, char* to) {
   std::memset(to, 0, kIdentityBytes);
-  std::memcpy(to, identity.job_uuid.data(), std::min(identity.job_uuid.size(), kJobUuidBytes));
+  identity.job_uuid.copy(to, kJobUuidBytes);
   PutU32(to + 36, identity.host);
   PutU64(to + 40, identity.incarnation);
   PutU64(to + 48, identity.epoch);

@@ -121,7 +121,7 @@ void AddPages(PlanRequest* request) {
   request->rank_page_bytes = runtime::RankRecords::BytesFor(request->job);
   request->owner_page_bytes = runtime::OwnerRecords::BytesFor(request->job);
   request->control_bytes = static_cast<int64_t>(sizeof(runtime::ControlPage)) +
-                           request->ranks_per_host * static_cast<int64_t>(sizeof(runtime::MemberEntry));
+                           kMaxWorldSize * static_cast<int64_t>(sizeof(runtime::MemberEntry));
 }
 
 // With `dtype` for everything that has the dtype of the computation.

@@ -191,7 +191,7 @@ class AccessTest(harness.ClusterTest):
                         s.shutdown(socket.SHUT_WR)
                         while s.recv(4096):
                             pass
-                    except ConnectionError:
+                    except OSError:  # reset, or gone between the two
                         pass
             self.assertEqual(cluster.cli(["status"], 0, access).status, 0)
             self.assertFalse(cluster.check())

@@ -72,7 +72,7 @@ TEST_P(PlanTest, IsWhatAJobReserves) {
   request.rank_page_bytes = runtime::RankRecords::BytesFor(spec);
   request.owner_page_bytes = runtime::OwnerRecords::BytesFor(spec);
   request.control_bytes = static_cast<int64_t>(sizeof(runtime::ControlPage)) +
-                          world * static_cast<int64_t>(sizeof(runtime::MemberEntry));
+                          kMaxWorldSize * static_cast<int64_t>(sizeof(runtime::MemberEntry));
   const SherdPlan plan = PlanSherd(request, stage);
   std::map<std::string, int64_t> measured = Measured(job.memory().dir());
   int64_t sum = 0;

@@ -348,7 +348,7 @@ TEST(ZeroOptimizerTest, WhatCanNotBeTrainedIsRefused) {
     NamedTensors doubles, good;
     doubles.insert("d", at::ones({2}, at::kDouble));
     good.insert("g", at::ones({2}).requires_grad_());
-    for (const absl::Status& s : {refusal(doubles, ZeroOptions()), refusal(good, ZeroOptions().stage(3)),
+    for (const absl::Status& s : {refusal(doubles, ZeroOptions()), refusal(good, ZeroOptions().stage(4)),
                                   refusal(good, ZeroOptions().accumulation(0))}) {
       EXPECT_TRUE(absl::IsInvalidArgument(s)) << s;
     }
