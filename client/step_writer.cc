@@ -181,9 +181,9 @@ void StepWriter::BeginPart(float scale) { scale_ = scale; }
 void StepWriter::BeginLatePart(float scale) { scale_ = scale; }
 
 absl::StatusOr<std::vector<runtime::OwnerRecords*>> StepWriter::Owners(Step step) {
-  const std::optional<runtime::Assignment> a = memory_->control().AssignmentFor(step);
-  if (!a.has_value()) return absl::FailedPreconditionError("the job has no owners");
-  if (a->epoch != owners_epoch_) {
+  if (memory_->control().EpochFor(step) != owners_epoch_) {
+    const std::optional<runtime::Assignment> a = memory_->control().AssignmentFor(step);
+    if (!a.has_value()) return absl::FailedPreconditionError("the job has no owners");
     owners_.clear();
     for (int m = 0; m < a->servers; ++m) {
       absl::StatusOr<runtime::OwnerRecords*> o = memory_->owner(Slot(m));
@@ -197,8 +197,8 @@ absl::StatusOr<std::vector<runtime::OwnerRecords*>> StepWriter::Owners(Step step
 }
 
 void StepWriter::RingOwners() {
-  const std::optional<runtime::Assignment> a = memory_->control().AssignmentFor(id_.step);
-  for (int m = 0; a.has_value() && m < a->servers; ++m) memory_->control().servers[m].bell.Ring();
+  if (!Owners(id_.step).ok()) return;
+  for (size_t m = 0; m < owners_.size(); ++m) memory_->control().servers[m].bell.Ring();
 }
 
 bool StepWriter::ConsumedByAll(int unit, Mark mark) {
@@ -411,17 +411,17 @@ absl::StatusOr<Verdict> StepWriter::Finish(const Record& record, absl::string_vi
   if (!owners.ok()) return owners.status();
   std::optional<Verdict> verdict = owners->front()->ReadVerdict(id_);
   if (!verdict.has_value() && rejected) return GivenUpError();
-  const std::optional<runtime::Assignment> next = memory_->control().AssignmentFor(id_.step.Next());
-  if (!verdict.has_value() && next.has_value() && next->world_size <= rank_.value()) {
+  if (!verdict.has_value()) {
+    const std::optional<runtime::Assignment> next = memory_->control().AssignmentFor(id_.step.Next());
+    if (!next.has_value() || next->world_size > rank_.value()) {
+      return absl::InternalError(
+          absl::StrCat("step ", id_.ToString(), " is done but its verdict can not be read"));
+    }
     // It lets this rank go: the others have gone on already, and written the next one over it.
     verdict.emplace();
     verdict->id = id_;
     verdict->loss_scale = loss_scale_;
     verdict->loss = verdict->grad_norm = std::nan("");
-  }
-  if (!verdict.has_value()) {
-    return absl::InternalError(
-        absl::StrCat("step ", id_.ToString(), " is done but its verdict can not be read"));
   }
   if (absl::Status stands = StandAt(rejected ? id_.NextAttempt() : id_.NextStep()); !stands.ok())
     return stands;

@@ -28,20 +28,21 @@ void ControlPage::Activate(uint64_t epoch, Step from) {
 }
 
 template <typename Take>
-std::optional<Assignment> ControlPage::NewestThat(Take take) const {
-  const AssignmentEntry* best = nullptr;
-  uint64_t best_epoch = 0, best_from_plus_1 = 0;
+ControlPage::Active ControlPage::NewestThat(Take take) const {
+  Active best;
   for (const AssignmentEntry& e : assignments_) {
     const uint64_t from_plus_1 = e.from_plus_1.load(std::memory_order_acquire);
     const uint64_t epoch = e.epoch.load(std::memory_order_acquire);
-    if (from_plus_1 == 0 || (best != nullptr && epoch < best_epoch)) continue;
+    if (from_plus_1 == 0 || (best.entry != nullptr && epoch < best.epoch)) continue;
     if (!take(epoch, Step(from_plus_1 - 1))) continue;
-    best = &e;
-    best_epoch = epoch;
-    best_from_plus_1 = from_plus_1;
+    best = {&e, epoch, from_plus_1};
   }
-  if (best == nullptr) return std::nullopt;
-  return Read(*best, best_epoch, best_from_plus_1);
+  return best;
+}
+
+std::optional<Assignment> ControlPage::Active::Read() const {
+  if (entry == nullptr) return std::nullopt;
+  return ControlPage::Read(*entry, epoch, from_plus_1);
 }
 
 Assignment ControlPage::Read(const AssignmentEntry& e, uint64_t epoch, uint64_t from_plus_1) {
@@ -56,8 +57,9 @@ Assignment ControlPage::Read(const AssignmentEntry& e, uint64_t epoch, uint64_t 
 }
 
 bool ControlPage::MayBegin(uint64_t epoch, Step step) const {
-  const std::optional<Assignment> a = Find(epoch);
-  return !a.has_value() || a->not_before <= step;
+  const AssignmentEntry& e = assignments_[epoch % kAssignments];
+  if (epoch == 0 || e.epoch.load(std::memory_order_acquire) != epoch) return true;
+  return Step(e.not_before.load(std::memory_order_relaxed)) <= step;
 }
 
 std::optional<Assignment> ControlPage::Find(uint64_t epoch) const {
@@ -75,15 +77,20 @@ HostMap ControlPage::HostsOf(const AssignmentEntry& e) {
 }
 
 std::optional<Assignment> ControlPage::AssignmentFor(Step step) const {
-  return NewestThat([&](uint64_t, Step from) { return from <= step; });
+  return NewestThat([&](uint64_t, Step from) { return from <= step; }).Read();
+}
+
+std::optional<uint64_t> ControlPage::EpochFor(Step step) const {
+  const Active a = NewestThat([&](uint64_t, Step from) { return from <= step; });
+  return a.entry == nullptr ? std::nullopt : std::optional<uint64_t>(a.epoch);
 }
 
 std::optional<Assignment> ControlPage::Before(uint64_t epoch) const {
-  return NewestThat([&](uint64_t e, Step) { return e < epoch; });
+  return NewestThat([&](uint64_t e, Step) { return e < epoch; }).Read();
 }
 
 std::optional<Assignment> ControlPage::Newest() const {
-  return NewestThat([](uint64_t, Step) { return true; });
+  return NewestThat([](uint64_t, Step) { return true; }).Read();
 }
 
 }  // namespace sherd::runtime

@@ -113,6 +113,8 @@ class ControlPage {
   // The assignment in force for a step: the newest active one with from_step <= step. nullopt before the
   // first.
   std::optional<Assignment> AssignmentFor(Step step) const;
+  // Its epoch alone: a few loads, for those who look at every unit whether it is still the one they know.
+  std::optional<uint64_t> EpochFor(Step step) const;
   // The newest active one that is older than `epoch`.
   std::optional<Assignment> Before(uint64_t epoch) const;
   // The newest active one.
@@ -133,8 +135,13 @@ class ControlPage {
   };
   static HostMap HostsOf(const AssignmentEntry& e);
   static Assignment Read(const AssignmentEntry& e, uint64_t epoch, uint64_t from_plus_1);
+  struct Active {
+    const AssignmentEntry* entry = nullptr;
+    uint64_t epoch = 0, from_plus_1 = 0;
+    std::optional<Assignment> Read() const;
+  };
   template <typename Take>
-  std::optional<Assignment> NewestThat(Take take) const;
+  Active NewestThat(Take take) const;
   AssignmentEntry& At(uint64_t epoch) { return assignments_[epoch % kAssignments]; }
   AssignmentEntry assignments_[kAssignments];
 };

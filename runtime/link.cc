@@ -33,8 +33,6 @@ constexpr int kLongestRetryMs = 1000;
 // many seconds.
 constexpr unsigned kGiveUpMs = 15 * 60 * 1000;
 
-int64_t NowNs() { return absl::ToInt64Nanoseconds(SystemClock().Monotonic()); }
-
 // As poll() wants it, rounded up.
 int PollMs(absl::Duration left) {
   return static_cast<int>(std::clamp<int64_t>(absl::ToInt64Milliseconds(left) + 1, 0, 60000));
@@ -163,8 +161,8 @@ Link::Link(UniqueFd socket, LinkIdentity peer, std::string address, LinkOptions 
       name_(absl::StrCat("host ", peer_.host, " (", address, ")")),
       socket_(std::move(socket)),
       wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
-      last_sent_ns_(NowNs()),
-      last_read_ns_(NowNs()),
+      last_sent_ns_(MonotonicNanos()),
+      last_read_ns_(MonotonicNanos()),
       ahead_(new char[kReadAhead]),
       liveness_(options_.liveness, SystemClock().Monotonic()) {
   watch_ = std::thread([this] { Watch(); });
@@ -224,7 +222,7 @@ absl::Status Link::SendAll(iovec* parts, size_t count) {
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return Failed("send", errno);
     sent_.fetch_add(n, std::memory_order_relaxed);
-    last_sent_ns_.store(NowNs(), std::memory_order_relaxed);
+    last_sent_ns_.store(MonotonicNanos(), std::memory_order_relaxed);
     for (size_t left = static_cast<size_t>(n); parts != end;) {
       const size_t step = std::min(left, parts->iov_len);
       parts->iov_base = static_cast<char*>(parts->iov_base) + step;
@@ -298,7 +296,7 @@ absl::Status Link::Fill(void* to, size_t bytes) {
     if (n < 0) return Failed("receive", errno);
     if (n == 0) return Fail(absl::UnavailableError(absl::StrCat(name_, " closed the connection")));
     received_.fetch_add(n, std::memory_order_relaxed);
-    last_read_ns_.store(NowNs(), std::memory_order_relaxed);
+    last_read_ns_.store(MonotonicNanos(), std::memory_order_relaxed);
     const size_t step = std::min(bytes, static_cast<size_t>(n));
     ahead_begin_ = 0;
     ahead_end_ = static_cast<size_t>(n) - step;
@@ -384,7 +382,7 @@ void Link::TryHeartbeat() {
   if (n > 0) {
     tail_.erase(0, static_cast<size_t>(n));
     sent_.fetch_add(n, std::memory_order_relaxed);
-    last_sent_ns_.store(NowNs(), std::memory_order_relaxed);
+    last_sent_ns_.store(MonotonicNanos(), std::memory_order_relaxed);
   }
   // Errors are found by whoever sends or receives next, and by PeerClosed().
   sending_.store(false, std::memory_order_release);
