@@ -75,6 +75,7 @@ void StepWriter::AddPlaces(const Chunk& chunk) {
 }
 
 absl::Status StepWriter::StandAt(StepId id) {
+  if (absl::Status changed = WaitForRanks(id); !changed.ok()) return changed;
   const std::optional<runtime::Assignment> a = memory_->control().AssignmentFor(id.step);
   if (!a.has_value()) return absl::FailedPreconditionError("the job has no owners");
   if (absl::Status mapped = memory_->MapRanks(); !mapped.ok()) return mapped;
@@ -428,21 +429,6 @@ absl::StatusOr<Verdict> StepWriter::Finish(const Record& record, absl::string_vi
   if (!rejected) loss_scale_ = verdict->loss_scale;
   if (!rejected) places_.ReclaimAll();
   return *std::move(verdict);
-}
-
-absl::Status StepWriter::WaitDone(StepId id, bool* rejected) {
-  const auto done = [&] {
-    absl::StatusOr<std::vector<runtime::OwnerRecords*>> owners = Owners(id.step);
-    if (!owners.ok()) return false;
-    bool all_done = true, all_rejected = true;
-    for (const runtime::OwnerRecords* o : *owners) {
-      all_done &= !(o->Done() < id);
-      all_rejected &= o->Rejected().step == id.step && !(o->Rejected() < id);
-    }
-    *rejected = !all_done && all_rejected;
-    return all_done || all_rejected;
-  };
-  return WaitUntil(absl::StrCat("step ", id.ToString()), done);
 }
 
 }  // namespace sherd::client

@@ -168,6 +168,9 @@ class StepWriter {
   absl::StatusOr<std::vector<runtime::OwnerRecords*>> Owners(Step step);
   void RingOwners();
   absl::Status StandAt(StepId id);
+  // A boundary that gave a step up may have decided other ranks for it: waits until they are in force, so
+  // that the next attempt is shared out among them.
+  absl::Status WaitForRanks(StepId id);
   // The blob committed with the step before `next`.
   std::string BlobBefore(Step next) const;
   // The step in hand was given up, everywhere.

@@ -1,5 +1,7 @@
 // StepWriter: waiting, and whom for.
+#include <algorithm>
 #include <optional>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "client/step_writer.h"
@@ -82,6 +84,31 @@ absl::Status StepWriter::WaitUntil(absl::string_view what, const std::function<b
       if (options_.on_wait) options_.on_wait(now - start, absl::StrCat(what, ": ", WaitsFor()));
     }
   }
+}
+
+absl::Status StepWriter::WaitDone(StepId id, bool* rejected) {
+  const auto done = [&] {
+    absl::StatusOr<std::vector<runtime::OwnerRecords*>> owners = Owners(id.step);
+    if (!owners.ok()) return false;
+    bool all_done = true, all_rejected = true;
+    for (const runtime::OwnerRecords* o : *owners) {
+      all_done &= !(o->Done() < id);
+      all_rejected &= o->Rejected().step == id.step && !(o->Rejected() < id);
+    }
+    *rejected = !all_done && all_rejected;
+    return all_done || all_rejected;
+  };
+  return WaitUntil(absl::StrCat("step ", id.ToString()), done);
+}
+
+absl::Status StepWriter::WaitForRanks(StepId id) {
+  if (id.attempt == 0) return absl::OkStatus();
+  return WaitUntil(absl::StrCat("the ranks of step ", id.ToString()), [&] {
+    absl::StatusOr<std::vector<runtime::OwnerRecords*>> owners = Owners(id.step);
+    return owners.ok() && std::all_of(owners->begin(), owners->end(), [&](const runtime::OwnerRecords* o) {
+             return o->Decided().ranges <= owners_epoch_;
+           });
+  });
 }
 
 }  // namespace sherd::client

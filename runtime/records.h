@@ -117,7 +117,8 @@ class OwnerRecords {
   StepId Done() const;
   // Proposals carried out up to DONE and the boundaries after it.
   Proposals Decided() const;
-  // The last rejected step; {0, 0} if none.
+  // The last rejected step; {0, 0} if none. A boundary carried out before an attempt rejects the one before
+  // it.
   void PublishRejected(StepId id);
   StepId Rejected() const;
   // Where a job begins: as if `done` (step 0, or a checkpoint's) had been done here, with `decided` carried
@@ -144,6 +145,8 @@ class OwnerRecords {
   // PHASED: what the update of `id` needs of whole tensors stands in JobMemory::block_norms for own blocks.
   void PublishPhased(StepId id);
   void PublishBoundary(const BoundaryOffer& offer);
+  // A boundary that gives the step in hand up is carried out before its next attempt: `done.before` says so,
+  // in the same store (a death between two would leave an owner that can neither finish nor repeat it).
   void PublishBoundaryDone(const BoundaryOffer& done);
   // Everything a pipeline looks at, in the order it relies on.
   OwnerPage ReadPage(StepId current) const;

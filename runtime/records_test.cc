@@ -187,6 +187,18 @@ TEST(OwnerRecordsTest, ANewSlotEntersWhereAnotherStands) {
   EXPECT_EQ(second.Entered(), 4u);
 }
 
+TEST(OwnerRecordsTest, ABoundaryBeforeAnAttemptRejectsTheOneBeforeIt) {
+  const JobSpec spec = Spec();
+  Page page(OwnerRecords::BytesFor(spec));
+  OwnerRecords owner(&spec, page.data());
+  owner.PublishBoundaryDone({{Step(5), 0}, 1, 1, {1, 0, 0}});
+  EXPECT_EQ(owner.Rejected(), (StepId{Step(0), 0}));
+  owner.PublishBoundaryDone({{Step(5), 1}, 2, 1, {2, 0, 0}});  // gives 5 up
+  EXPECT_EQ(owner.Rejected(), (StepId{Step(5), 0}));
+  owner.PublishRejected({Step(5), 1});
+  EXPECT_EQ(owner.Rejected(), (StepId{Step(5), 1}));
+}
+
 TEST(OwnerRecordsTest, WorkersUndoAreasAreApart) {
   const JobSpec spec = Spec();
   Page page(OwnerRecords::BytesFor(spec));

@@ -390,15 +390,16 @@ absl::Status Engine::DecideBoundary(const Effect& e) {
     memory_->control().import_steps[decision.import % runtime::ControlPage::kImportSteps] =
         after.step.value();
   }
+  StepId stands_before = e.id;
   if (decision.ranges > before.ranges) {
     // What was consumed of the step in hand was so by other ranges: a trainer that comes must not rely on it.
     const int units = static_cast<int>(memory_->layout().units().size());
     for (int u = 0; u < units; ++u) records_->Consumed(u).store(0, std::memory_order_seq_cst);
     // Other ranks share out its samples anew: what was delivered of it is not used, the step is given up.
     const std::optional<runtime::Assignment> next = memory_->control().Find(decision.ranges);
-    if (next.has_value() && next->world_size != assignment_.world_size) records_->PublishRejected(e.id);
+    if (next.has_value() && next->world_size != assignment_.world_size) stands_before = e.id.NextAttempt();
   }
-  records_->PublishBoundaryDone({e.id, e.n, assignment_.epoch, decision});
+  records_->PublishBoundaryDone({stands_before, e.n, assignment_.epoch, decision});
   RingAll();
   ShowOwner(slot_);
   return absl::OkStatus();

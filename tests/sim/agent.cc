@@ -14,9 +14,12 @@ class Agent {
   Agent(World& world, int host)
       : w_(world), host_(host), m_(world.memory[host]), random_(world.job.seed * 31 + world.s.current()) {
     peers_.resize(w_.job.hosts);
-    // The kernel closed what a predecessor had open.
+    // The kernel closed what a predecessor had open, and what had come for it is gone with it: it may have
+    // died in the middle of one message, and nobody is to carry out the next.
     for (int peer = 0; peer < w_.job.hosts; ++peer) {
-      if (peer != host_) LinkTo(peer).up = false;
+      if (peer == host_) continue;
+      LinkTo(peer).up = false;
+      In(peer).clear();
     }
   }
 

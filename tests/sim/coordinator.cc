@@ -24,6 +24,7 @@ class Coordinator {
       w_.Tick();
       SeeDeaths();
       Announce();
+      LookForReady();
       LookAtRanges();
       const uint64_t again = state_.formed() ? Operate() : ~uint64_t{0};
       OpenBoundary();
@@ -55,7 +56,7 @@ class Coordinator {
       } else if (const auto* e = absl::get_if<RetireServer>(&effect)) {
         if (w_.Alive(e->process)) w_.s.Kill(static_cast<int>(e->process.pid) - 1);
       } else if (const auto* e = absl::get_if<ProposeAssignment>(&effect)) {
-        Propose(e->ranges_epoch.value(), e->servers);
+        Propose(e->ranges_epoch.value(), e->servers, e->trainers);
       } else if (const auto* e = absl::get_if<Answer>(&effect); e != nullptr && e->request == request) {
         answer = e->status;
       }
@@ -66,28 +67,30 @@ class Coordinator {
   void Apply(const Event& event) { Ask(event, "").IgnoreError(); }
 
   // What a proposal names is whole, on every host, before it is proposed.
-  void Propose(uint64_t epoch, int servers) {
+  void Propose(uint64_t epoch, int servers, int trainers) {
+    const int world_size = trainers > 0 ? trainers : state_.doc().world_size;
     for (HostMemory& m : w_.memory) {
       const bool there = std::any_of(m.assignments.begin(), m.assignments.end(),
                                      [&](const AssignmentEntry& a) { return a.epoch == epoch; });
-      if (!there) m.assignments.push_back({epoch, *SlotHosts(state_.doc(), servers), std::nullopt});
+      if (!there)
+        m.assignments.push_back({epoch, *SlotHosts(state_.doc(), servers), std::nullopt, world_size});
       w_.Tick();
     }
     m_.proposals.ranges = std::max(m_.proposals.ranges, epoch);
-    w_.Trace(absl::StrCat("proposes ranges ", epoch, " for ", servers));
+    w_.Trace(absl::StrCat("proposes ranges ", epoch, " for ", servers, " and ", world_size, " ranks"));
     w_.s.Ring();
   }
 
-  bool SeenDead(const ProcessIdentity& p) const {
-    const bool dead = !w_.Alive(p);
-    return dead || (w_.bug == Bug::kAdoptAlive && w_.s.Paused(static_cast<int>(p.pid) - 1));
+  bool SeenDead(const World::Process& p) const {
+    const bool guessed = w_.bug == (p.server ? Bug::kAdoptAlive : Bug::kSkipFence) && w_.s.Paused(p.fiber);
+    return guessed || !w_.s.Alive(p.fiber);
   }
 
   void SeeDeaths() {
     for (size_t i = 0; i < w_.processes.size(); ++i) {
       const World::Process p = w_.processes[i];
       const ProcessIdentity id = w_.Identity(p.fiber);
-      if (!SeenDead(id) || !dead_.insert(p.fiber).second) continue;
+      if (!SeenDead(p) || !dead_.insert(p.fiber).second) continue;
       if (p.server) {
         Apply(ServerDead{absl::StrCat("s", p.key), id});
       } else {
@@ -110,12 +113,14 @@ class Coordinator {
                  .ok())
           continue;
       } else {
-        const bool member = !w_.epochs.empty() && w_.epochs.back().world_size > 0 &&
+        const bool member = !w_.epochs.empty() &&
+                            p.key < static_cast<int>(w_.epochs.back().trainers.size()) &&
                             w_.epochs.back().trainers[p.key].process == id;
+        if (p.key >= w_.WantedTrainers()) continue;
         if (!member && !Open()) continue;
         const std::string request = absl::StrCat("attach ", p.fiber);
-        if (!Ask(TrainerAttached{Rank(p.key), HostName(w_.job.Ranks().HostOf(Rank(p.key))), id,
-                                 w_.job.world_size, 1, request},
+        if (!Ask(TrainerAttached{Rank(p.key), HostName(w_.job.HostOfRank(Rank(p.key))), id,
+                                 std::max(w_.job.world_size, p.key + 1), 1, request},
                  request)
                  .ok()) {
           continue;
@@ -142,6 +147,21 @@ class Coordinator {
     return std::none_of(all.begin(), all.end(), [&](const TrainerMember& t) { return w_.Alive(t.process); });
   }
 
+  void LookForReady() {
+    const EpochDoc& doc = state_.doc();
+    for (int r = doc.world_size; r < doc.desired_trainers && doc.proposed_epoch.value() == 0; ++r) {
+      const ProcessIdentity id = doc.trainers[r].process;
+      if (w_.trainer_ready[r] < 0 || w_.Identity(w_.trainer_ready[r]) != id || !w_.Alive(id)) continue;
+      if (!state_.trainer_ready(Rank(r))) Apply(TrainerReady{Rank(r), id});
+    }
+    // Nobody is left to take them in.
+    const bool over = m_.DoneByAll().step.value() >= static_cast<uint64_t>(w_.job.steps);
+    if (over && doc.desired_trainers > doc.world_size && doc.proposed_epoch.value() == 0) {
+      Ask(ResizeRequested{0, absl::StrCat("back from ", doc.epoch.value()), doc.world_size}, "")
+          .IgnoreError();
+    }
+  }
+
   void LookAtRanges() {
     const uint64_t want = state_.doc().proposed_epoch.value();
     const AssignmentEntry a = *m_.Newest();
@@ -165,9 +185,18 @@ class Coordinator {
         op.state = Operation::kClearing;
         w_.Tick();
         KillTrainers(op);
-        if (!TrainersGone()) return kUntilRung;
+        if (!TrainersGone()) return op.kill_trainers ? kUntilRung : op.patience - w_.s.now();
       }
-      if (!Begin(op, absl::StrCat("operation ", i))) return kUntilRung;
+      if (!Begin(op, absl::StrCat("operation ", i))) {
+        // What is under way may need trainers: then this one does without their absence.
+        if (op.state == Operation::kClearing && state_.doc().desired_trainers != 0) {
+          op.without_trainers = false;
+          op.state = Operation::kPending;
+          w_.Trace("lets trainers in again: another operation is under way");
+          w_.s.Ring();
+        }
+        return kUntilRung;
+      }
       op.state = Operation::kProposed;
       w_.s.Ring();  // trainers may come again
       w_.Tick();
@@ -175,7 +204,10 @@ class Coordinator {
     return kUntilRung;
   }
 
-  void KillTrainers(const Operation& op) {
+  void KillTrainers(Operation& op) {
+    // Some may have gone on before they could know that they were to leave, and wait for those that did.
+    if (op.patience == 0) op.patience = w_.s.now() + 3000;
+    op.kill_trainers |= w_.s.now() >= op.patience;
     if (!op.kill_trainers || w_.epochs.empty()) return;
     for (const TrainerMember& t : w_.epochs.back().trainers) {
       if (w_.Alive(t.process)) w_.s.Kill(static_cast<int>(t.process.pid) - 1);
@@ -188,6 +220,10 @@ class Coordinator {
       // No host may be left without a server: then it is as if nobody had asked.
       if (!state_.doc().operation_under_way() && !SlotHosts(state_.doc(), op.servers).ok()) return true;
       return Ask(ResizeRequested{op.servers, token}, token).ok();
+    }
+    if (op.kind == Operation::kTrainers) {
+      const absl::Status asked = Ask(ResizeRequested{0, token, op.trainers, Step(0), op.give_up_step}, token);
+      return asked.ok() || absl::IsInvalidArgument(asked);  // more of them cannot be had at once
     }
     uint64_t Proposals::*word = &Proposals::import;
     if (op.kind == Operation::kSnapshot) {
@@ -214,6 +250,7 @@ class Coordinator {
     w_.Tick();
     Proposals allowed = m_.boundary;
     allowed.snapshot = m_.proposals.snapshot;
+    if (state_.doc().give_up_step) allowed.ranges = m_.proposals.ranges;
     if (TrainersGone()) allowed = m_.proposals;
     if (allowed == m_.boundary) return;
     m_.boundary.MergeMax(allowed);
@@ -226,7 +263,8 @@ class Coordinator {
       if (op.state != Operation::kProposed) return;
     }
     const std::vector<bool>& finished = w_.trainer_finished;
-    if (!TrainersGone() || std::count(finished.begin(), finished.end(), false) > 0) return;
+    if (!TrainersGone() || std::count(finished.begin(), finished.begin() + w_.WantedTrainers(), false) > 0)
+      return;
     for (const Snapshot& s : m_.snapshots) {
       if (!s.read && s.id <= m_.proposals.snapshot) return;
     }

@@ -18,15 +18,16 @@ Job Job::FromSeed(uint64_t seed) {
   job.ring = random.Chance(60);
   job.norms = Random::Mix(seed ^ 0x2078) % 2 == 0;
   const uint64_t hosts = Random::Mix(seed ^ 0x405);
-  job.hosts = 1 + static_cast<int>(hosts % 3);
+  job.hosts = 1 + static_cast<int>(hosts % 4 % 3);
   job.world_size = std::max(job.world_size, job.hosts);
   job.servers = std::max(job.servers, job.hosts);
   const int groups =
-      job.hosts > 1 ? job.hosts : 1 + static_cast<int>(hosts / 3 % std::min(2, job.world_size));
+      job.hosts > 1 ? job.hosts : 1 + static_cast<int>(hosts / 4 % 3 == 1 && job.world_size > 1);
   if (groups > 1) {
     job.groups.assign(groups, 1);
     for (int r = groups; r < job.world_size; ++r) ++job.groups[(hosts >> (8 + r)) % groups];
   }
+  job.places = job.hosts == 1 && job.groups.empty() ? 5 : job.world_size;
   const int units = 1 + random.Below(3);
   for (int u = 0; u < units; ++u) {
     UnitShape unit;

@@ -37,9 +37,10 @@ struct TensorShape {
 // What a job is, from its seed.
 struct Job {
   uint64_t seed = 0;
-  int world_size = 1, servers = 1, steps = 4;
-  bool ring = false;   // stage 2
-  bool norms = false;  // the optimizer updates whole tensors by their norms
+  int world_size = 1, servers = 1, steps = 4;  // at first
+  int places = 1;                              // ranks that there may be: on one host trainers come and go
+  bool ring = false;                           // stage 2
+  bool norms = false;                          // the optimizer updates whole tensors by their norms
   // On how many machines, and the ranks of each; or one, which adds up as so many would (ReductionTree).
   int hosts = 1;
   std::vector<int32_t> groups;  // consecutive ranks; empty: all are one
@@ -51,6 +52,8 @@ struct Job {
   LossScaleSpec loss_scale{/*dynamic=*/true, /*initial=*/4, /*window=*/1, /*hysteresis=*/2, /*min=*/1};
 
   static Job FromSeed(uint64_t seed);
+  bool elastic() const { return places > world_size; }
+  int HostOfRank(Rank rank) const { return hosts > 1 ? Ranks().HostOf(rank) : 0; }
   RankMap Ranks() const { return RankMap(hosts > 1 ? groups : std::vector<int32_t>(), world_size); }
   // Servers come as s0, s1, ...: on which host each, and how many of the first ones a host begins with.
   int HostOfServer(int k) const { return k % hosts; }

@@ -33,9 +33,9 @@ int main(int argc, char** argv) {
     }
   }
   if (seed != 0) first = seed, seeds = 1;
-  uint64_t failures = 0, events = 0, kills = 0;
-  for (uint64_t i = 0; i < seeds && failures < 10; ++i) {
-    options.seed = first + i;
+  uint64_t failures = 0, events = 0, kills = 0, run = 0;
+  for (; run < seeds && failures < 10; ++run) {
+    options.seed = first + run;
     const sherd::sim::Result r = sherd::sim::RunSeed(options);
     events += r.events;
     kills += r.kills;
@@ -44,7 +44,7 @@ int main(int argc, char** argv) {
     std::printf("seed %llu: %s\n  %s\n", static_cast<unsigned long long>(options.seed), r.failure.c_str(),
                 sherd::sim::ReplayCommand(options).c_str());
   }
-  std::printf("%llu seeds, %llu events, %llu kills, %llu failures\n", static_cast<unsigned long long>(seeds),
+  std::printf("%llu seeds, %llu events, %llu kills, %llu failures\n", static_cast<unsigned long long>(run),
               static_cast<unsigned long long>(events), static_cast<unsigned long long>(kills),
               static_cast<unsigned long long>(failures));
   return failures == 0 ? 0 : 1;

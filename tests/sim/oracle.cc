@@ -38,10 +38,10 @@ void Oracle::AddUp(StepId id, std::vector<Values>* sums) const {
     bool any = false;
   };
   std::map<std::pair<int, int>, std::vector<Sum>> partial;  // by part and group, per block
-  const std::vector<int32_t> groups =
-      job_.groups.empty() ? std::vector<int32_t>{job_.world_size} : job_.groups;
-  const RankMap of(groups, job_.world_size);
-  for (int r = 0; r < job_.world_size; ++r) {
+  const int world_size = world_of(decided_.ranges);
+  const std::vector<int32_t> groups = job_.groups.empty() ? std::vector<int32_t>{world_size} : job_.groups;
+  const RankMap of(groups, world_size);
+  for (int r = 0; r < world_size; ++r) {
     std::vector<int> parts(job_.units.size(), 0);
     for (const Job::Part& p : job_.Parts(Rank(r), id)) {
       const int part = parts[p.unit]++;
@@ -70,7 +70,7 @@ Verdict Oracle::Expected(StepId id, std::vector<Values>* sums) const {
   v.has_grad.assign(1, 0);
   v.loss_scale = loss_scale_;
   double weight = 0, loss = 0;
-  for (int r = 0; r < job_.world_size; ++r) {
+  for (int r = 0; r < world_of(decided_.ranges); ++r) {
     const TrainerStep s = job_.Record(Rank(r), id);
     weight += s.weight;
     v.samples += s.samples;
@@ -198,6 +198,7 @@ void Oracle::OnBoundary(StepId before, uint32_t n, const Proposals& decision, co
                       Text(decided), ", in truth ", Text(decided_)));
   }
   const uint64_t imports = decided_.import;
+  if (world_of(decision.ranges) != world_of(decided_.ranges)) next_ = next_.NextAttempt();  // is given up
   Take(decision);
   for (uint64_t id = imports + 1; id <= decision.import; ++id) Store(id);
   after_.back() = planes_;

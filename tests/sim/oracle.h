@@ -3,6 +3,7 @@
 #ifndef SHERD_TESTS_SIM_ORACLE_H_
 #define SHERD_TESTS_SIM_ORACLE_H_
 
+#include <functional>
 #include <map>
 #include <vector>
 
@@ -18,6 +19,13 @@ class Oracle {
   // the model; the others must say the same. Throws Failure.
   void OnVerdict(const Verdict& v, const Proposals& decided);
   void OnBoundary(StepId before, uint32_t n, const Proposals& decision, const Proposals& decided);
+
+  // How many ranks the assignment of that name has. Set before anything is decided.
+  std::function<int(uint64_t ranges)> world_of = [this](uint64_t) { return job_.world_size; };
+
+  // The step and attempt that is to be decided next, and how many ranks compute it.
+  StepId next() const { return next_; }
+  int world_size() const { return world_of(decided_.ranges); }
 
   // After the last thing decided.
   const std::vector<Planes>& planes() const { return planes_; }

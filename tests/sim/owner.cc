@@ -94,8 +94,15 @@ class Owner {
     const std::optional<AssignmentEntry> a = FindAssignment();
     if (!a.has_value()) return false;
     assignment_ = *a;
-    StepPipeline::Config config{w_.job.world_size, a->servers(), slot_, a->epoch, {}, w_.job.loss_scale};
-    SlicePipeline::Config slices{w_.job.Ranks().first(m_.host), w_.job.Ranks().end(m_.host), {}, {}};
+    const std::optional<AssignmentEntry> before = m_.BeforeEpoch(a->epoch);
+    if (w_.bug == Bug::kOldWorld && before.has_value()) assignment_.world_size = before->world_size;
+    blocks_.SetWorld(assignment_.world_size);
+    StepPipeline::Config config{assignment_.world_size, a->servers(), slot_, a->epoch, {}, w_.job.loss_scale};
+    const bool alone = w_.job.hosts == 1;
+    SlicePipeline::Config slices{alone ? 0 : w_.job.Ranks().first(m_.host),
+                                 alone ? assignment_.world_size : w_.job.Ranks().end(m_.host),
+                                 {},
+                                 {}};
     for (const UnitShape& u : w_.job.units) {
       config.owns.push_back(!Owned(u.blocks, slot_, a->hosts).empty());
       slices.slices.push_back(!SlicedBy(u.blocks, slot_, a->hosts).empty());
@@ -108,7 +115,8 @@ class Owner {
     config.pre_update = w_.job.norms;
     if (w_.job.hosts > 1) config.host_ranks = w_.job.groups;
     config.host = m_.host;
-    const uint8_t attempts = page_.rejected.step == page_.done.step.Next() ? page_.rejected.attempt + 1 : 0;
+    const StepId rejected = page_.Rejected();
+    const uint8_t attempts = rejected.step == page_.done.step.Next() ? rejected.attempt + 1 : 0;
     pipeline_.emplace(std::move(config), page_.done, page_.Decided(), attempts);
     slices_.emplace(std::move(slices), pipeline_->current());
     effects_.clear();
@@ -123,7 +131,7 @@ class Owner {
     for (size_t u = 0; u < page_.sliced.size(); ++u) {
       slices_->OnOwn(static_cast<int>(u), Mark(page_.sliced[u]));
     }
-    for (int r = 0; r < w_.job.world_size; ++r) {
+    for (int r = 0; r < assignment_.world_size; ++r) {
       const RankShared& rank = m_.ranks[r];
       // The record first: with it, all marks of the step are seen.
       const std::optional<TrainerStep>& record = rank.step[id.step.value() & 1];
@@ -181,6 +189,10 @@ class Owner {
     const OwnerShared& o = m_.owners[slot.value()];
     OwnerPage page;
     if (o.prepared.has_value() && o.prepared->id == pipeline_->current()) page.prepared = o.prepared;
+    const OwnerShared& me = m_.owners[slot_.value()];
+    if (w_.bug == Bug::kVerdictEarly && me.prepared.has_value() && me.prepared->id == pipeline_->current()) {
+      page.prepared = me.prepared;
+    }
     w_.Tick();
     page.boundary = o.boundary;
     w_.Tick();
@@ -246,7 +258,7 @@ class Owner {
     p.id = id;
     p.ranges_epoch = assignment_.epoch;
     std::vector<uint64_t> has_grad(1, 0);
-    for (int r = 0; r < w_.job.world_size; ++r) {
+    for (int r = 0; r < assignment_.world_size; ++r) {
       if (pipeline_->step(Rank(r)).has_value()) has_grad[0] |= pipeline_->step(Rank(r))->has_grad[0];
     }
     for (const UnitShape& u : w_.job.units) {
@@ -346,6 +358,7 @@ class Owner {
     std::vector<uint64_t> imports;
     for (uint64_t i = before.import + 1; i <= decision.import; ++i) imports.push_back(i);
     blocks_.Store(imports, assignment_.hosts);
+    StepId stands_before = e.id;
     if (decision.ranges > before.ranges) {
       for (std::vector<uint64_t>* marks : {&page_.consumed, &page_.sliced}) {
         for (uint64_t& mark : *marks) {
@@ -353,9 +366,20 @@ class Owner {
           w_.Tick();
         }
       }
+      const auto next = std::find_if(m_.assignments.begin(), m_.assignments.end(),
+                                     [&](const AssignmentEntry& a) { return a.epoch == decision.ranges; });
+      if (next->world_size != assignment_.world_size && w_.bug != Bug::kKeepAttempt) {
+        stands_before = e.id.NextAttempt();
+        w_.Trace(absl::StrCat("gives up step ", e.id.ToString()));
+      }
+      if (w_.bug == Bug::kGiveUpInTwo && stands_before != e.id) {
+        page_.rejected = e.id;
+        stands_before = e.id;
+        w_.Tick();
+      }
     }
     if (w_.bug == Bug::kImportTwice) decision.import = before.import;
-    Write({e.id, e.n, assignment_.epoch, decision}, page_.boundary_done[e.n & 1]);
+    Write({stands_before, e.n, assignment_.epoch, decision}, page_.boundary_done[e.n & 1]);
     w_.Trace(absl::StrCat("BOUNDARY_DONE ", e.n, " before step ", e.id.ToString()));
     w_.s.Ring();
     if (w_.bug == Bug::kNoBarrier && decision.ranges > before.ranges) return ChangeRanges(e);

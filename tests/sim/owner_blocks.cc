@@ -27,6 +27,12 @@ void OwnerBlocks::Copy(const Planes& from, Planes& to) {
   w_.Tick();
 }
 
+BlockRange OwnerBlocks::Own(const UnitShape& unit, const HostMap& hosts) const {
+  BlockRange own = Owned(unit.blocks, slot_, hosts);
+  if (w_.bug == Bug::kOffByOnePlan && own.end < unit.blocks.end && !own.empty()) --own.end;
+  return own;
+}
+
 void OwnerBlocks::Recover() {
   for (Undo& u : page_.undo) {
     RecoverSlot(
@@ -49,8 +55,8 @@ void OwnerBlocks::Recover() {
 
 // The sum over this host's ranks, of one group after the other; false: none of them has anything.
 bool OwnerBlocks::LocalPart(int unit, int part, StepId id, int64_t block, Values* sum) {
-  const std::vector<int32_t> one = {w_.job.world_size};
-  const RankMap groups(w_.job.groups.empty() ? one : w_.job.groups, w_.job.world_size);
+  const std::vector<int32_t> one = {world_size_};
+  const RankMap groups(w_.job.groups.empty() ? one : w_.job.groups, world_size_);
   const RankMap here = w_.job.Ranks();
   bool any = false;
   for (int g = 0; g < groups.hosts(); ++g) {
@@ -95,7 +101,7 @@ Values OwnerBlocks::PartOf(int unit, int part, StepId id, int64_t block) {
 
 void OwnerBlocks::Reduce(int unit, int part, StepId id, const HostMap& hosts) {
   const Mark mark = Mark::Of(id, part + 1);
-  const BlockRange own = Owned(w_.job.units[unit].blocks, slot_, hosts);
+  const BlockRange own = Own(w_.job.units[unit], hosts);
   for (int64_t b = own.begin; b < own.end; ++b) {
     if (Mark(m_.reduce_stamp[b].load()) >= mark) continue;
     const Values sum = PartOf(unit, part, id, b);
@@ -145,7 +151,7 @@ void OwnerBlocks::Slice(int unit, int part, StepId id, const HostMap& hosts) {
 
 void OwnerBlocks::TakeNorms(const Verdict& v, const HostMap& hosts) {
   for (const UnitShape& u : w_.job.units) {
-    const BlockRange own = Owned(u.blocks, slot_, hosts);
+    const BlockRange own = Own(u, hosts);
     for (int64_t b = own.begin; b < own.end; ++b) {
       if (!TestBit(v.has_grad, w_.job.TensorOf(static_cast<int>(b)))) continue;
       w_.Tick();
@@ -219,12 +225,12 @@ bool OwnerBlocks::Covered(int64_t b, const std::vector<uint64_t>& imports) const
 void OwnerBlocks::Apply(const Verdict& v, const std::vector<uint64_t>& imports, const HostMap& hosts) {
   const Mark mark = Mark::Of(v.id);
   for (const UnitShape& unit : w_.job.units) {
-    const BlockRange own = Owned(unit.blocks, slot_, hosts);
+    const BlockRange own = Own(unit, hosts);
     for (int64_t b = own.begin; b < own.end; ++b) {
       const bool update =
           v.kind == VerdictKind::kCommit && TestBit(v.has_grad, w_.job.TensorOf(static_cast<int>(b)));
       if (!update && !Covered(b, imports)) continue;
-      if (Mark(m_.apply_stamp[b].load()) >= mark) continue;
+      if (Mark(m_.apply_stamp[b].load()) >= mark && w_.bug != Bug::kApplyTwice) continue;
       if (w_.bug != Bug::kIndexAfterMutation) Preserve(b, v.id.step, false);
       Undo& u = NextUndo();
       const auto save = [&] { Copy(m_.planes[b], u.planes); };
@@ -245,7 +251,7 @@ void OwnerBlocks::Apply(const Verdict& v, const std::vector<uint64_t>& imports, 
 
 void OwnerBlocks::Store(const std::vector<uint64_t>& imports, const HostMap& hosts) {
   for (const UnitShape& unit : w_.job.units) {
-    const BlockRange own = Owned(unit.blocks, slot_, hosts);
+    const BlockRange own = Own(unit, hosts);
     for (int64_t b = own.begin; b < own.end; ++b) {
       if (!Covered(b, imports)) continue;
       Preserve(b, page_.done.step, true);

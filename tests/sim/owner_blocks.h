@@ -15,6 +15,8 @@ class OwnerBlocks {
 
   // Puts back what a dead predecessor left half done.
   void Recover();
+  // Ranks that the sums are over from now on.
+  void SetWorld(int world_size) { world_size_ = world_size; }
 
   // Sums a part of a unit on all own blocks.
   void Reduce(int unit, int part, StepId id, const HostMap& hosts);
@@ -29,6 +31,7 @@ class OwnerBlocks {
   void CutSnapshots(uint64_t after, uint64_t last, Step step);
 
  private:
+  BlockRange Own(const UnitShape& unit, const HostMap& hosts) const;
   void Copy(const Values& from, Values& to);
   void Copy(const Planes& from, Planes& to);
   bool LocalPart(int unit, int part, StepId id, int64_t block, Values* sum);
@@ -45,6 +48,7 @@ class OwnerBlocks {
   const Slot slot_;
   OwnerShared& page_;
   int turn_ = 0;
+  int world_size_ = 0;
 };
 
 }  // namespace sherd::sim

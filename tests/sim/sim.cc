@@ -17,13 +17,16 @@ std::vector<Operation> PlanOperations(const Job& job, Random& random) {
   const Step burst_from(random.Below(job.steps));
   for (int n = burst ? 3 + random.Below(6) : random.Below(6); n > 0; --n) {
     Operation op;
-    op.kind = static_cast<Operation::Kind>(random.Below(3));
+    op.kind = static_cast<Operation::Kind>(random.Below(job.elastic() ? 4 : 3));
     if (burst && random.Chance(60)) op.kind = Operation::kSnapshot;
     op.servers = 1 + random.Below(kMaxSlots);
+    op.trainers = 1 + random.Below(job.places);
+    op.give_up_step = random.Chance(50);
     op.from = burst ? burst_from : Step(random.Below(job.steps));
     op.after_others = random.Chance(burst ? 90 : 30);
     op.delay = random.Chance(burst ? 80 : 50) ? 0 : random.Below(500);
-    op.without_trainers = op.kind != Operation::kSnapshot && random.Chance(50);
+    op.without_trainers =
+        op.kind != Operation::kSnapshot && random.Chance(op.kind == Operation::kTrainers ? 20 : 50);
     op.kill_trainers = random.Chance(60);
     all.push_back(op);
   }
@@ -67,6 +70,12 @@ Result RunSeed(const Options& options) {
   world = std::make_unique<World>(job, &scheduler, options.bug, options.trace);
   World& w = *world;
   w.operations = PlanOperations(job, random);
+  oracle.world_of = [&w](uint64_t ranges) {
+    for (const AssignmentEntry& a : w.memory[0].assignments) {
+      if (a.epoch == ranges) return a.world_size;
+    }
+    throw Failure{"an assignment is decided that nobody has made"};
+  };
   scheduler.on_fault = [&](const std::string& what) { w.Trace("*** " + what); };
   w.Trace(absl::StrCat(job.hosts, " hosts, ", job.world_size, " trainers, ", job.servers, " servers, ",
                        job.steps, " steps, ", job.blocks, " blocks in ", job.units.size(), " units, ",

@@ -26,11 +26,11 @@ void RunMember(World& w, const Oracle& oracle, Rank rank) {
   for (;;) {
     const uint64_t ticket = w.s.Listen();
     w.Tick();
-    if (!w.epochs.empty() && w.epochs.back().world_size > 0 &&
+    if (!w.epochs.empty() && rank.value() < static_cast<int>(w.epochs.back().trainers.size()) &&
         w.epochs.back().trainers[rank.value()].process == me) {
       // What was decided while nobody was attached may not have reached this host.
       const Proposals boundary = w.memory[0].boundary;
-      HostMemory& here = w.memory[w.job.Ranks().HostOf(rank)];
+      HostMemory& here = w.memory[w.job.HostOfRank(rank)];
       while (!here.Settled({boundary.ranges, 0, boundary.import})) {
         const uint64_t again = w.s.Listen();
         w.Tick();
@@ -49,7 +49,9 @@ void RunSupervisor(World& w, Oracle& oracle) {
     const uint64_t ticket = w.s.Listen();
     w.Tick();
     // The kernel releases a dead coordinator's lock; one that is merely stopped holds it.
-    if (!w.s.Alive(w.coordinator_process)) {
+    const int coordinator = w.coordinator_process;
+    const bool guessed = w.bug == Bug::kTwoCoordinators && coordinator >= 0 && w.s.Paused(coordinator);
+    if (!w.s.Alive(coordinator) || guessed) {
       w.coordinator_process = w.s.Spawn("coordinator", true, [&] { RunCoordinator(w); });
     }
     for (int k = 0; k < static_cast<int>(w.server_process.size()); ++k) {
@@ -65,7 +67,7 @@ void RunSupervisor(World& w, Oracle& oracle) {
       w.agent_process[h] = w.s.Spawn(absl::StrCat("agent ", h), true, [&w, h] { RunAgent(w, h); });
       w.s.Ring();
     }
-    for (int r = 0; r < w.job.world_size; ++r) {
+    for (int r = 0; r < w.WantedTrainers(); ++r) {
       int& process = w.trainer_process[r];
       if (w.trainer_finished[r]) continue;
       // Now and then somebody takes a stopped trainer for lost and starts another.

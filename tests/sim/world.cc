@@ -25,12 +25,23 @@ const char* BugName(Bug bug) {
                                            "done_before_blocks",
                                            "overwrite_outbox",
                                            "mark_before_slice",
-                                           "old_slice"};
+                                           "old_slice",
+                                           "give_up_in_two",
+                                           "keep_attempt",
+                                           "old_world",
+                                           "never_give_up",
+                                           "old_share",
+                                           "own_blob",
+                                           "apply_twice",
+                                           "verdict_early",
+                                           "off_by_one_plan",
+                                           "skip_fence",
+                                           "two_coordinators"};
   static_assert(sizeof(kNames) / sizeof(kNames[0]) == static_cast<size_t>(Bug::kBugs));
   return kNames[static_cast<int>(bug)];
 }
 
-HostMemory::HostMemory(const Job& j, int h) : job(&j), host(h), ranks(j.world_size), owners(kMaxSlots) {
+HostMemory::HostMemory(const Job& j, int h) : job(&j), host(h), ranks(j.places), owners(kMaxSlots) {
   for (RankShared& r : ranks) {
     r.delivered.resize(j.units.size());
     r.staging.resize(j.ring ? j.ring_units : j.units.size());
@@ -58,7 +69,7 @@ HostMemory::HostMemory(const Job& j, int h) : job(&j), host(h), ranks(j.world_si
   owners[0].decided_by_done[0].ranges = 1;
   std::vector<int32_t> hosts;
   for (int at = 0; at < j.hosts; ++at) hosts.insert(hosts.end(), j.ServersAtFirst(at), at);
-  assignments.push_back({1, *HostMap::Create(hosts), Step(1)});
+  assignments.push_back({1, *HostMap::Create(hosts), Step(1), j.world_size});
 }
 
 World::World(const Job& j, Scheduler* scheduler, Bug b, bool t) : job(j), s(*scheduler), bug(b), trace(t) {
@@ -69,8 +80,16 @@ World::World(const Job& j, Scheduler* scheduler, Bug b, bool t) : job(j), s(*sch
   server_process.assign(kMaxSlots * job.hosts, -1);
   agent_process.assign(job.hosts, -1);
   slot_holder.fill(-1);
-  trainer_process.assign(job.world_size, -1);
-  trainer_finished.assign(job.world_size, false);
+  trainer_process.assign(job.places, -1);
+  trainer_finished.assign(job.places, false);
+  trainer_ready.assign(job.places, -1);
+}
+
+const Operation* World::NextOperation() const {
+  for (const Operation& op : operations) {
+    if (op.state != Operation::kProposed) return &op;
+  }
+  return nullptr;
 }
 
 void World::Trace(const std::string& line) const {

@@ -5,6 +5,7 @@
 #ifndef SHERD_TESTS_SIM_WORLD_H_
 #define SHERD_TESTS_SIM_WORLD_H_
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstdint>
@@ -47,6 +48,17 @@ enum class Bug {
   kOverwriteOutbox,     // a slice is overwritten before it was consumed
   kMarkBeforeSlice,     // an agent stores RECEIVED before the slice
   kOldSlice,            // a slice of an earlier attempt counts
+  kGiveUpInTwo,         // REJECTED, then BOUNDARY_DONE, of a boundary that gives a step up
+  kKeepAttempt,         // a step goes on where a boundary has changed its ranks
+  kOldWorld,            // owners sum over the ranks of the assignment before
+  kNeverGiveUp,         // a trainer waits on in a step that was given up
+  kOldShare,            // a step that was given up begins again before its new ranks are in force
+  kOwnBlob,             // a rank that joins takes what it committed when it was there before
+  kApplyTwice,          // a successor applies a step again to blocks that are stamped with it
+  kVerdictEarly,        // a verdict before all owners are PREPARED
+  kOffByOnePlan,        // an owner takes its range to end one block earlier
+  kSkipFence,           // a rank is given to a successor while its trainer is merely stopped
+  kTwoCoordinators,     // a coordinator takes over from one that is merely stopped
   kBugs,
 };
 const char* BugName(Bug bug);
@@ -72,6 +84,12 @@ struct OwnerRecords {
   BoundaryOffer BoundaryDone() const {
     const BoundaryOffer &a = boundary_done[0], &b = boundary_done[1];
     return Mark::Of(a.before, a.n) < Mark::Of(b.before, b.n) ? b : a;
+  }
+  // A boundary carried out before an attempt rejects the one before it.
+  StepId Rejected() const {
+    const StepId before = BoundaryDone().before;
+    if (before.attempt == 0) return rejected;
+    return std::max(rejected, StepId{before.step, static_cast<uint8_t>(before.attempt - 1)});
   }
   Proposals Decided() const {
     Proposals p = decided_by_done[done.step.value() & 1];
@@ -101,6 +119,7 @@ struct AssignmentEntry {
   uint64_t epoch = 0;
   HostMap hosts = HostMap::OneHost(1);
   std::optional<Step> from;  // unset: not active
+  int world_size = 1;
   int servers() const { return hosts.servers(); }
 };
 
@@ -114,15 +133,18 @@ struct Snapshot {
 
 // Something the coordinator is to bring about.
 struct Operation {
-  enum Kind { kResize, kSnapshot, kImport } kind = kSnapshot;
-  int servers = 0;  // of a resize
-  Step from;        // not before this step is done
+  enum Kind { kResize, kSnapshot, kImport, kTrainers } kind = kSnapshot;
+  int servers = 0;            // of a resize
+  int trainers = 0;           // of one of trainers
+  bool give_up_step = false;  // which does not wait for the step in hand
+  Step from;                  // not before this step is done
   bool without_trainers = false;
   bool kill_trainers = false;  // else waits until they left
   bool after_others = false;   // only when all before it is decided
   int delay = 0;               // ticks
   uint64_t due = 0;            // tick; 0: not known yet
   enum State { kPending, kClearing, kProposed } state = kPending;
+  uint64_t patience = 0;  // tick at which trainers that have not left are killed; 0: nobody waits for them
 };
 
 // Partial sums of another host's ranks, per unit, and how far they have come.
@@ -209,8 +231,12 @@ struct World {
   std::vector<int> agent_process;   // by host
   std::vector<int> trainer_process;
   std::vector<bool> trainer_finished;
+  std::vector<int> trainer_ready;  // the process of each rank that has said last that it is ready to join
   std::array<int, kMaxSlots> slot_holder;  // fiber that acts, or last acted, in each slot
   int coordinator_process = -1;
+  int WantedTrainers() const { return epochs.empty() ? job.world_size : epochs.back().wanted_trainers(); }
+  // The operation that is to be begun next; null: none is left.
+  const Operation* NextOperation() const;
   bool settled = false;  // the coordinator has nothing left to do
 
   // Of the living processes: whom they wait for.
