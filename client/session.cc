@@ -42,8 +42,12 @@ rpc::JobClient::Options CallsTo(const std::vector<std::string>& endpoints, absl:
   options.retry.patience = timeout;
   for (const std::string& endpoint : endpoints) {
     const absl::string_view path = absl::StripPrefix(endpoint, "unix:");
-    const std::string store = absl::StrCat(path.substr(0, path.rfind('/')), "/store");
-    if (path.size() < endpoint.size() && ::access(store.c_str(), F_OK) == 0) options.first_patience = timeout;
+    // On a host that joined a job the store is elsewhere; its agent has a file there.
+    for (const char* name : {"/store", "/agent"}) {
+      const std::string sign = absl::StrCat(path.substr(0, path.rfind('/')), name);
+      if (path.size() < endpoint.size() && ::access(sign.c_str(), F_OK) == 0)
+        options.first_patience = timeout;
+    }
   }
   return options;
 }

@@ -210,6 +210,14 @@ bool StepWriter::ConsumedByAll(int unit, Mark mark) {
   const BlockRange blocks = memory_->layout().units()[unit].blocks;
   if (blocks.begin >= memory_->trainable_blocks()) return true;  // frozen: nobody reduces it
   for (size_t m = 0; m < owners->size(); ++m) {
+    // What goes to other hosts is read by the slots here that sum it, and by nobody there.
+    if (owner_hosts_.hosts() > 1) {
+      if (!memory_->IsHere(Slot(static_cast<int>(m)), owner_hosts_)) continue;
+      if (!SlicedBy(blocks, Slot(static_cast<int>(m)), owner_hosts_).empty() &&
+          Mark((*owners)[m]->Sliced(unit).load(std::memory_order_seq_cst)) < mark) {
+        return false;
+      }
+    }
     // Whoever owns no block of the unit never consumes it.
     if (Owned(blocks, Slot(static_cast<int>(m)), owner_hosts_).empty()) continue;
     if (Mark((*owners)[m]->Consumed(unit).load(std::memory_order_seq_cst)) < mark) return false;
@@ -221,18 +229,9 @@ void StepWriter::Reclaim() {
   places_.Reclaim([this](int unit, Mark until) { return ConsumedByAll(unit, until); });
 }
 
-bool StepWriter::SomeoneAhead() const {
-  for (int r = 0; r < world_size_; ++r) {
-    if (r == rank_.value()) continue;
-    for (size_t u = 0; u < counted_.size(); ++u) {
-      if (memory_->rank(Rank(r)).Delivered(u).PartsOf(id_) > delivered_[u]) return true;
-    }
-  }
-  return false;
-}
-
 bool StepWriter::LastToDeliver(int unit) const {
   for (int r = 0; r < world_size_; ++r) {
+    if (!memory_->IsHere(Rank(r))) continue;
     if (memory_->rank(Rank(r)).Delivered(unit).PartsOf(id_) < delivered_[unit]) return false;
   }
   return true;
@@ -400,8 +399,10 @@ absl::StatusOr<Verdict> StepWriter::Finish(const Record& record, absl::string_vi
   if (!published.ok()) return published;
   bool last = true;
   for (int r = 0; r < world_size_ && last; ++r) {
-    last = memory_->rank(Rank(r)).HasStep(id_.step) == std::optional<StepId>(id_);
+    last =
+        !memory_->IsHere(Rank(r)) || memory_->rank(Rank(r)).HasStep(id_.step) == std::optional<StepId>(id_);
   }
+  memory_->RingAgent();
   // Or while the others still compute: this rank's core is free from now on, for what all have delivered.
   if (last || memory_->trainable_blocks() * memory_->sizes().staging_block_bytes() >= kWakeEarlyBytes)
     RingOwners();

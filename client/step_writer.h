@@ -199,6 +199,7 @@ class StepWriter {
   // Owners of the assignment last looked up.
   uint64_t owners_epoch_ = 0;
   HostMap owner_hosts_ = HostMap::OneHost(1);
+  absl::Time waiting_since_ = absl::InfinitePast();  // in WaitUntil
   std::vector<runtime::OwnerRecords*> owners_;
 };
 

@@ -11,8 +11,22 @@ namespace {
 
 constexpr absl::Duration kLookAgain = absl::Milliseconds(20);
 constexpr absl::Duration kTellEvery = absl::Seconds(2);
+// What a unit takes between hosts, and more.
+constexpr absl::Duration kAheadAfter = absl::Milliseconds(200);
 
 }  // namespace
+
+bool StepWriter::SomeoneAhead() const {
+  // How far ranks on other hosts are does not show here: there may be one if it takes so long.
+  if (owner_hosts_.hosts() > 1 && absl::Now() - waiting_since_ >= kAheadAfter) return true;
+  for (int r = 0; r < world_size_; ++r) {
+    if (r == rank_.value()) continue;
+    for (size_t u = 0; u < counted_.size(); ++u) {
+      if (memory_->rank(Rank(r)).Delivered(u).PartsOf(id_) > delivered_[u]) return true;
+    }
+  }
+  return false;
+}
 
 std::string StepWriter::WaitsToConsume(int unit, Mark mark) {
   for (int r = 0; r < world_size_; ++r) {
@@ -33,12 +47,14 @@ std::string StepWriter::WaitsToConsume(int unit, Mark mark) {
 std::string StepWriter::WaitsFor() {
   const std::optional<runtime::Assignment> a = memory_->control().AssignmentFor(id_.step);
   if (!a.has_value()) return "servers";
+  // Without a link nothing comes from the hosts behind it.
+  if (std::string link = memory_->control().LinkProblem(); !link.empty()) return link;
   std::string text;
   for (int m = 0; m < a->servers; ++m) {
     const runtime::MemberEntry& entry = memory_->control().servers[m];
     absl::StatusOr<runtime::OwnerRecords*> o = memory_->owner(Slot(m));
     if (!o.ok()) continue;
-    if (!runtime::IsAlive(entry.identity())) {
+    if (memory_->IsHere(Slot(m), a->hosts) && !runtime::IsAlive(entry.identity())) {
       return absl::StrCat("slot ", m, ", whose server (pid ", entry.identity().pid, ") has died");
     }
     if ((*o)->Done() < id_ && text.empty()) {
@@ -53,7 +69,8 @@ std::string StepWriter::WaitsFor() {
   }
   for (int r = 0; r < world_size_; ++r) {
     const runtime::MemberEntry& entry = memory_->trainer(Rank(r));
-    if (entry.state.load(std::memory_order_acquire) == runtime::MemberEntry::kAttached &&
+    if (memory_->IsHere(Rank(r)) &&
+        entry.state.load(std::memory_order_acquire) == runtime::MemberEntry::kAttached &&
         !runtime::IsAlive(entry.identity())) {
       return absl::StrCat("rank ", r, ", whose process (pid ", entry.identity().pid, ") has died");
     }
@@ -65,6 +82,7 @@ absl::Status StepWriter::WaitUntil(absl::string_view what, const std::function<b
   runtime::DoorbellWord& bell = memory_->trainer(rank_).bell;
   const absl::Time start = absl::Now();
   absl::Time told = start;
+  waiting_since_ = start;
   bool first = true;
   for (;;) {
     const uint32_t ticket = bell.Listen();

@@ -1,11 +1,31 @@
 #include "runtime/control_page.h"
 
 #include <algorithm>
+#include <cstring>
 #include <vector>
 
 #include "core/job_spec.h"
 
 namespace sherd::runtime {
+
+void ControlPage::LinkState::Set(State s, absl::string_view text) {
+  const size_t n = std::min(text.size(), sizeof(words) - 1);
+  if (n > 0) std::memcpy(words, text.data(), n);
+  words[n] = 0;
+  state.store(s, std::memory_order_release);
+}
+
+std::string ControlPage::LinkState::Words() const {
+  return std::string(words, ::strnlen(words, sizeof(words)));
+}
+
+std::string ControlPage::LinkProblem() const {
+  for (const LinkState& link : links) {
+    const uint32_t state = link.state.load(std::memory_order_acquire);
+    if (state == LinkState::kSilent || state == LinkState::kDown) return link.Words();
+  }
+  return "";
+}
 
 void ControlPage::PutAssignment(uint64_t epoch, const HostMap& hosts, int world_size, Step not_before) {
   AssignmentEntry& e = At(epoch);
@@ -87,6 +107,88 @@ std::optional<uint64_t> ControlPage::EpochFor(Step step) const {
 
 std::optional<Assignment> ControlPage::Before(uint64_t epoch) const {
   return NewestThat([&](uint64_t e, Step) { return e < epoch; }).Read();
+}
+
+namespace {
+
+struct AssignmentCopy {
+  uint64_t epoch, from_plus_1;
+  int32_t servers, world_size;
+  uint64_t not_before;
+  uint8_t host_of[kMaxSlots];
+};
+
+}  // namespace
+
+// Plain words, in the order in which they become true.
+struct ControlPage::PageCopy {
+  AssignmentCopy assignments[kAssignments];
+  MemberEntry::Copy servers[kMaxSlots];
+  uint64_t import_steps[kImportSteps];
+  uint64_t proposals[3], boundary[3];
+  uint32_t shutting_down, initialized;
+  uint64_t epoch;
+};
+
+std::string ControlPage::Copy() const {
+  PageCopy c;
+  std::memset(static_cast<void*>(&c), 0, sizeof(c));
+  c.epoch = epoch.load(std::memory_order_acquire);
+  c.initialized = initialized.load(std::memory_order_acquire);
+  c.shutting_down = shutting_down.load(std::memory_order_acquire);
+  const auto words = [](const ProposalWordsShared& from, uint64_t* to) {
+    const Proposals p = from.Read();
+    to[0] = p.ranges, to[1] = p.snapshot, to[2] = p.import;
+  };
+  words(boundary, c.boundary);
+  words(proposals, c.proposals);
+  for (int i = 0; i < kImportSteps; ++i) c.import_steps[i] = import_steps[i].load(std::memory_order_acquire);
+  for (int i = 0; i < kMaxSlots; ++i) c.servers[i] = servers[i].Read();
+  for (int i = 0; i < kAssignments; ++i) {
+    const AssignmentEntry& e = assignments_[i];
+    c.assignments[i].from_plus_1 = e.from_plus_1.load(std::memory_order_acquire);
+    c.assignments[i].epoch = e.epoch.load(std::memory_order_acquire);
+    c.assignments[i].servers = e.servers.load(std::memory_order_acquire);
+    c.assignments[i].world_size = e.world_size.load(std::memory_order_relaxed);
+    c.assignments[i].not_before = e.not_before.load(std::memory_order_relaxed);
+    for (int m = 0; m < kMaxSlots; ++m)
+      c.assignments[i].host_of[m] = e.host_of[m].load(std::memory_order_relaxed);
+  }
+  return std::string(reinterpret_cast<const char*>(&c), sizeof(c));
+}
+
+bool ControlPage::Put(absl::string_view copy) {
+  PageCopy c;
+  if (copy.size() != sizeof(c)) return false;
+  std::memcpy(&c, copy.data(), sizeof(c));
+  for (int i = 0; i < kAssignments; ++i) {
+    const AssignmentCopy& from = c.assignments[i];
+    if (from.epoch == 0) continue;
+    if (assignments_[i].epoch.load(std::memory_order_acquire) != from.epoch) {
+      std::vector<int32_t> hosts(std::clamp(from.servers, 1, kMaxSlots));
+      for (size_t m = 0; m < hosts.size(); ++m) hosts[m] = from.host_of[m];
+      const absl::StatusOr<HostMap> map = HostMap::Create(std::move(hosts));
+      if (!map.ok()) return false;
+      PutAssignment(from.epoch, *map, from.world_size, Step(from.not_before));
+    }
+    // An owner here may have activated it before the first host's did.
+    if (from.from_plus_1 != 0) Activate(from.epoch, Step(from.from_plus_1 - 1));
+  }
+  for (int i = 0; i < kMaxSlots; ++i) servers[i].Put(c.servers[i]);
+  for (int i = 0; i < kImportSteps; ++i) {
+    if (c.import_steps[i] > import_steps[i].load()) import_steps[i].store(c.import_steps[i]);
+  }
+  const auto words = [](const uint64_t* from, ProposalWordsShared* to) {
+    to->ranges.store(from[0], std::memory_order_release);
+    to->snapshot.store(from[1], std::memory_order_release);
+    to->import.store(from[2], std::memory_order_release);
+  };
+  words(c.proposals, &proposals);
+  words(c.boundary, &boundary);
+  shutting_down.store(c.shutting_down, std::memory_order_release);
+  initialized.store(c.initialized, std::memory_order_release);
+  epoch.store(c.epoch, std::memory_order_release);
+  return true;
 }
 
 std::optional<Assignment> ControlPage::Newest() const {

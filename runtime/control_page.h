@@ -9,7 +9,9 @@
 #include <atomic>
 #include <cstdint>
 #include <optional>
+#include <string>
 
+#include "absl/strings/string_view.h"
 #include "core/host_map.h"
 #include "core/step_records.h"
 #include "runtime/doorbell.h"
@@ -34,6 +36,17 @@ struct MemberEntry {
   ProcessIdentity identity() const {
     return {pid.load(std::memory_order_acquire), start_ticks.load(std::memory_order_acquire)};
   }
+  // Without the bell, for another host's page.
+  struct Copy {
+    uint64_t incarnation, start_ticks;
+    int32_t pid;
+    uint32_t state;
+  };
+  Copy Read() const {
+    return {incarnation.load(std::memory_order_acquire), start_ticks.load(std::memory_order_acquire),
+            pid.load(std::memory_order_acquire), state.load(std::memory_order_acquire)};
+  }
+  void Put(const Copy& c) { Set({c.pid, c.start_ticks}, c.incarnation, static_cast<State>(c.state)); }
   void Set(const ProcessIdentity& who, uint64_t life, State s) {
     start_ticks.store(who.start_ticks, std::memory_order_relaxed);
     incarnation.store(life, std::memory_order_relaxed);
@@ -89,6 +102,9 @@ class ControlPage {
   int32_t stage;
   // Ranks that have pages: those of every world so far and those that are joining. Only grows; coordinator.
   std::atomic<int32_t> places;
+  // Which of the job's hosts this page stands on, and how many there are; 0 hosts: one.
+  int32_t host_index;
+  int32_t host_count;
 
   std::atomic<uint32_t> initialized;  // the initial values are whole; coordinator, once
   std::atomic<uint32_t> shutting_down;
@@ -102,6 +118,23 @@ class ControlPage {
 
   // Rung at each DONE, boundary, attach, detach: for the coordinator and for whoever waits for a decision.
   DoorbellWord bell;
+  // In a job of several hosts: rung with whatever other hosts have to learn, for the agent that tells them;
+  // and how many agents this host has had.
+  DoorbellWord link_bell;
+  std::atomic<uint64_t> agent_incarnation;
+  // How this host's connection to another one is; by its agent, for whoever has to say what it waits for.
+  // Words are read without order.
+  struct LinkState {
+    enum State : uint32_t { kNever = 0, kUp = 1, kSilent = 2, kDown = 3 };
+    std::atomic<uint32_t> state;
+    char words[124];
+    void Set(State s, absl::string_view text);
+    std::string Words() const;
+  };
+  static constexpr int kHosts = 64;
+  LinkState links[kHosts];
+  // What is wrong with a link, in words; empty: nothing.
+  std::string LinkProblem() const;
   SnapshotEntry snapshots[kSnapshots];
   MemberEntry servers[kMaxSlots];
 
@@ -124,7 +157,13 @@ class ControlPage {
   // Whether the assignment of that epoch may take effect at `step`.
   bool MayBegin(uint64_t epoch, Step step) const;
 
+  // What the coordinator and the owners of the first host say here, for the page of another host. Put leaves
+  // alone what is of that host alone: bells, places, snapshots. False: damaged.
+  std::string Copy() const;
+  bool Put(absl::string_view copy);
+
  private:
+  struct PageCopy;
   struct AssignmentEntry {
     std::atomic<uint64_t> epoch;
     std::atomic<uint64_t> from_plus_1;  // 0: not active

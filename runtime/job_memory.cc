@@ -5,6 +5,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "core/host_map.h"
 
 namespace sherd::runtime {
 
@@ -30,12 +31,13 @@ std::string JobMemory::StagingName(Rank rank, uint32_t chunk) {
 }
 
 absl::StatusOr<Segment> JobMemory::Get(const std::string& name, SegmentKind kind, int64_t bytes, bool create,
-                                       bool writable) {
+                                       bool writable, const std::vector<Segment::Range>* reserve) {
   if (create) {
     // Left by a coordinator that died while it made the job: nobody uses it yet.
     const absl::Status unlinked = Segment::Unlink(*dir_, name);
     if (!unlinked.ok() && !absl::IsNotFound(unlinked)) return unlinked;
-    return Segment::Create(*dir_, name, kind, bytes);
+    return reserve == nullptr ? Segment::Create(*dir_, name, kind, bytes)
+                              : Segment::CreateSparse(*dir_, name, kind, bytes, *reserve);
   }
   absl::StatusOr<Segment> segment =
       Segment::Open(*dir_, name, writable ? Segment::Access::kReadWrite : Segment::Access::kReadOnly, kind);
@@ -49,9 +51,9 @@ absl::StatusOr<Segment> JobMemory::Get(const std::string& name, SegmentKind kind
 
 absl::Status JobMemory::MapAll(bool create) {
   const bool owner = role_ == Role::kOwner;
-  const auto get = [&](Segment* into, const std::string& name, SegmentKind kind, int64_t bytes,
-                       bool writable) {
-    absl::StatusOr<Segment> s = Get(name, kind, bytes, create, writable);
+  const auto get = [&](Segment* into, const std::string& name, SegmentKind kind, int64_t bytes, bool writable,
+                       const std::vector<Segment::Range>* reserve = nullptr) {
+    absl::StatusOr<Segment> s = Get(name, kind, bytes, create, writable, reserve);
     if (s.ok()) *into = std::move(*s);
     return s.status();
   };
@@ -71,11 +73,25 @@ absl::Status JobMemory::MapAll(bool create) {
                        spec_.world_size, " ranks and stage ", spec_.stage));
     }
   }
+  if (!create) place_ = {control().host_index, std::max(1, control().host_count)};
+  // Rank 0 writes all initial values, on the first host.
+  std::vector<Segment::Range> own, own_masters;
+  if (create && place_.several()) {
+    own = Shares(kBlockBytes, /*others=*/false, /*trainable=*/true);
+    own_masters = Shares(kBlockBytes, /*others=*/false, /*trainable=*/false);
+  }
+  const auto sparse = [&](const std::vector<Segment::Range>& ranges) {
+    return place_.several() ? &ranges : nullptr;
+  };
+  const bool masters_alone = spec_.compute != DType::kFloat32 && place_.index > 0;
   planes_.resize(planes());
   for (int p = 0; p < planes(); ++p) {
     absl::Status s =
         get(&planes_[p], absl::StrCat("plane.", plane_name(p)),
-            p == 0 ? SegmentKind::kParameters : SegmentKind::kPlane, sizes_.plane_bytes(p), owner);
+            p == 0 ? SegmentKind::kParameters : SegmentKind::kPlane, sizes_.plane_bytes(p), owner,
+            p > 0           ? sparse(own)
+            : masters_alone ? sparse(own_masters)
+                            : nullptr);
     if (!s.ok()) return s;
   }
   if (sizes_.compute_bytes() > 0) {
@@ -83,7 +99,8 @@ absl::Status JobMemory::MapAll(bool create) {
     if (!s.ok()) return s;
   }
   absl::Status s = get(&stamps_, "stamps", SegmentKind::kStamps, sizes_.stamps_bytes(), owner);
-  if (s.ok()) s = get(&grad_, "grad", SegmentKind::kReduced, sizes_.grad_bytes(), owner);
+  if (s.ok()) s = get(&grad_, "grad", SegmentKind::kReduced, sizes_.grad_bytes(), owner, sparse(own));
+  if (s.ok() && place_.several()) s = MapExchange(create);
   if (s.ok() && sizes_.directions_bytes() > 0) {
     s = get(&directions_, "directions", SegmentKind::kReduced, sizes_.directions_bytes(), owner);
   }
@@ -102,6 +119,10 @@ absl::Status JobMemory::MapAll(bool create) {
     if (s.ok()) s = get(&control_, "control", SegmentKind::kControl, control_bytes, true);
     if (s.ok()) {
       ControlPage& c = this->control();
+      c.host_index = place_.index;
+      c.host_count = place_.count;
+      // Without a layout hash and a world the page reads as not made yet.
+      std::atomic_thread_fence(std::memory_order_release);
       c.layout_hash = layout().hash();
       c.world_size = spec_.world_size;
       c.stage = spec_.stage;
@@ -109,6 +130,42 @@ absl::Status JobMemory::MapAll(bool create) {
     }
   }
   return s;
+}
+
+std::vector<Segment::Range> JobMemory::Shares(int64_t block_bytes, bool others, bool trainable,
+                                              int64_t at) const {
+  std::vector<Segment::Range> ranges;
+  for (const UnitInfo& unit : layout().units()) {
+    if (trainable && unit.blocks.begin >= trainable_blocks()) continue;
+    for (int h = 0; h < place_.count; ++h) {
+      if ((h != place_.index) != others) continue;
+      const BlockRange share = HostShare(unit.blocks, h, place_.count);
+      if (!share.empty()) ranges.push_back({at + share.begin * block_bytes, share.size() * block_bytes});
+    }
+  }
+  return ranges;
+}
+
+absl::Status JobMemory::MapExchange(bool create) {
+  if (role_ != Role::kOwner) return absl::OkStatus();
+  const int64_t bytes = trainable_blocks() * wire_block_bytes();
+  const int64_t marks = InboxMarkBytes();
+  std::vector<Segment::Range> ranges;
+  if (create) ranges = Shares(wire_block_bytes(), /*others=*/true, /*trainable=*/true);
+  absl::StatusOr<Segment> out = Get("outbox", SegmentKind::kExchange, bytes, create, true, &ranges);
+  if (!out.ok()) return out.status();
+  outbox_ = *std::move(out);
+  if (create) ranges = Shares(wire_block_bytes(), /*others=*/false, /*trainable=*/true, marks);
+  ranges.push_back({0, marks});
+  inboxes_.resize(place_.count);
+  for (int h = 0; h < place_.count; ++h) {
+    if (h == place_.index) continue;
+    absl::StatusOr<Segment> in =
+        Get(absl::StrCat("inbox.", h), SegmentKind::kExchange, marks + bytes, create, true, &ranges);
+    if (!in.ok()) return in.status();
+    inboxes_[h] = *std::move(in);
+  }
+  return absl::OkStatus();
 }
 
 absl::Status JobMemory::MapRanksUpTo(int count, bool replace, bool add) {
@@ -141,14 +198,30 @@ absl::Status JobMemory::AddRanks(int places) {
   return s;
 }
 
-absl::StatusOr<std::unique_ptr<JobMemory>> JobMemory::Create(const JobDir* dir, JobSpec spec) {
+char* JobMemory::inbox(int host) const {
+  if (inboxes_[host].data() == nullptr) return nullptr;
+  return inboxes_[host].as<char>() + InboxMarkBytes();
+}
+
+std::atomic<uint64_t>& JobMemory::Received(int host, int unit) const {
+  return inboxes_[host].as<std::atomic<uint64_t>>()[unit];
+}
+
+std::atomic<uint64_t>& JobMemory::ReceivedNothing(int host, int unit) const {
+  return inboxes_[host].as<std::atomic<uint64_t>>()[layout().units().size() + unit];
+}
+
+absl::StatusOr<std::unique_ptr<JobMemory>> JobMemory::Create(const JobDir* dir, JobSpec spec,
+                                                             HostPlace place) {
   std::unique_ptr<JobMemory> memory(new JobMemory(dir, std::move(spec), Role::kOwner));
+  memory->place_ = place;
   absl::Status s = memory->MapAll(/*create=*/true);
   if (!s.ok()) {
     for (int p = 0; p < memory->planes(); ++p) {
       Segment::Unlink(*dir, absl::StrCat("plane.", memory->plane_name(p))).IgnoreError();
     }
-    for (const char* name : {kComputeName, "stamps", "grad", "directions", "members"})
+    for (int h = 0; h < place.count; ++h) Segment::Unlink(*dir, absl::StrCat("inbox.", h)).IgnoreError();
+    for (const char* name : {kComputeName, "stamps", "grad", "directions", "members", "outbox"})
       Segment::Unlink(*dir, name).IgnoreError();
     for (int r = 0; r < memory->spec_.world_size; ++r) {
       Segment::Unlink(*dir, absl::StrCat("rank.", r)).IgnoreError();

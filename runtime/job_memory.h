@@ -24,6 +24,7 @@
 #include "absl/types/span.h"
 #include "core/job_sizes.h"
 #include "runtime/control_page.h"
+#include "runtime/host_place.h"
 #include "runtime/job_dir.h"
 #include "runtime/mutex.h"
 #include "runtime/records.h"
@@ -38,7 +39,9 @@ class JobMemory {
   // Makes every segment of the job; `control` last, so that a job whose control page can be opened is whole.
   // What a dead coordinator left of an unfinished creation is replaced.
   //   RESOURCE_EXHAUSTED  /dev/shm has not enough room: says how much is needed; nothing is left behind
-  static absl::StatusOr<std::unique_ptr<JobMemory>> Create(const JobDir* dir, JobSpec spec);
+  // On a host of several, what other hosts own is not reserved, but of the parameters.
+  static absl::StatusOr<std::unique_ptr<JobMemory>> Create(const JobDir* dir, JobSpec spec,
+                                                           HostPlace place = {});
   // NOT_FOUND before Create has finished; FAILED_PRECONDITION if the job is of another layout or size than
   // `spec`.
   static absl::StatusOr<std::unique_ptr<JobMemory>> Open(const JobDir* dir, JobSpec spec, Role role);
@@ -49,6 +52,16 @@ class JobMemory {
   const JobSpec& spec() const { return spec_; }
   const Layout& layout() const { return spec_.layout; }
   const JobDir& dir() const { return *dir_; }
+  const HostPlace& place() const { return place_; }
+  // In a job of several hosts each host's ranks are a group of the reduction tree.
+  int HostOf(Rank rank) const {
+    return place_.several() ? spec_.reduction.GroupOf(rank, spec_.world_size) : place_.index;
+  }
+  bool IsHere(Rank rank) const { return HostOf(rank) == place_.index; }
+  // REQUIRES: slot < hosts.servers().
+  bool IsHere(Slot slot, const HostMap& hosts) const {
+    return !place_.several() || hosts.HostOf(slot) == place_.index;
+  }
   ControlPage& control() const { return *control_.as<ControlPage>(); }
   MemberEntry& trainer(Rank rank) const;
 
@@ -89,6 +102,21 @@ class JobMemory {
   // was skipped made none. Written by owners before they are DONE; trainers read it between steps.
   std::atomic<uint64_t>& updates(Step step) const { return tensor_steps(step)[layout().tensors().size()]; }
 
+  // ---- Several hosts (DESIGN.md). Partial sums are of the dtype spec().reduction.wire.
+  // Sums of this host's ranks for the blocks that other hosts own; whole layout of trainable blocks.
+  char* outbox() const { return outbox_.as<char>(); }
+  // Of the ranks of `host`, for the blocks that this host owns; whole layout of trainable blocks. Null for
+  // this host. RECEIVED: parts of a unit that stand in it, all of what this host owns of it.
+  char* inbox(int host) const;
+  std::atomic<uint64_t>& Received(int host, int unit) const;
+  // The mark of the last part of this unit to which no rank of `host` contributed. Written before Received.
+  std::atomic<uint64_t>& ReceivedNothing(int host, int unit) const;
+  int64_t wire_block_bytes() const { return kBlockElements * SizeOf(spec_.reduction.wire); }
+  // After whatever another host has to learn was published. Does nothing in a job of one host.
+  void RingAgent() const {
+    if (place_.several()) control().link_bell.Ring();
+  }
+
   // REQUIRES: rank < spec().world_size, or MapRanks was called since the rank has a page.
   RankRecords& rank(Rank rank) const { return ranks_[rank.value()]->records; }
   // Ranks that have pages: with resizes more than took part in the first step, or than do in this one.
@@ -125,8 +153,17 @@ class JobMemory {
   absl::StatusOr<StepId> LeastDone(const Assignment& a);
   JobMemory(const JobDir* dir, JobSpec spec, Role role);
   absl::Status MapAll(bool create);
+  // `reserve`, where it is made: of the payload; null: all of it.
   absl::StatusOr<Segment> Get(const std::string& name, SegmentKind kind, int64_t bytes, bool create,
-                              bool writable);
+                              bool writable, const std::vector<Segment::Range>* reserve = nullptr);
+  absl::Status MapExchange(bool create);
+  // Where an inbox's sums begin: two marks for each unit stand before them.
+  int64_t InboxMarkBytes() const {
+    return (static_cast<int64_t>(layout().units().size()) * 16 + 63) / 64 * 64;
+  }
+  // Bytes of the blocks that this host owns, or (`others`) that others own, of trainable units alone if
+  // `trainable`; block_bytes each, from byte `at` on.
+  std::vector<Segment::Range> Shares(int64_t block_bytes, bool others, bool trainable, int64_t at = 0) const;
   absl::Status MapRanksUpTo(int count, bool replace, bool add);
   static std::string OwnerName(Slot slot);
   static std::string StagingName(Rank rank, uint32_t chunk);
@@ -136,6 +173,9 @@ class JobMemory {
   const Role role_;
   const std::vector<std::string> plane_names_;
   const JobSizes sizes_;
+  HostPlace place_;
+  Segment outbox_;
+  std::vector<Segment> inboxes_;  // by host; without data for this one
   Segment control_, grad_, directions_, stamps_, members_;
   std::vector<Segment> planes_;
   Segment compute_;  // without data in an fp32 job

@@ -2,72 +2,34 @@
 #include <algorithm>
 #include <cstring>
 
-#include "runtime/records_internal.h"
+#include "runtime/records_layout.h"
 
 namespace sherd::runtime {
-
-struct OwnerRecords::BoundaryRecord {
-  Word mark;  // (before, n)
-  uint64_t ranges_epoch;
-  ProposalWords proposals;
-};
-
-struct OwnerRecords::Page {
-  alignas(64) Word done;
-  ProposalWords done_decided[2];  // by parity of the step
-  Word rejected;
-  Word entered;  // ranges epoch
-  Word changed;  // ranges epoch, after the two times
-  Word closed_ns, opened_ns;
-  alignas(64) Word prepared;
-  uint64_t prepared_ranges;
-  ProposalWords prepared_proposals;
-  ExactSum sum;
-  alignas(64) Word phased;
-  alignas(64) BoundaryRecord boundary;
-  BoundaryRecord boundary_done[2];  // by parity of n: a death while one is written leaves the one before
-  alignas(64) Word verdict;
-  uint32_t kind, groups, imports, reason_bytes;
-  double grad_norm, grad_scale, clip, loss;
-  uint64_t samples;
-  LossScale loss_scale;
-  ProposalWords verdict_proposals;
-  // Enough for every rank's; more than that and the writers' STEP records still say which.
-  uint64_t import_ids[kMaxStepImports * 64];
-  char reason[512];
-  alignas(64) char waits_for[120];
-};
-
-namespace {
-struct OwnerAreas {
-  int64_t consumed, groups, bits, undo, undo_bytes, size;
-  OwnerAreas(const JobSpec& spec, int64_t page) {
-    Areas a;
-    a.Add(page);
-    consumed = a.Add(Units(spec) * 8);
-    groups = a.Add(GroupCount(spec) * static_cast<int64_t>(sizeof(GroupScalars)));
-    bits = a.Add(TensorWords(spec) * 8);
-    // Two journal slots, the reduce block's norm, then the blocks.
-    const int64_t blocks = 1 + static_cast<int64_t>(OptimizerPlanes(spec.optimizer).size()) + 1;
-    undo_bytes = 128 + blocks * kBlockElements * 4;
-    undo = a.Add(undo_bytes * kMaxWorkers);
-    size = a.size();
-  }
-};
-}  // namespace
 
 int64_t OwnerRecords::BytesFor(const JobSpec& spec) { return OwnerAreas(spec, sizeof(Page)).size; }
 
 OwnerRecords::OwnerRecords(const JobSpec* spec, char* memory) : spec_(spec), base_(memory) {
   const OwnerAreas a(*spec, sizeof(Page));
-  consumed_at_ = a.consumed, groups_at_ = a.groups, bits_at_ = a.bits, undo_at_ = a.undo,
-  undo_bytes_ = a.undo_bytes;
+  consumed_at_ = a.consumed, sliced_at_ = a.sliced, nothing_at_ = a.nothing, changed_at_ = a.changed,
+  groups_at_ = a.groups, bits_at_ = a.bits, undo_at_ = a.undo, undo_bytes_ = a.undo_bytes;
 }
 
 OwnerRecords::Page* OwnerRecords::page() const { return reinterpret_cast<Page*>(base_); }
 
 std::atomic<uint64_t>& OwnerRecords::Consumed(int unit) const {
   return reinterpret_cast<Word*>(base_ + consumed_at_)[unit];
+}
+
+std::atomic<uint64_t>& OwnerRecords::Sliced(int unit) const {
+  return reinterpret_cast<Word*>(base_ + sliced_at_)[unit];
+}
+
+std::atomic<uint64_t>& OwnerRecords::SlicedNothing(int unit) const {
+  return reinterpret_cast<Word*>(base_ + nothing_at_)[unit];
+}
+
+std::atomic<uint64_t>& OwnerRecords::Changed(int unit) const {
+  return reinterpret_cast<Word*>(base_ + changed_at_)[unit];
 }
 
 void OwnerRecords::PublishDone(StepId id, const Proposals& decided) {

@@ -5,45 +5,11 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "runtime/records_internal.h"
+#include "runtime/records_layout.h"
 
 namespace sherd::runtime {
 
 int GroupCount(const JobSpec& spec) { return std::max<int>(1, static_cast<int>(spec.groups.size())); }
-
-struct RankRecords::Entry {
-  Word mark;
-  uint64_t offset;
-  uint32_t chunk;
-  float scale;
-  Word wanted;
-};
-
-struct RankRecords::StepHeader {
-  Word mark;
-  uint64_t samples;
-  double weight, loss, max_grad_norm;
-  LossScale loss_scale;
-  uint32_t groups, imports;
-  uint64_t blob_bytes;
-  uint64_t import_ids[kMaxStepImports];
-};
-
-namespace {
-struct StepAreas {
-  int64_t groups, parts, bits, blob, buffers, size;
-  StepAreas(const JobSpec& spec, int64_t header) {
-    Areas a;
-    a.Add(header);
-    groups = a.Add(GroupCount(spec) * static_cast<int64_t>(sizeof(GroupScalars)));
-    parts = a.Add(Units(spec) * 2);
-    bits = a.Add(TensorWords(spec) * 8);
-    blob = a.Add(spec.max_blob_bytes);
-    buffers = a.Add(BufferArea(spec));
-    size = a.size();
-  }
-};
-}  // namespace
 
 int64_t RankRecords::BytesFor(const JobSpec& spec) {
   Areas a;

@@ -13,6 +13,7 @@
 #ifndef SHERD_RUNTIME_RECORDS_H_
 #define SHERD_RUNTIME_RECORDS_H_
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <optional>
@@ -78,6 +79,14 @@ class RankRecords {
   // Only whether it is there, and of which attempt: cheap.
   std::optional<StepId> HasStep(Step step) const;
   std::string ReadBlob(Step step) const;
+
+  // The STEP record of that step, with blob and buffers, for the page of this rank on another host; empty if
+  // there is none. PutStep writes it there, the mark last, unless it stands there already. False: it is not
+  // of this job.
+  std::string CopyStep(Step step) const;
+  bool PutStep(absl::string_view copy);
+  // Marks of the two records that stand here, by parity of the step; 0: none.
+  std::array<Mark, 2> StepMarks() const;
   // Buffers travelling with the step (rank 0). Write before PublishStep. Step 0: initial values.
   absl::Span<char> buffers(Step step) const;
 
@@ -111,6 +120,14 @@ class OwnerRecords {
 
   // CONSUMED: parts of this unit that no longer need their staging.
   std::atomic<uint64_t>& Consumed(int unit) const;
+  // SLICED: parts of this unit of which this owner's share of the sums for other hosts stands in the outbox.
+  std::atomic<uint64_t>& Sliced(int unit) const;
+  // The mark of the last part of this unit to which no rank of this host contributed: nothing stands in the
+  // outbox. Written before Sliced.
+  std::atomic<uint64_t>& SlicedNothing(int unit) const;
+  // Rises whenever own parameters of this unit have changed, before DONE or BOUNDARY_DONE say so: what other
+  // hosts have to be sent.
+  std::atomic<uint64_t>& Changed(int unit) const;
 
   // DONE: this owner has stored all of `id`; `decided` is what verdicts have carried out up to it.
   void PublishDone(StepId id, const Proposals& decided);
@@ -156,6 +173,17 @@ class OwnerRecords {
   // The last verdict written here, whatever its step: for status.
   std::optional<Verdict> LastVerdict() const;
 
+  // What is published here, for this slot's page on another host: Put writes there what is new, in the order
+  // in which it was published. Marks say whether a copy would differ from the last one. False: the copy is
+  // not of this job.
+  static constexpr int kMarks = 10;
+  using Marks = std::array<uint64_t, kMarks>;
+  Marks ReadMarks() const;
+  // CONSUMED of all units where other hosts need it, as bytes to be compared; else empty.
+  absl::string_view ConsumedBytes() const;
+  std::string Copy() const;
+  bool Put(absl::string_view copy);
+
   WorkerUndo undo(int worker) const;
 
   // What this owner waits for, for status and errors; at most 120 bytes. Written without order: may read
@@ -174,7 +202,8 @@ class OwnerRecords {
 
   const JobSpec* spec_ = nullptr;
   char* base_ = nullptr;
-  int64_t consumed_at_ = 0, groups_at_ = 0, bits_at_ = 0, undo_at_ = 0, undo_bytes_ = 0;
+  int64_t consumed_at_ = 0, sliced_at_ = 0, nothing_at_ = 0, changed_at_ = 0, groups_at_ = 0, bits_at_ = 0,
+          undo_at_ = 0, undo_bytes_ = 0;
 };
 
 }  // namespace sherd::runtime

@@ -78,7 +78,7 @@ absl::Status NoRoom(const JobDir& dir, absl::string_view name, int64_t bytes) {
 
 // All the space at once. Asking for free space first spares the kernel filling the disk only to find it too
 // small.
-absl::Status Reserve(int fd, const JobDir& dir, absl::string_view name, int64_t bytes) {
+absl::Status Reserve(int fd, const JobDir& dir, absl::string_view name, int64_t begin, int64_t bytes) {
   struct statvfs fs;
   if (::fstatvfs(fd, &fs) == 0 && fs.f_blocks > 0 &&
       static_cast<uint64_t>(bytes) > static_cast<uint64_t>(fs.f_bavail) * fs.f_frsize) {
@@ -86,7 +86,7 @@ absl::Status Reserve(int fd, const JobDir& dir, absl::string_view name, int64_t 
   }
   int rc;
   do {
-    rc = ::fallocate(fd, 0, 0, bytes);
+    rc = ::fallocate(fd, 0, begin, bytes);
   } while (rc != 0 && errno == EINTR);
   if (rc == 0) return absl::OkStatus();
   if (errno == ENOSPC || errno == ENOMEM || errno == EFBIG || errno == EDQUOT)
@@ -182,6 +182,8 @@ std::string Name(SegmentKind kind) {
       return "snapshot pool";
     case SegmentKind::kImport:
       return "import";
+    case SegmentKind::kExchange:
+      return "exchange";
   }
   return absl::StrCat("kind ", static_cast<uint32_t>(kind));
 }
@@ -233,6 +235,16 @@ absl::StatusOr<Segment> Segment::Map(int fd, int64_t offset, int64_t size, Acces
 
 absl::StatusOr<Segment> Segment::Create(const JobDir& dir, absl::string_view name, SegmentKind kind,
                                         int64_t bytes) {
+  return Make(dir, name, kind, bytes, nullptr);
+}
+
+absl::StatusOr<Segment> Segment::CreateSparse(const JobDir& dir, absl::string_view name, SegmentKind kind,
+                                              int64_t bytes, const std::vector<Range>& ranges) {
+  return Make(dir, name, kind, bytes, &ranges);
+}
+
+absl::StatusOr<Segment> Segment::Make(const JobDir& dir, absl::string_view name, SegmentKind kind,
+                                      int64_t bytes, const std::vector<Range>* ranges) {
   absl::Status valid = ValidateName(name);
   if (!valid.ok()) return valid;
   if (bytes < 0 || bytes > kMaxBytes) {
@@ -255,7 +267,19 @@ absl::StatusOr<Segment> Segment::Create(const JobDir& dir, absl::string_view nam
   UniqueFd fd(::openat(dir.fd(), temp.c_str(), O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
   if (!fd.ok()) return absl::ErrnoToStatus(errno, absl::StrCat("cannot create ", where));
   absl::Cleanup remove = [&] { ::unlinkat(dir.fd(), temp.c_str(), 0); };
-  absl::Status reserved = Reserve(fd.get(), dir, name, kPageBytes + RoundUp(bytes));
+  const int64_t total = kPageBytes + RoundUp(bytes);
+  absl::Status reserved;
+  if (ranges == nullptr) {
+    reserved = Reserve(fd.get(), dir, name, 0, total);
+  } else if (::ftruncate(fd.get(), total) != 0) {
+    reserved = absl::ErrnoToStatus(errno, absl::StrCat("cannot size ", where));
+  } else {
+    reserved = Reserve(fd.get(), dir, name, 0, kPageBytes);
+    for (const Range& r : *ranges) {
+      if (reserved.ok() && r.bytes > 0)
+        reserved = Reserve(fd.get(), dir, name, kPageBytes + r.begin, r.bytes);
+    }
+  }
   if (!reserved.ok()) return reserved;
   if (::pwrite(fd.get(), &header, sizeof(header), 0) != sizeof(header))
     return absl::ErrnoToStatus(errno, where);

@@ -22,6 +22,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -41,6 +42,7 @@ enum class SegmentKind : uint32_t {
   kControl = 7,     // records and doorbells
   kSnapshot = 8,    // pool of blocks copied for open snapshots
   kImport = 9,      // values to be stored at a step boundary
+  kExchange = 10,   // partial sums of gradients on their way between hosts
 };
 
 // "parameters", "staging", ...; "kind 17" for a value unknown here.
@@ -61,6 +63,14 @@ class Segment {
   // Blocks while pages are reserved (roughly 1 s per 10 GB).
   static absl::StatusOr<Segment> Create(const JobDir& dir, absl::string_view name, SegmentKind kind,
                                         int64_t bytes);
+
+  // The same, but only `ranges` of the payload are reserved: the rest reads as zeros, takes no memory, and is
+  // not to be written. REQUIRES: the ranges lie in the payload.
+  struct Range {
+    int64_t begin = 0, bytes = 0;
+  };
+  static absl::StatusOr<Segment> CreateSparse(const JobDir& dir, absl::string_view name, SegmentKind kind,
+                                              int64_t bytes, const std::vector<Range>& ranges);
 
   // Maps an existing segment.
   //   NOT_FOUND            no such name
@@ -107,6 +117,8 @@ class Segment {
 
  private:
   Segment(void* map, size_t map_bytes, int64_t offset, int64_t size, Access access);
+  static absl::StatusOr<Segment> Make(const JobDir& dir, absl::string_view name, SegmentKind kind,
+                                      int64_t bytes, const std::vector<Range>* ranges);
   static absl::StatusOr<Segment> Map(int fd, int64_t offset, int64_t size, Access access,
                                      const std::string& what);
   void Unmap();

@@ -10,6 +10,7 @@
 #include "runtime/clock.h"
 #include "runtime/compute_parameters.h"
 #include "runtime/kernel_types.h"
+#include "server/delivered_sources.h"
 #include "server/update_scalars.h"
 
 namespace sherd::server {
@@ -22,6 +23,33 @@ constexpr int64_t kStreamBytes = 8 << 20;
 BlockRange Intersect(BlockRange a, BlockRange b) {
   return {std::max(a.begin, b.begin), std::max(std::max(a.begin, b.begin), std::min(a.end, b.end))};
 }
+
+// Counts the runs of each unit that are under way, and says when its parameters have changed: then the agent
+// sends them, while the next ones still are being updated. Of one host: nothing.
+class ChangedUnits {
+ public:
+  ChangedUnits(runtime::JobMemory* memory, runtime::OwnerRecords* records)
+      : memory_(memory), records_(records) {
+    if (memory->place().several()) left_ = std::vector<std::atomic<int>>(memory->layout().units().size());
+  }
+  void Expect(int tensor) {
+    if (!left_.empty()) left_[UnitOf(tensor)].fetch_add(1, std::memory_order_relaxed);
+  }
+  void Done(int tensor) {
+    if (left_.empty()) return;
+    const int unit = UnitOf(tensor);
+    if (left_[unit].fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+    records_->Changed(unit).fetch_add(1, std::memory_order_seq_cst);
+    memory_->RingAgent();
+  }
+
+ private:
+  int UnitOf(int tensor) const { return memory_->layout().tensors()[tensor].unit; }
+
+  runtime::JobMemory* const memory_;
+  runtime::OwnerRecords* const records_;
+  std::vector<std::atomic<int>> left_;
+};
 
 }  // namespace
 
@@ -66,30 +94,6 @@ void BlockWork::Recover() {
   }
 }
 
-absl::StatusOr<std::vector<kernels::Source>> BlockWork::SourcesOf(StepId id, const Part& part) const {
-  const BlockRange unit = memory_->layout().units()[part.unit].blocks;
-  std::vector<kernels::Source> sources;
-  for (int r = 0; r < world_size_; ++r) {
-    const runtime::RankRecords& rank = memory_->rank(Rank(r));
-    sources.push_back({nullptr, 0});
-    // Further marks than this part mean that all owners consumed it: then every block is stamped and nothing
-    // is read.
-    if (static_cast<int>(rank.Delivered(part.unit).PartsOf(id)) != part.part + 1) continue;
-    const runtime::Delivery d = rank.ReadDelivery(part.unit);
-    if (d.chunk == runtime::Delivery::kEmpty) continue;
-    absl::StatusOr<absl::Span<char>> staging = memory_->Staging(Rank(r), d.chunk);
-    if (!staging.ok()) return staging.status();
-    const uint64_t bytes = static_cast<uint64_t>(unit.size() * memory_->sizes().staging_block_bytes());
-    if (d.offset % 64 != 0 || d.offset > staging->size() || staging->size() - d.offset < bytes) {
-      return absl::DataLossError(absl::StrCat(
-          "rank ", r, " delivered unit ", part.unit, " at offset ", d.offset, " of ", staging->size(),
-          " bytes of staging, which does not hold its ", bytes, " bytes; restart that trainer"));
-    }
-    sources.back() = {staging->data() + d.offset, d.scale, runtime::KernelType(memory_->spec().staging)};
-  }
-  return sources;
-}
-
 void BlockWork::ReduceRun(StepId id, const Part& part, BlockRange unit, BlockRange run,
                           const std::vector<kernels::Source>& all, int worker) {
   const Mark mark = Mark::Of(id, part.part + 1);
@@ -101,11 +105,10 @@ void BlockWork::ReduceRun(StepId id, const Part& part, BlockRange unit, BlockRan
     const ReductionTree::Ranks ranks = tree.RanksOf(g, static_cast<int>(at.size()));
     groups.push_back({at.data() + ranks.first, ranks.end - ranks.first});
   }
-  const int64_t staged_bytes = memory_->sizes().staging_block_bytes();
   const auto reduce = [&](int64_t begin, int64_t blocks, bool accumulate, bool stream) {
     for (size_t r = 0; r < all.size(); ++r) {
       if (all[r].data == nullptr) continue;
-      at[r].data = static_cast<const char*>(all[r].data) + (begin - unit.begin) * staged_bytes;
+      at[r].data = static_cast<const char*>(all[r].data) + (begin - unit.begin) * BlockBytesOf(all[r]);
     }
     float* const out = memory_->grad() + begin * kBlockElements;
     double* const sumsq = memory_->block_sumsq() + begin;
@@ -141,7 +144,7 @@ void BlockWork::ReduceRun(StepId id, const Part& part, BlockRange unit, BlockRan
           for (size_t r = 0; r < all.size(); ++r) {
             if (all[r].data == nullptr) continue;
             const kernels::Source one = {
-                static_cast<const char*>(all[r].data) + (b - unit.begin) * staged_bytes, all[r].scale,
+                static_cast<const char*>(all[r].data) + (b - unit.begin) * BlockBytesOf(all[r]), all[r].scale,
                 all[r].dtype};
             kernels::ReduceBlocks(&one, 1, true, memory_->grad() + b * kBlockElements, 1,
                                   memory_->block_sumsq() + b, false);
@@ -162,7 +165,8 @@ absl::Status BlockWork::Reduce(StepId id, const std::vector<Part>& parts) {
   std::vector<Piece> pieces;
   int64_t bytes = 0;
   for (size_t i = 0; i < parts.size(); ++i) {
-    absl::StatusOr<std::vector<kernels::Source>> s = SourcesOf(id, parts[i]);
+    absl::StatusOr<std::vector<kernels::Source>> s =
+        DeliveredSources(*memory_, world_size_, id, parts[i].unit, parts[i].part);
     if (!s.ok()) return s.status();
     sources[i] = *std::move(s);
     const int64_t live =
@@ -337,9 +341,12 @@ absl::Status BlockWork::Apply(const Verdict& verdict, uint64_t push) {
     runs.push_back(run);
   }
   snapshots_.Begin(verdict.id.step, /*at_boundary=*/false);
+  ChangedUnits changed(memory_, records_);
+  for (const BlockRun& run : runs) changed.Expect(run.tensor);
   pool_->Run(static_cast<int64_t>(runs.size()), [&](int worker, int64_t i) {
     const bool update = Updates(*memory_, verdict, runs[i].tensor);
     ApplyRun(verdict, runs[i], update ? &(*updates)[runs[i].tensor] : nullptr, *imports, worker);
+    changed.Done(runs[i].tensor);
   });
   counters_->apply_bytes.fetch_add(bytes, std::memory_order_relaxed);
   counters_->apply_ns.fetch_add(runtime::MonotonicNanos() - start, std::memory_order_relaxed);
@@ -352,6 +359,7 @@ absl::Status BlockWork::StoreImport(uint64_t import, StepId after) {
   snapshots_.Begin(after.step, /*at_boundary=*/true);
   const std::vector<TensorInfo>& tensors = memory_->layout().tensors();
   SetUpdateCounts(*imports, after.step);
+  ChangedUnits changed(memory_, records_);
   for (const BlockRun& run : SplitRuns(memory_->layout(), ranges_)) {
     if (!Changes(*imports, tensors[run.tensor])) continue;
     const bool rounds_anew = RoundsAnew(*imports, run.tensor);
@@ -367,6 +375,8 @@ absl::Status BlockWork::StoreImport(uint64_t import, StepId after) {
       }
       if (by_hand) StoreCompute(b, updates);
     }
+    changed.Expect(run.tensor);
+    changed.Done(run.tensor);
   }
   return absl::OkStatus();
 }

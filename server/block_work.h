@@ -69,7 +69,6 @@ class BlockWork {
   SnapshotKeeper& snapshots() { return snapshots_; }
 
  private:
-  absl::StatusOr<std::vector<kernels::Source>> SourcesOf(StepId id, const Part& part) const;
   void ReduceRun(StepId id, const Part& part, BlockRange unit, BlockRange run,
                  const std::vector<kernels::Source>& sources, int worker);
   void ApplyRun(const Verdict& verdict, const BlockRun& run, const TensorUpdate* update,

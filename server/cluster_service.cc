@@ -30,7 +30,8 @@ class ClusterServiceImpl final : public v1::ClusterService::Service {
     if (*c == nullptr)
       return context_->Forward<v1::ClusterService>(*call, &v1::ClusterService::Stub::Join, *request,
                                                    response);
-    s = (*c)->Join(request->id(), request->address(), FromProto(request->process()), DeadlineOf(*call));
+    s = (*c)->Join(request->id(), request->address(), request->host(), request->share(),
+                   FromProto(request->process()), DeadlineOf(*call));
     if (!s.ok()) return ToGrpc(s);
     const v1::Cluster view = (*c)->View();
     response->set_epoch(view.epoch());
@@ -87,6 +88,42 @@ class ClusterServiceImpl final : public v1::ClusterService::Service {
                                                    response, kStatusPatience);
     *response = (*c)->View();
     return Status::OK;
+  }
+
+  Status GetJob(ServerContext* call, const v1::GetJobRequest* request,
+                v1::GetJobResponse* response) override {
+    if (absl::Status s = context_->Admit(*call, request->job()); !s.ok()) return ToGrpc(s);
+    const absl::StatusOr<Node*> node = context_->node();
+    if (!node.ok()) return ToGrpc(node.status());
+    const absl::StatusOr<JobSpec> spec = (*node)->home().Spec();
+    if (!spec.ok()) return ToGrpc(spec.status());
+    response->set_record(EncodeJobSpec(*spec));
+    return Status::OK;
+  }
+
+  Status MemberExited(ServerContext* call, const v1::MemberExitedRequest* request,
+                      v1::MemberExitedResponse* response) override {
+    absl::Status s = context_->Admit(*call, request->job());
+    if (s.ok()) s = CheckProcess(request->process(), "process");
+    if (!s.ok()) return ToGrpc(s);
+    const CoordinatorOr c = context_->FindCoordinator(*call);
+    if (!c.ok()) return ToGrpc(c.status());
+    if (*c == nullptr)
+      return context_->Forward<v1::ClusterService>(*call, &v1::ClusterService::Stub::MemberExited, *request,
+                                                   response);
+    (*c)->MemberExited(request->host(), FromProto(request->process()));
+    return Status::OK;
+  }
+
+  Status ReportHost(ServerContext* call, const v1::ReportHostRequest* request,
+                    v1::ReportHostResponse* response) override {
+    if (absl::Status s = context_->Admit(*call, request->job()); !s.ok()) return ToGrpc(s);
+    const CoordinatorOr c = context_->FindCoordinator(*call);
+    if (!c.ok()) return ToGrpc(c.status());
+    if (*c == nullptr)
+      return context_->Forward<v1::ClusterService>(*call, &v1::ClusterService::Stub::ReportHost, *request,
+                                                   response);
+    return ToGrpc((*c)->ReportHost(*request));
   }
 
   Status WatchCluster(ServerContext* call, const v1::WatchClusterRequest* request,

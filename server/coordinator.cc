@@ -36,7 +36,7 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Coordinator::Start(Options options,
   if (!epochs.ok()) return epochs.status();
   absl::StatusOr<MembershipState> state = absl::InternalError("unset");
   if (epochs->empty()) {
-    state = MembershipState::Create({options.job, options.expected_servers, 0});
+    state = MembershipState::Create({options.job, options.expected_servers, 0, options.hosts});
   } else {
     absl::StatusOr<std::string> bytes = home->store().Get(epochs->back());
     if (!bytes.ok()) return bytes.status();
@@ -52,7 +52,11 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Coordinator::Start(Options options,
 }
 
 Coordinator::Coordinator(Options options, JobHome* home, runtime::ExitWatch* watch, MembershipState state)
-    : options_(std::move(options)), home_(home), watch_(watch), host_(HostName()), state_(std::move(state)) {
+    : options_(std::move(options)),
+      home_(home),
+      watch_(watch),
+      host_(options_.host.empty() ? HostName() : options_.host),
+      state_(std::move(state)) {
   MutexLock lock(mu_);
   committed_ = state_.doc();
   // Not OK: no trainer has attached yet.
@@ -62,7 +66,8 @@ Coordinator::Coordinator(Options options, JobHome* home, runtime::ExitWatch* wat
   // Servers join anew, trainers do not: the process that stands in the document is looked up instead.
   for (int r = 0; r < committed_.wanted_trainers(); ++r) {
     const TrainerMember& t = committed_.trainers[r];
-    if (!t.ready || t.host != host_ || !runtime::IsAlive(OnThisHost(t.process))) continue;
+    // Of another host: if it is gone, the servers there say so.
+    if (!t.ready || (t.host == host_ && !runtime::IsAlive(OnThisHost(t.process)))) continue;
     events_.push_back(TrainerAttached{Rank(r), t.host, t.process, committed_.wanted_trainers(),
                                       committed_.layout_hash, "still there"});
   }
@@ -201,10 +206,16 @@ void Coordinator::Do(const CommitEpoch& effect) {
 
 void Coordinator::Do(const MustBeDead& effect) {
   const ProcessIdentity process = effect.process;
+  if (effect.host != host_) {
+    MutexLock lock(mu_);
+    doomed_.insert({effect.host, {process.pid, process.start}});
+    Changed();
+    return;
+  }
   if (effect.server_id.empty()) {
-    WatchProcess(process, TrainerDead{effect.rank, process});
+    WatchProcess(effect.host, process, TrainerDead{effect.rank, process});
   } else {
-    WatchProcess(process, ServerDead{effect.server_id, process});
+    WatchProcess(effect.host, process, ServerDead{effect.server_id, process});
   }
   // Only sends the signal: the watch tells when the process has ended.
   const absl::Status killed = runtime::KillAndWait(OnThisHost(process), absl::Now());
@@ -253,14 +264,15 @@ void Coordinator::FollowMembers() {
     MutexLock lock(mu_);
     doc = committed_;
   }
-  for (const ServerMember& s : doc.servers) WatchProcess(s.process, ServerDead{s.id, s.process});
+  for (const ServerMember& s : doc.servers) WatchProcess(s.host, s.process, ServerDead{s.id, s.process});
   for (size_t r = 0; r < doc.trainers.size(); ++r) {
     const TrainerMember& t = doc.trainers[r];
-    if (t.ready) WatchProcess(t.process, TrainerDead{Rank(static_cast<int32_t>(r)), t.process});
+    if (t.ready) WatchProcess(t.host, t.process, TrainerDead{Rank(static_cast<int32_t>(r)), t.process});
   }
 }
 
-void Coordinator::WatchProcess(const ProcessIdentity& process, Event when_dead) {
+void Coordinator::WatchProcess(const std::string& host, const ProcessIdentity& process, Event when_dead) {
+  if (host != host_) return;
   const std::pair<int64_t, uint64_t> key(process.pid, process.start);
   {
     MutexLock lock(mu_);

@@ -47,6 +47,8 @@ class Coordinator {
     std::string server_id;     // of the server this coordinator lives in, and its address
     std::string address;
     int min_trainers = 1, max_trainers = kMaxWorldSize;  // that a resize may ask for
+    std::string host;  // that it is a process of, as members of the job name it; empty: this host's own name
+    int hosts = 1;     // of the job
     runtime::MetaStore* store = nullptr;  // as the leadership it acts under may change it; borrowed
   };
 
@@ -83,16 +85,22 @@ class Coordinator {
   // The store as this coordinator may change it: ABORTED once it leads no longer.
   runtime::MetaStore& store() const { return *options_.store; }
 
-  absl::Status Join(const std::string& id, const std::string& address, const ProcessIdentity& process,
-                    absl::Time deadline);
+  // `host`, here and in Attach: that the process is one of; empty: this one.
+  // `share`: what the host brings to a job of several; else unset.
+  absl::Status Join(const std::string& id, const std::string& address, const std::string& host,
+                    const v1::HostShare& share, const ProcessIdentity& process, absl::Time deadline);
   absl::Status Leave(const std::string& id, const ProcessIdentity& process, const std::string& token,
                      absl::Time deadline);
+  // A server of another host saw the exit of this process there.
+  void MemberExited(const std::string& host, const ProcessIdentity& process);
+  // How a host says its links are; shown in View. INVALID_ARGUMENT: an index that is no host's.
+  absl::Status ReportHost(const v1::ReportHostRequest& report);
   // NOT_FOUND unless it is a member.
   absl::Status Heartbeat(const std::string& id, const ProcessIdentity& process);
 
   // ShardService::Attach. Makes the job's memory if it is the first.
-  absl::StatusOr<Attached> Attach(Rank rank, const ProcessIdentity& process, const JobSpec& spec,
-                                  const std::string& token, absl::Time deadline);
+  absl::StatusOr<Attached> Attach(Rank rank, const std::string& host, const ProcessIdentity& process,
+                                  const JobSpec& spec, const std::string& token, absl::Time deadline);
   absl::Status CommitInitial(Rank rank, Incarnation incarnation);
   absl::Status Detach(Rank rank, Incarnation incarnation, bool finished, const std::string& token,
                       absl::Time deadline);
@@ -154,7 +162,8 @@ class Coordinator {
   void Do(const Answer& effect);
   void NoteDeath(const Event& event);
   void FollowMembers();
-  void WatchProcess(const ProcessIdentity& process, Event when_dead);
+  // On another host its own servers watch and kill (server/host_watch.h).
+  void WatchProcess(const std::string& host, const ProcessIdentity& process, Event when_dead);
   void ApplyToMemory();
 
   // The thread that looks at the control page.
@@ -165,11 +174,13 @@ class Coordinator {
   void LookForReady(runtime::JobMemory& memory) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Makes room for `rank` if a resize asks for it, and takes what a resized job leaves open from `job`.
   absl::Status PreparePlace(Rank rank, JobSpec* asked) ABSL_LOCKS_EXCLUDED(mu_);
-  absl::Status CheckHolder(runtime::JobMemory& memory, Rank rank, const ProcessIdentity& process)
-      ABSL_LOCKS_EXCLUDED(mu_);
+  absl::Status CheckHolder(runtime::JobMemory& memory, Rank rank, const std::string& host,
+                           const ProcessIdentity& process) ABSL_LOCKS_EXCLUDED(mu_);
   absl::StatusOr<Step> AwaitImport(runtime::JobMemory& memory, uint64_t id, absl::Time deadline);
 
   runtime::JobMemory* memory() const;
+  std::string HostOr(const std::string& host) const { return host.empty() ? host_ : host; }
+  void AddHosts(v1::Cluster* out) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Changed() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void AddServer(const ServerMember& member, int slot, v1::Member::State state, v1::Cluster* out) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -190,6 +201,8 @@ class Coordinator {
   std::map<std::string, std::vector<std::shared_ptr<Call>>> calls_ ABSL_GUARDED_BY(mu_);
   std::map<std::string, ProcessIdentity> retired_ ABSL_GUARDED_BY(mu_);
   std::map<std::pair<int64_t, uint64_t>, runtime::ExitWatch::Id> watched_ ABSL_GUARDED_BY(mu_);
+  std::set<std::pair<std::string, std::pair<int64_t, uint64_t>>> doomed_ ABSL_GUARDED_BY(mu_);  // elsewhere
+  std::map<int, v1::ReportHostRequest> hosts_ ABSL_GUARDED_BY(mu_);  // by index, as last reported
   runtime::JobMemory* memory_ ABSL_GUARDED_BY(mu_) = nullptr;
   std::deque<std::pair<std::string, uint64_t>> imports_ ABSL_GUARDED_BY(mu_);  // the latest, by token
   bool naming_import_ ABSL_GUARDED_BY(mu_) = false;  // StoreImport is about to propose one

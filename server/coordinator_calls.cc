@@ -82,12 +82,52 @@ absl::Status Coordinator::PostAndWait(Event event, const std::string& request, a
   }
 }
 
-absl::Status Coordinator::Join(const std::string& id, const std::string& address,
-                               const ProcessIdentity& process, absl::Time deadline) {
+absl::Status Coordinator::Join(const std::string& id, const std::string& address, const std::string& host,
+                               const v1::HostShare& share, const ProcessIdentity& process,
+                               absl::Time deadline) {
   const std::string request = absl::StrCat("join ", id, " ", Show(process));
-  absl::Status joined = PostAndWait(ServerJoined{id, address, host_, process, request}, request, deadline);
-  if (joined.ok()) WatchProcess(process, ServerDead{id, process});
+  // Nobody waits for its answer, which comes when all hosts are there: a refusal shows in what comes next.
+  if (options_.hosts > 1)
+    Post(HostJoined{{HostOr(host), share.address(), share.ranks(), share.servers()}, share.index(), ""});
+  absl::Status joined =
+      PostAndWait(ServerJoined{id, address, HostOr(host), process, request}, request, deadline);
+  if (joined.ok()) WatchProcess(HostOr(host), process, ServerDead{id, process});
   return joined;
+}
+
+void Coordinator::MemberExited(const std::string& host, const ProcessIdentity& process) {
+  MutexLock lock(mu_);
+  doomed_.erase({host, {process.pid, process.start}});
+  const EpochDoc& doc = state_.doc();
+  for (const ServerMember& s : doc.servers) {
+    if (s.host == host && s.process == process) events_.push_back(ServerDead{s.id, process});
+  }
+  for (const ServerMember& s : state_.spares()) {
+    if (s.host == host && s.process == process) events_.push_back(ServerDead{s.id, process});
+  }
+  for (size_t r = 0; r < doc.trainers.size(); ++r) {
+    const TrainerMember& t = doc.trainers[r];
+    if (t.host == host && t.process == process)
+      events_.push_back(TrainerDead{Rank(static_cast<int32_t>(r)), process});
+  }
+  changed_.SignalAll();
+}
+
+absl::Status Coordinator::ReportHost(const v1::ReportHostRequest& report) {
+  if (report.index() < 0 || report.index() >= options_.hosts) {
+    return absl::InvalidArgumentError(absl::StrCat("host index ", report.index(), " is not in 0..",
+                                                   options_.hosts - 1, ", the hosts of job ", options_.job));
+  }
+  MutexLock lock(mu_);
+  v1::ReportHostRequest& known = hosts_[report.index()];
+  const auto up = [](const v1::ReportHostRequest& r) {
+    return std::count_if(r.links().begin(), r.links().end(), [](const v1::HostLink& l) { return l.up(); });
+  };
+  // Bytes sent change all the time: they are read, not told.
+  const bool changed = known.data_address() != report.data_address() || up(known) != up(report);
+  known = report;
+  if (changed) Changed();
+  return absl::OkStatus();
 }
 
 absl::Status Coordinator::Leave(const std::string& id, const ProcessIdentity& process,
@@ -109,12 +149,14 @@ absl::Status Coordinator::Heartbeat(const std::string& id, const ProcessIdentity
 
 // A place is taken over from the dead, and from one that holds everybody up; not from one that works, by a
 // slip of the hand.
-absl::Status Coordinator::CheckHolder(runtime::JobMemory& memory, Rank rank, const ProcessIdentity& process) {
+absl::Status Coordinator::CheckHolder(runtime::JobMemory& memory, Rank rank, const std::string& host,
+                                      const ProcessIdentity& process) {
   if (rank.value() < 0 || rank.value() >= memory.places()) return absl::OkStatus();  // refused later
   const runtime::MemberEntry& entry = memory.trainer(rank);
   const runtime::ProcessIdentity holder = entry.identity();
   const bool works = entry.state.load(std::memory_order_acquire) == MemberEntry::kAttached &&
-                     ProcessIdentity{holder.pid, holder.start_ticks} != process && runtime::IsAlive(holder);
+                     ProcessIdentity{holder.pid, holder.start_ticks} != process &&
+                     (host != host_ || runtime::IsAlive(holder));
   if (!works) return absl::OkStatus();
   MutexLock lock(mu_);
   const bool stalled = std::any_of(stalled_.begin(), stalled_.end(), [&](const StallWatch::Stalled& s) {
@@ -143,15 +185,16 @@ absl::Status Coordinator::PreparePlace(Rank rank, JobSpec* asked) {
   return rank.value() < doc.wanted_trainers() ? (*there)->AddRanks(rank.value() + 1) : absl::OkStatus();
 }
 
-absl::StatusOr<Coordinator::Attached> Coordinator::Attach(Rank rank, const ProcessIdentity& process,
-                                                          const JobSpec& spec, const std::string& token,
-                                                          absl::Time deadline) {
+absl::StatusOr<Coordinator::Attached> Coordinator::Attach(Rank rank, const std::string& from,
+                                                          const ProcessIdentity& process, const JobSpec& spec,
+                                                          const std::string& token, absl::Time deadline) {
+  const std::string host = HostOr(from);
   JobSpec asked = spec;
   if (absl::Status prepared = PreparePlace(rank, &asked); !prepared.ok()) return prepared;
   absl::StatusOr<runtime::JobMemory*> made = home_->MakeMemory(store(), asked);
   if (!made.ok()) return made.status();
   runtime::JobMemory& memory = **made;
-  if (absl::Status free = CheckHolder(memory, rank, process); !free.ok()) return free;
+  if (absl::Status free = CheckHolder(memory, rank, host, process); !free.ok()) return free;
   {
     MutexLock lock(mu_);
     memory_ = &memory;
@@ -168,9 +211,9 @@ absl::StatusOr<Coordinator::Attached> Coordinator::Attach(Rank rank, const Proce
       changed_.WaitFor(mu_, std::min(deadline - absl::Now(), absl::Milliseconds(10)));
     }
   }
-  const TrainerAttached event{rank, host_, process, spec.world_size, spec.layout.hash(), token};
+  const TrainerAttached event{rank, host, process, spec.world_size, spec.layout.hash(), token};
   absl::Status placed = PostAndWait(event, token, deadline);
-  if (placed.ok()) WatchProcess(process, TrainerDead{rank, process});
+  if (placed.ok()) WatchProcess(host, process, TrainerDead{rank, process});
   Attached out;
   out.spec = memory.spec();
   {
@@ -272,6 +315,7 @@ absl::StatusOr<Coordinator::Resized> Coordinator::Drain(const std::string& id, E
 
 absl::StatusOr<Coordinator::Resized> Coordinator::Operate(Event event, Epoch epoch, const std::string& token,
                                                           absl::Time deadline, const Progress& progress) {
+  if (absl::Status s = runtime::CheckOneHost({0, options_.hosts}, "a resize or drain"); !s.ok()) return s;
   const absl::Time begun = absl::Now();
   EpochDoc before;
   {
@@ -321,6 +365,8 @@ absl::StatusOr<Step> Coordinator::StoreImport(const std::string& token,
                                               absl::Time deadline) {
   runtime::JobMemory* m = memory();
   if (m == nullptr) return absl::FailedPreconditionError("the job has no state yet: no trainer has attached");
+  if (absl::Status s = runtime::CheckOneHost(m->place(), "an import (push, restore, write)"); !s.ok())
+    return s;
   runtime::ControlPage& control = m->control();
   if (control.initialized.load(std::memory_order_acquire) == 0) {
     return absl::FailedPreconditionError(

@@ -28,6 +28,7 @@ inline absl::Status Stopping() {
 inline void RingSlots(runtime::ControlPage& control) {
   for (runtime::MemberEntry& entry : control.servers) entry.bell.Ring();
   control.bell.Ring();
+  control.link_bell.Ring();  // for other hosts
 }
 
 // What every owner of the assignment in force has carried out.

@@ -46,6 +46,9 @@ std::string Coordinator::WaitsFor() const {
   if (memory_ != nullptr && memory_->control().initialized.load(std::memory_order_acquire) == 0) {
     return "waiting for rank 0 to write the initial values";
   }
+  if (memory_ != nullptr) {
+    if (std::string link = memory_->control().LinkProblem(); !link.empty()) return link;
+  }
   std::vector<std::string> who;
   for (const StallWatch::Stalled& s : stalled_) {
     who.push_back(absl::StrCat(
@@ -66,6 +69,8 @@ void Coordinator::AddServer(const ServerMember& member, int slot, v1::Member::St
   m->set_address(member.address);
   m->set_state(state);
   if (state != v1::Member::STATE_LOST) ToProto(member.process, m->mutable_process());
+  if (options_.hosts > 1) m->set_host(member.host);
+  m->set_must_die(doomed_.count({member.host, {member.process.pid, member.process.start}}) != 0);
   if (slot < 0) return;
   m->add_slots(slot);
   m->set_incarnation(member.incarnation.value());
@@ -95,6 +100,11 @@ void Coordinator::AddTrainer(int rank, v1::Cluster* out) const {
   const MemberEntry& entry = memory_->trainer(Rank(rank));
   m->set_incarnation(entry.incarnation.load());
   m->set_owned_bytes(StagingBytes(*memory_, Rank(rank)) + runtime::RankRecords::BytesFor(memory_->spec()));
+  if (options_.hosts > 1 && rank < static_cast<int>(committed_.trainers.size())) {
+    const TrainerMember& member = committed_.trainers[rank];
+    m->set_host(member.host);
+    m->set_must_die(doomed_.count({member.host, {member.process.pid, member.process.start}}) != 0);
+  }
   switch (entry.state.load(std::memory_order_acquire)) {
     case MemberEntry::kAttached:
       m->set_state(v1::Member::STATE_ACTIVE);
@@ -122,6 +132,24 @@ void Coordinator::AddTrainer(int rank, v1::Cluster* out) const {
   }
 }
 
+void Coordinator::AddHosts(v1::Cluster* out) const {
+  for (int h = 0; options_.hosts > 1 && h < options_.hosts; ++h) {
+    v1::Host* host = out->add_hosts();
+    host->set_index(h);
+    if (h < static_cast<int>(state_.doc().hosts.size())) {
+      const HostMember& member = state_.doc().hosts[h];
+      host->set_name(member.name);
+      host->set_ranks(member.ranks);
+      host->set_servers(member.servers);
+    }
+    const auto it = hosts_.find(h);
+    if (it == hosts_.end()) continue;
+    host->set_data_address(it->second.data_address());
+    host->set_step(it->second.step());
+    *host->mutable_links() = it->second.links();
+  }
+}
+
 v1::Cluster Coordinator::ViewLocked() const {
   v1::Cluster out;
   out.set_job(options_.job);
@@ -133,6 +161,7 @@ v1::Cluster Coordinator::ViewLocked() const {
   out.set_waiting_for(WaitsFor());
   out.set_coordinator_id(options_.server_id);
   out.set_coordinator_address(options_.address);
+  AddHosts(&out);
   for (size_t s = 0; s < committed_.servers.size(); ++s) {
     // The state may be ahead of what is committed: then the slot is about to change hands anyway.
     const bool known = s < state_.doc().servers.size();

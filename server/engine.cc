@@ -39,7 +39,8 @@ Engine::Engine(runtime::JobMemory* memory, Slot slot, EngineOptions options, run
       options_(std::move(options)),
       records_(records),
       pool_(options_.workers),
-      work_(memory, records, &pool_, &counters_) {}
+      work_(memory, records, &pool_, &counters_),
+      slices_(memory, slot, records, &pool_) {}
 
 Engine::~Engine() { Stop(); }
 
@@ -72,7 +73,8 @@ void Engine::Loop() {
     bool worked = false;
     if (EnsurePipeline()) {
       work_.snapshots().Look(work_.ranges());
-      status = Scan();
+      status = Slice(&worked);
+      if (status.ok()) status = Scan();
       while (status.ok() && !effects_.empty()) {
         worked = true;
         status = CarryOut();
@@ -95,9 +97,20 @@ void Engine::Loop() {
     const runtime::SpinPolicy spin = TrainersWait() ? options_.spin_among_owners : options_.spin;
     if (bell.Wait(ticket, kLookAgain, spin) == runtime::WaitResult::kTimeout && status.ok() &&
         pipeline_.has_value()) {
-      records_->SetWaitsFor(pipeline_->WaitsFor());
+      // Without a link nothing else comes either.
+      std::string waits_for = memory_->control().LinkProblem();
+      if (waits_for.empty()) waits_for = slices_.WaitsFor();
+      records_->SetWaitsFor(waits_for.empty() ? pipeline_->WaitsFor() : waits_for);
     }
   }
+}
+
+absl::Status Engine::Slice(bool* worked) {
+  if (!pipeline_->open()) return absl::OkStatus();
+  const absl::StatusOr<bool> some = slices_.Pass(pipeline_->current());
+  if (!some.ok()) return some.status();
+  *worked |= *some;
+  return absl::OkStatus();
 }
 
 bool Engine::TrainersWait() const {
@@ -181,9 +194,18 @@ bool Engine::EnsurePipeline() {
       elements += (run.size() - 1) * kBlockElements + info.ElementsIn(run.end - 1);
     });
   }
+  if (memory_->place().several()) {
+    config.host_ranks = memory_->spec().reduction.groups;
+    config.host = memory_->place().index;
+  }
   const StepId rejected = records_->Rejected();
   const uint8_t attempts = rejected.step == done.step.Next() ? rejected.attempt + 1 : 0;
   pipeline_.emplace(std::move(config), done, records_->Decided(), attempts);
+  if (absl::Status s = slices_.SetAssignment(*a, pipeline_->current()); !s.ok()) {
+    if (options_.on_error) options_.on_error(s);
+    pipeline_.reset();
+    return false;
+  }
   marks_.assign(a->world_size, std::vector<uint64_t>(memory_->layout().units().size(), 0));
   effects_.clear();
   if (records_->ReadRangesChange().ranges_epoch != a->epoch)
@@ -213,6 +235,12 @@ absl::Status Engine::Scan() {
       if (std::optional<TrainerStep> record = rank.ReadStep(id.step); record.has_value()) {
         pipeline_->OnTrainerStep(Rank(r), *record, &effects_);
       }
+    }
+  }
+  for (int h = 0; memory_->place().several() && h < memory_->place().count; ++h) {
+    if (h == memory_->place().index) continue;
+    for (int u = 0; u < units; ++u) {
+      pipeline_->OnReceived(h, u, Mark(memory_->Received(h, u).load(std::memory_order_acquire)), &effects_);
     }
   }
   for (int m = 0; m < assignment_.servers; ++m) ShowOwner(Slot(m));
@@ -280,6 +308,7 @@ absl::Status Engine::Reduce(const std::vector<Effect>& effects, size_t* i) {
   // Trainers with a ring of units may wait for room.
   if (memory_->spec().stage >= 2) {
     for (int r = 0; r < assignment_.world_size; ++r) memory_->trainer(Rank(r)).bell.Ring();
+    memory_->RingAgent();  // CONSUMED frees the outbox of another host
   }
   for (const BlockWork::Part& p : parts) pipeline_->OnReduced(p.unit, &effects_);
   *i = end - 1;
@@ -307,7 +336,7 @@ void Engine::Prepare(const Effect& e) {
   const bool last = std::all_of(owners_.begin(), owners_.end(), [&](const runtime::OwnerRecords* o) {
     return o->ReadPrepared(e.id).has_value();
   });
-  if (boundary || last) RingOwners();
+  if (boundary || last || memory_->place().several()) RingOwners();
   ShowOwner(slot_);
 }
 
@@ -367,68 +396,8 @@ void Engine::PublishDone(const Effect& e) {
       RingTrainers();
     }
   }
+  memory_->RingAgent();
   std::fill(marks_.begin(), marks_.end(), std::vector<uint64_t>(memory_->layout().units().size(), 0));
-}
-
-void Engine::PublishBoundary(const Effect& e) {
-  records_->PublishBoundary({e.id, e.n, assignment_.epoch, pipeline_->offer()});
-  RingOwners();
-  ShowOwner(slot_);
-}
-
-absl::Status Engine::DecideBoundary(const Effect& e) {
-  const Proposals before = records_->Decided();
-  const Proposals decision = pipeline_->boundary_decision();
-  // What is cut here is cut before what is stored here.
-  const StepId after = records_->Done();
-  if (decision.snapshot > before.snapshot) {
-    work_.snapshots().Cut(decision.snapshot, after.step);
-  }
-  if (decision.import > before.import) {
-    absl::Status status = work_.StoreImport(decision.import, after);
-    if (!status.ok()) return status;
-    memory_->control().import_steps[decision.import % runtime::ControlPage::kImportSteps] =
-        after.step.value();
-  }
-  StepId stands_before = e.id;
-  if (decision.ranges > before.ranges) {
-    // What was consumed of the step in hand was so by other ranges: a trainer that comes must not rely on it.
-    const int units = static_cast<int>(memory_->layout().units().size());
-    for (int u = 0; u < units; ++u) records_->Consumed(u).store(0, std::memory_order_seq_cst);
-    // Other ranks share out its samples anew: what was delivered of it is not used, the step is given up.
-    const std::optional<runtime::Assignment> next = memory_->control().Find(decision.ranges);
-    if (next.has_value() && next->world_size != assignment_.world_size) stands_before = e.id.NextAttempt();
-  }
-  records_->PublishBoundaryDone({stands_before, e.n, assignment_.epoch, decision});
-  RingAll();
-  ShowOwner(slot_);
-  return absl::OkStatus();
-}
-
-void Engine::ChangeRanges(const Effect& e) {
-  memory_->control().Activate(pipeline_->decided().ranges, e.id.step);
-  pipeline_.reset();
-  RingAll();
-}
-
-void Engine::RingOwners() {
-  for (int m = 0; m < assignment_.servers; ++m) {
-    if (m != slot_.value()) memory_->control().servers[m].bell.Ring();
-  }
-}
-
-void Engine::RingTrainers() {
-  for (int r = 0; r < assignment_.world_size; ++r) memory_->trainer(Rank(r)).bell.Ring();
-  memory_->control().bell.Ring();
-}
-
-void Engine::RingAll() {
-  RingTrainers();
-  // Those that join too.
-  for (int r = assignment_.world_size; r < memory_->places(); ++r) memory_->trainer(Rank(r)).bell.Ring();
-  for (int m = 0; m < runtime::kMaxSlots; ++m) {
-    if (m != slot_.value()) memory_->control().servers[m].bell.Ring();
-  }
 }
 
 }  // namespace sherd::server

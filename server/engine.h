@@ -25,6 +25,7 @@
 #include "runtime/doorbell.h"
 #include "runtime/job_memory.h"
 #include "server/block_work.h"
+#include "server/slice_work.h"
 #include "server/worker_pool.h"
 
 namespace sherd::server {
@@ -76,6 +77,8 @@ class Engine {
   std::optional<runtime::Assignment> FindAssignment();
   // Shows the pipeline everything that stands in memory.
   absl::Status Scan();
+  // Sums for other hosts.
+  absl::Status Slice(bool* worked);
   absl::Status CarryOut();
   absl::Status Reduce(const std::vector<Effect>& effects, size_t* i);
   void Prepare(const Effect& e);
@@ -87,6 +90,7 @@ class Engine {
   absl::Status DecideBoundary(const Effect& e);
   void ChangeRanges(const Effect& e);
   void ShowOwner(Slot slot);
+  // Of other hosts through the agent.
   void RingOwners();
   // And whoever waits for steps in general: the coordinator, readers of snapshots.
   void RingTrainers();
@@ -100,6 +104,7 @@ class Engine {
   WorkerPool pool_;
   BlockWorkCounters counters_;
   BlockWork work_;
+  SliceWork slices_;
 
   // The engine thread's.
   std::optional<StepPipeline> pipeline_;

@@ -1,10 +1,15 @@
 #include "server/job_home.h"
 
+#include <fcntl.h>
+
+#include <cerrno>
 #include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "proto/convert.h"
+#include "runtime/flock.h"
+#include "runtime/unique_fd.h"
 #include "server/checkpoint_manifest.h"
 #include "server/restore_plan.h"
 
@@ -116,6 +121,19 @@ absl::StatusOr<runtime::JobMemory*> JobHome::Memory() {
   return memory_.get();
 }
 
+absl::StatusOr<std::unique_ptr<runtime::JobMemory>> JobHome::OpenOrCreate(const JobSpec& spec) {
+  // On a joined host several servers may be asked at once, and one alone may make it.
+  const std::string path = absl::StrCat(dir_->path(), "/making");
+  runtime::UniqueFd lock(::open(path.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0600));
+  if (!lock.ok() || runtime::Flock(lock.get(), LOCK_EX) != 0) {
+    return absl::ErrnoToStatus(errno, absl::StrCat("cannot lock ", path));
+  }
+  absl::StatusOr<std::unique_ptr<runtime::JobMemory>> memory =
+      runtime::JobMemory::Open(dir_, spec, runtime::JobMemory::Role::kOwner);
+  if (absl::IsNotFound(memory.status())) memory = runtime::JobMemory::Create(dir_, spec, place_);
+  return memory;
+}
+
 absl::StatusOr<runtime::JobMemory*> JobHome::MakeMemory(runtime::MetaStore& leader, const JobSpec& asked) {
   runtime::MutexLock lock(mu_);
   absl::StatusOr<JobSpec> spec = SpecLocked();
@@ -130,9 +148,7 @@ absl::StatusOr<runtime::JobMemory*> JobHome::MakeMemory(runtime::MetaStore& lead
   if (!spec.ok()) return spec.status();
   if (absl::Status same = CheckSame(*spec, asked); !same.ok()) return same;
   if (memory_ != nullptr) return memory_.get();
-  absl::StatusOr<std::unique_ptr<runtime::JobMemory>> memory =
-      runtime::JobMemory::Open(dir_, *spec, runtime::JobMemory::Role::kOwner);
-  if (absl::IsNotFound(memory.status())) memory = runtime::JobMemory::Create(dir_, *spec);
+  absl::StatusOr<std::unique_ptr<runtime::JobMemory>> memory = OpenOrCreate(*spec);
   if (absl::IsResourceExhausted(memory.status())) {
     // Nobody has attached: let a smaller model have the job's name.
     leader.Delete(kSpecKey).IgnoreError();

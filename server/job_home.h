@@ -17,6 +17,7 @@
 #include "core/job_spec.h"
 #include "proto/sherd/v1/job.pb.h"
 #include "proto/sherd/v1/shard.pb.h"
+#include "runtime/host_place.h"
 #include "runtime/job_dir.h"
 #include "runtime/job_memory.h"
 #include "runtime/meta_store.h"
@@ -27,8 +28,9 @@ namespace sherd::server {
 class JobHome {
  public:
   // All are borrowed. `local` is in files of the job's directory, and may be `store` itself.
-  JobHome(const runtime::JobDir* dir, runtime::MetaStore* store, runtime::MetaStore* local)
-      : dir_(dir), store_(store), local_(local) {}
+  JobHome(const runtime::JobDir* dir, runtime::MetaStore* store, runtime::MetaStore* local,
+          runtime::HostPlace place = {})
+      : dir_(dir), store_(store), local_(local), place_(place) {}
 
   const runtime::JobDir& dir() const { return *dir_; }
   // What the servers of the job agree on.
@@ -37,6 +39,7 @@ class JobHome {
   std::string StoreIsAway() const;
   // Who of this host may change the job's memory: its locks are the kernel's, and not lost to a time-out.
   runtime::MetaStore& local() const { return *local_; }
+  const runtime::HostPlace& place() const { return place_; }
 
   // The job's memory, mapped once; it stays mapped as long as this object. Blocks on the file system.
   //   FAILED_PRECONDITION  no trainer has attached yet, so the job has no state
@@ -55,18 +58,22 @@ class JobHome {
   absl::StatusOr<std::optional<v1::RestoreRecord>> Restored();
 
   // Makes the job what `spec` says, once; later calls check that they say the same. Reserves the memory.
-  // Coordinator; `leader` as above.
+  // Coordinator, with `leader` as above; on other hosts whichever server a trainer attaches at, after the
+  // coordinator has made its own.
   //   FAILED_PRECONDITION  the job is another one: names the field
   //   RESOURCE_EXHAUSTED   no room for it; the next call tries again
   absl::StatusOr<runtime::JobMemory*> MakeMemory(runtime::MetaStore& leader, const JobSpec& spec);
 
  private:
   absl::StatusOr<JobSpec> SpecLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::StatusOr<std::unique_ptr<runtime::JobMemory>> OpenOrCreate(const JobSpec& spec)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::StatusOr<std::optional<v1::RestoreRecord>> RestoredLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   const runtime::JobDir* const dir_;
   runtime::MetaStore* const store_;
   runtime::MetaStore* const local_;
+  const runtime::HostPlace place_;
 
   // Held while memory is made: whoever asks for it would have to wait anyway.
   runtime::Mutex mu_;

@@ -20,12 +20,19 @@ constexpr char kMemoryElection[] = "memory";
 constexpr absl::Duration kRetry = absl::Milliseconds(50);
 constexpr absl::Duration kJoinPatience = absl::Seconds(30);
 constexpr absl::Duration kWatchLife = absl::Minutes(10);
+constexpr absl::Duration kReportPatience = absl::Seconds(2);
+constexpr absl::Duration kPredecessorPatience = absl::Seconds(5);
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Node>> Node::Start(Options options, JobHome* home, Peers* peers,
                                                   runtime::ExitWatch* watch) {
   std::unique_ptr<Node> node(new Node(std::move(options), home, peers, watch));
+  if (node->options_.place.index > 0) {
+    node->host_watch_ = std::make_unique<HostWatch>(
+        node->options_.place.Name(), watch,
+        [n = node.get()](const runtime::ProcessIdentity& process) { return n->ReportExit(process); });
+  }
   const auto leads = [n = node.get()](bool does) {
     return [n, does] {
       MutexLock lock(n->mu_);
@@ -41,6 +48,15 @@ absl::StatusOr<std::unique_ptr<Node>> Node::Start(Options options, JobHome* home
   if (!leadership.ok()) return leadership.status();
   node->leadership_ = *std::move(leadership);
   node->steer_ = std::thread([n = node.get()] { n->Steer(); });
+  if (node->options_.agent.has_value()) {
+    HostAgent::Options agent = *node->options_.agent;
+    agent.place = node->options_.place;
+    agent.tick = [n = node.get()] { n->TryEngine(); };
+    agent.report = [n = node.get()](v1::ReportHostRequest report) {
+      return n->ReportHost(std::move(report));
+    };
+    node->agent_ = std::make_unique<HostAgent>(std::move(agent), home);
+  }
   node->follow_ = std::thread([n = node.get()] { n->Follow(); });
   return node;
 }
@@ -57,6 +73,8 @@ Node::~Node() {
   }
   if (follow_.joinable()) follow_.join();
   if (steer_.joinable()) steer_.join();
+  agent_.reset();
+  host_watch_.reset();
   {
     MutexLock lock(engine_mu_);
     engine_.reset();
@@ -136,10 +154,10 @@ void Node::Steer() {
 
 void Node::StartCoordinator() {
   spdlog::info("server {} coordinates job {}", options_.id, options_.job);
-  absl::StatusOr<std::unique_ptr<Coordinator>> c =
-      Coordinator::Start({options_.job, options_.expected_servers, options_.id, options_.address,
-                          options_.min_trainers, options_.max_trainers, &leadership_->store()},
-                         home_, watch_);
+  absl::StatusOr<std::unique_ptr<Coordinator>> c = Coordinator::Start(
+      {options_.job, options_.expected_servers, options_.id, options_.address, options_.min_trainers,
+       options_.max_trainers, options_.place.Name(), options_.place.count, &leadership_->store()},
+      home_, watch_);
   MutexLock lock(mu_);
   if (c.ok()) {
     coordinator_ = *std::move(c);
@@ -207,8 +225,12 @@ absl::StatusOr<std::string> Node::CoordinatorAddress() const {
 // ---- Following
 
 void Node::Follow() {
+  const absl::Time patient = absl::Now() + kPredecessorPatience;
   while (!stopping()) {
-    const absl::Status s = FollowOnce();
+    absl::Status s = FollowOnce();
+    // On another host than the coordinator's the predecessor's end is reported at this moment.
+    if (absl::IsAlreadyExists(s) && host_watch_ != nullptr && absl::Now() < patient)
+      s = absl::UnavailableError(s.message());
     if (absl::IsAlreadyExists(s) || absl::IsFailedPrecondition(s) || absl::IsInvalidArgument(s) ||
         absl::IsNotFound(s) || absl::IsPermissionDenied(s) || absl::IsUnauthenticated(s)) {
       return End(s);
@@ -234,6 +256,17 @@ absl::Status Node::FollowOnce() {
     return absl::UnavailableError(absl::StrCat("the coordinator does not answer at ", *address));
   }
   std::unique_ptr<v1::ClusterService::Stub> stub = v1::ClusterService::NewStub(channel);
+  if (host_watch_ != nullptr) {
+    // If all servers of this host had died, nobody has said so, nor who else died here meanwhile.
+    grpc::ClientContext context;
+    peers_->Prepare(&context, absl::Now() + kJoinPatience);
+    v1::GetClusterRequest request;
+    request.set_job(options_.job);
+    v1::Cluster cluster;
+    if (const absl::Status seen = FromGrpc(stub->GetCluster(&context, request, &cluster)); !seen.ok())
+      return seen;
+    host_watch_->Look(cluster);
+  }
   {
     grpc::ClientContext context;
     peers_->Prepare(&context, absl::Now() + kJoinPatience);
@@ -241,6 +274,8 @@ absl::Status Node::FollowOnce() {
     request.set_job(options_.job);
     request.set_id(options_.id);
     request.set_address(options_.address);
+    request.set_host(options_.place.Name());
+    if (options_.place.several()) *request.mutable_share() = options_.share;
     request.mutable_process()->set_pid(self_.pid);
     request.mutable_process()->set_start_ticks(self_.start_ticks);
     v1::JoinResponse response;
@@ -276,11 +311,47 @@ absl::Status Node::FollowOnce() {
   return absl::UnavailableError(absl::StrCat("the coordinator's stream ended: ", ended.message()));
 }
 
+absl::Status Node::ReportExit(const runtime::ProcessIdentity& process) {
+  absl::StatusOr<std::string> address = CoordinatorAddress();
+  if (!address.ok()) return address.status();
+  grpc::ClientContext context;
+  peers_->Prepare(&context, absl::Now() + kReportPatience);
+  v1::MemberExitedRequest request;
+  request.set_job(options_.job);
+  request.set_host(options_.place.Name());
+  request.mutable_process()->set_pid(process.pid);
+  request.mutable_process()->set_start_ticks(process.start_ticks);
+  v1::MemberExitedResponse response;
+  return FromGrpc(
+      v1::ClusterService::NewStub(peers_->To(*address))->MemberExited(&context, request, &response));
+}
+
+absl::Status Node::ReportHost(v1::ReportHostRequest report) {
+  absl::StatusOr<std::string> address = CoordinatorAddress();
+  if (!address.ok()) return address.status();
+  grpc::ClientContext context;
+  peers_->Prepare(&context, absl::Now() + kReportPatience);
+  report.set_job(options_.job);
+  v1::ReportHostResponse response;
+  return FromGrpc(v1::ClusterService::NewStub(peers_->To(*address))->ReportHost(&context, report, &response));
+}
+
+void Node::TryEngine() {
+  int slot = -1;
+  {
+    MutexLock lock(engine_mu_);
+    if (engine_ == nullptr) slot = slot_;
+  }
+  if (slot >= 0) RunEngine(slot);
+}
+
 void Node::OnCluster(const v1::Cluster& cluster) {
   {
     MutexLock lock(mu_);
     seen_ = cluster;
   }
+  if (agent_ != nullptr) agent_->Look(cluster);
+  if (host_watch_ != nullptr) host_watch_->Look(cluster);
   for (const v1::Member& m : cluster.members()) {
     if (m.kind() != v1::Member::KIND_SERVER || m.id() != options_.id || m.process().pid() != self_.pid ||
         m.process().start_ticks() != self_.start_ticks) {

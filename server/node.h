@@ -23,14 +23,18 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "absl/types/optional.h"
 #include "grpcpp/channel.h"
 #include "proto/sherd/v1/cluster.pb.h"
 #include "runtime/exit_watch.h"
+#include "runtime/host_place.h"
 #include "runtime/meta_store.h"
 #include "runtime/mutex.h"
 #include "runtime/process_identity.h"
 #include "server/coordinator.h"
 #include "server/engine.h"
+#include "server/host_agent.h"
+#include "server/host_watch.h"
 #include "server/job_home.h"
 #include "server/peers.h"
 
@@ -48,6 +52,10 @@ class Node {
     std::string address;                                 // where other servers call this one
     int expected_servers = 1;                            // that form the first epoch
     int min_trainers = 1, max_trainers = kMaxWorldSize;  // that a resize may ask for
+    // In a job of several hosts: which this is, 0 being the coordinator's, and how many.
+    runtime::HostPlace place;
+    v1::HostShare share;                       // what this host brings, if there are several
+    absl::optional<HostAgent::Options> agent;  // if there are several; `tick` and `report` are the node's
     EngineOptions engine;
   };
 
@@ -88,8 +96,12 @@ class Node {
   void StepDown();
   void Follow();
   absl::Status FollowOnce();
+  absl::Status ReportExit(const runtime::ProcessIdentity& process);
+  absl::Status ReportHost(v1::ReportHostRequest report);
   void OnCluster(const v1::Cluster& cluster);
   void RunEngine(int slot);
+  // On another host than the coordinator's the control page follows a moment after the cluster's change.
+  void TryEngine();
   void End(absl::Status why);
   bool stopping() const;
 
@@ -116,6 +128,8 @@ class Node {
   std::unique_ptr<Engine> engine_ ABSL_GUARDED_BY(engine_mu_);
   int slot_ ABSL_GUARDED_BY(engine_mu_) = -1;
 
+  std::unique_ptr<HostWatch> host_watch_;  // on another host than the coordinator's
+  std::unique_ptr<HostAgent> agent_;       // in a job of several hosts
   std::unique_ptr<runtime::MetaStore::Leadership> leadership_;
   std::unique_ptr<runtime::MetaStore::Leadership> memory_;  // the steering thread's
   std::thread steer_, follow_;

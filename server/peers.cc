@@ -31,7 +31,7 @@ std::shared_ptr<grpc::Channel> Peers::To(const std::string& address) {
 
 void Peers::Prepare(grpc::ClientContext* context, absl::Time deadline) const {
   context->set_deadline(absl::ToChronoTime(deadline));
-  context->AddMetadata(kForwardedKey, "1");
+  if (options_.to_coordinator) context->AddMetadata(kForwardedKey, "1");
   if (!options_.token.empty()) context->AddMetadata(kTokenKey, absl::StrCat("Bearer ", options_.token));
 }
 

@@ -28,6 +28,9 @@ class Peers {
   struct Options {
     std::string token;  // shown with every call; empty: none
     TlsFiles tls;       // for TCP; empty: plain text
+    // Calls to other servers are not passed on again: they go to the coordinator itself. From another host
+    // they go to any server of the first one, which passes them on.
+    bool to_coordinator = true;
   };
   explicit Peers(Options options) : options_(std::move(options)) {}
 

@@ -29,6 +29,35 @@ using ShardStub = v1::ShardService::Stub;
 
 constexpr int kChunkBytes = 1 << 20;
 
+// What a job of several hosts cannot do.
+absl::Status CheckForSeveralHosts(const runtime::HostPlace& place, const JobSpec& spec, bool restore) {
+  if (!place.several()) return absl::OkStatus();
+  const kernels::OptimizerInfo& optimizer = kernels::Info(spec.optimizer);
+  if (optimizer.norms || optimizer.directions) {
+    return absl::FailedPreconditionError(absl::StrCat("optimizer ", Name(spec.optimizer),
+                                                      " needs whole tensors, which a job of ", place.count,
+                                                      " hosts divides: use another one, or one host"));
+  }
+  if (spec.stage >= 3) {
+    return absl::FailedPreconditionError(absl::StrCat("stage ", spec.stage, " is for one host; this job has ",
+                                                      place.count, ": use stage 0, 1 or 2"));
+  }
+  if (spec.virtual_ranks > 0) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("virtual ranks are for one host; this job has ", place.count, ": use none"));
+  }
+  if (restore) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("a job of ", place.count, " hosts cannot begin from a checkpoint: use one host"));
+  }
+  if (spec.world_size < place.count || spec.reduction.size() != place.count) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "a job of ", place.count, " hosts adds up its gradients host by host, but this trainer asks for ",
+        Describe(spec.reduction), ": start every trainer with `sherd run`"));
+  }
+  return absl::OkStatus();
+}
+
 bool Matches(const std::string& glob, const std::string& name) {
   return glob.empty() || ::fnmatch(glob.c_str(), name.c_str(), 0) == 0;
 }
@@ -49,15 +78,17 @@ class ShardServiceImpl final : public v1::ShardService::Service {
     if (!s.ok()) return ToGrpc(s);
     const CoordinatorOr c = context_->FindCoordinator(*call);
     if (!c.ok()) return ToGrpc(c.status());
-    if (*c == nullptr)
-      return context_->Forward<v1::ShardService>(*call, &ShardStub::Attach, *request, response);
+    if (*c == nullptr) return AttachElsewhere(*call, *request, *spec, response);
     const absl::StatusOr<Node*> node = context_->node();
     if (!node.ok()) return ToGrpc(node.status());
     s = (*node)->home().AgreeOnStart((*c)->store(), *spec,
                                      request->has_restore() ? &request->restore() : nullptr);
     if (!s.ok()) return ToGrpc(s);
-    const absl::StatusOr<Coordinator::Attached> place = (*c)->Attach(
-        Rank(request->rank()), FromProto(request->process()), *spec, request->token(), DeadlineOf(*call));
+    if (s = CheckForSeveralHosts((*node)->home().place(), *spec, request->has_restore()); !s.ok())
+      return ToGrpc(s);
+    const absl::StatusOr<Coordinator::Attached> place =
+        (*c)->Attach(Rank(request->rank()), request->host(), FromProto(request->process()), *spec,
+                     request->token(), DeadlineOf(*call));
     if (!place.ok()) return ToGrpc(place.status());
     response->set_job_dir((*node)->home().dir().path());
     response->set_epoch(place->epoch.value());
@@ -187,6 +218,44 @@ class ShardServiceImpl final : public v1::ShardService::Service {
   }
 
  private:
+  // The place is the coordinator's to give. On another host than its own, the memory is this host's.
+  Status AttachElsewhere(const ServerContext& call, v1::AttachRequest request, const JobSpec& spec,
+                         v1::AttachResponse* response) {
+    const absl::StatusOr<Node*> node = context_->node();
+    if (!node.ok()) return ToGrpc(node.status());
+    JobHome& home = (*node)->home();
+    if (home.place().index == 0)
+      return context_->Forward<v1::ShardService>(call, &ShardStub::Attach, request, response);
+    request.set_host(home.place().Name());
+    const Status placed = context_->Forward<v1::ShardService>(call, &ShardStub::Attach, request, response);
+    if (!placed.ok()) return placed;
+    const absl::StatusOr<JobMemory*> memory = home.MakeMemory(home.store(), spec);
+    if (!memory.ok()) return ToGrpc(memory.status());
+    response->set_job_dir(home.dir().path());
+    // The trainer relies on what the coordinator has written, which comes over the data connection.
+    runtime::ControlPage& control = (*memory)->control();
+    const runtime::MemberEntry& entry = (*memory)->trainer(Rank(request.rank()));
+    for (;;) {
+      const uint32_t ticket = control.bell.Listen();
+      if (control.epoch.load(std::memory_order_acquire) >= response->epoch() &&
+          entry.incarnation.load(std::memory_order_acquire) >= response->incarnation() &&
+          control.Newest().has_value()) {
+        // The trainer maps the pages of all slots, which may have come to be here or not.
+        for (int m = 0; m < control.Newest()->servers; ++m) {
+          if (absl::Status s = (*memory)->owner(Slot(m)).status(); !s.ok()) return ToGrpc(s);
+        }
+        return Status::OK;
+      }
+      if (absl::Now() >= DeadlineOf(call) || call.IsCancelled()) {
+        const std::string problem = control.LinkProblem();
+        return ToGrpc(absl::DeadlineExceededError(
+            absl::StrCat("the first host's records have not come over the data connection: ",
+                         problem.empty() ? "it was not made yet" : problem)));
+      }
+      control.bell.Wait(ticket, absl::Milliseconds(50), runtime::SpinPolicy::None());
+    }
+  }
+
   // The values of a job that begins from a checkpoint, unless they are there already.
   absl::Status RestoreFirst(const ServerContext& call, const std::shared_ptr<Coordinator>& coordinator,
                             const v1::CommitInitialRequest& request, v1::CommitInitialResponse* response) {
@@ -346,6 +415,7 @@ class ShardServiceImpl final : public v1::ShardService::Service {
     if (!place.ok()) return place.status();
     const absl::StatusOr<JobMemory*> memory = context_->Memory();
     if (!memory.ok()) return memory.status();
+    if (absl::Status s = runtime::CheckOneHost((*memory)->place(), "Write"); !s.ok()) return s;
     const absl::StatusOr<std::unique_ptr<ImportWriter>> writer =
         ImportWriter::Create(*memory, begin.manifest(), /*whole_model=*/false, begin.by_step_record());
     if (!writer.ok()) return writer.status();

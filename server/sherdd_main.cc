@@ -24,16 +24,22 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/strip.h"
+#include "core/host_map.h"
 #include "core/job_spec.h"
 #include "proto/sherd/v1/cluster.grpc.pb.h"
 #include "proto/status.h"
 #include "runtime/doorbell.h"
 #include "runtime/etcd/job_store.h"
 #include "runtime/exit_watch.h"
+#include "runtime/host_place.h"
 #include "runtime/job_dir.h"
+#include "runtime/net_address.h"
+#include "runtime/secret_file.h"
 #include "server/checkpoint_service.h"
 #include "server/cluster_service.h"
+#include "server/host_agent.h"
 #include "server/job_home.h"
+#include "server/joined_store.h"
 #include "server/metrics.h"
 #include "server/node.h"
 #include "server/peers.h"
@@ -48,6 +54,9 @@ namespace {
 
 struct Flags {
   std::string job, id, store, join, job_dir, metrics, token_file, tls_cert, tls_key, tls_ca;
+  std::string secret_file, first_host, data_address;
+  runtime::HostPlace place;
+  int trainers = 0;
   std::string log_level = "info";
   std::vector<std::string> listen;
   int expect = 1;
@@ -64,7 +73,7 @@ void Declare(CLI::App& app, Flags& f) {
   app.add_option(
       "--id", f.id,
       "Name of this server in the job; one that takes a dead server's name takes its slot. Default: s<pid>");
-  app.add_option("--expect", f.expect, "Servers that form the first epoch")
+  app.add_option("--expect", f.expect, "Servers (of this host) that form the first epoch")
       ->check(CLI::Range(1, runtime::kMaxSlots));
   app.add_option("--min-trainers", f.min_trainers, "Least trainers that a resize may ask for")
       ->check(CLI::Range(1, kMaxWorldSize));
@@ -74,6 +83,17 @@ void Declare(CLI::App& app, Flags& f) {
   app.add_option("--job-dir", f.job_dir,
                  "The job's directory, made by `sherd run` or another server. Default: made under /dev/shm, "
                  "or $SHERD_SHM_ROOT");
+  app.add_option("--hosts", f.place.count, "Hosts of the job")->check(CLI::Range(1, kMaxHosts));
+  app.add_option("--host", f.place.index,
+                 "Which of them this is; 0 is the first, where the coordinator lives")
+      ->check(CLI::Range(0, kMaxHosts - 1));
+  app.add_option("--trainers", f.trainers, "Trainers on this host, in a job of several hosts")
+      ->check(CLI::Range(0, kMaxWorldSize));
+  app.add_option("--first-host", f.first_host, "HOST:PORT of a server of the first host, on any other");
+  app.add_option("--secret-file", f.secret_file,
+                 "File with the secret of a job of several hosts (mode 0600)");
+  app.add_option("--data-address", f.data_address,
+                 "HOST[:PORT] where other hosts send gradients and parameters (port 0 or none: any)");
   app.add_option(
       "--store", f.store,
       "Where epochs are kept: file:DIR or etcd://HOST:PORT,...[/PREFIX]. Default: in the job's directory");
@@ -159,39 +179,27 @@ class Program {
     if (!tls.ok()) return tls.status();
     absl::StatusOr<std::string> token = ReadFile(flags_.token_file);
     if (!token.ok()) return token.status();
-    const std::string secret(absl::StripAsciiWhitespace(*token));
+    std::string secret(absl::StripAsciiWhitespace(*token));
     if (!flags_.token_file.empty() && secret.empty())
       return absl::InvalidArgumentError(absl::StrCat(flags_.token_file, " holds no token"));
-    peers_ = std::make_unique<Peers>(Peers::Options{secret, *tls});
+    if (absl::Status s = ReadHostFlags(); !s.ok()) return s;
+    if (agent_.has_value()) secret = runtime::RpcToken(*agent_->secret);
+    peers_ =
+        std::make_unique<Peers>(Peers::Options{secret, *tls, /*to_coordinator=*/flags_.place.index == 0});
     absl::StatusOr<runtime::JobDir> dir = FindDir(flags_, *peers_);
     if (!dir.ok()) return dir.status();
     dir_.emplace(*std::move(dir));
     absl::StatusOr<std::unique_ptr<runtime::MetaStore>> local = runtime::OpenLocalStore(*dir_);
     if (!local.ok()) return local.status();
     local_ = *std::move(local);
+    if (flags_.place.index > 0) {
+      store_ = std::make_unique<JoinedStore>(flags_.job, flags_.first_host, peers_.get());
+      return StartServer(secret, *tls);
+    }
     absl::StatusOr<std::unique_ptr<runtime::MetaStore>> store = runtime::OpenJobStore(*place, *dir_);
     if (!store.ok()) return store.status();
     store_ = *std::move(store);
-    absl::StatusOr<std::unique_ptr<runtime::ExitWatch>> watch = runtime::MakeExitWatch();
-    if (!watch.ok()) return watch.status();
-    watch_ = *std::move(watch);
-    home_ = std::make_unique<JobHome>(&*dir_, store_.get(), local_.get());
-    context_ = std::make_unique<ServiceContext>(flags_.job, secret);
-    services_.push_back(MakeClusterService(context_.get()));
-    services_.push_back(MakeShardService(context_.get()));
-    services_.push_back(MakeCheckpointService(context_.get()));
-    RpcOptions rpc;
-    rpc.listen = flags_.listen;
-    if (rpc.listen.empty())
-      rpc.listen.push_back(absl::StrCat("unix:", dir_->path(), "/", flags_.id, ".sock"));
-    rpc.allow_remote = flags_.allow_remote;
-    rpc.tls = *tls;
-    std::vector<grpc::Service*> borrowed;
-    for (const auto& s : services_) borrowed.push_back(s.get());
-    absl::StatusOr<std::unique_ptr<RpcServer>> server = RpcServer::Start(rpc, borrowed);
-    if (!server.ok()) return server.status();
-    server_ = *std::move(server);
-    return StartNode();
+    return StartServer(secret, *tls);
   }
 
   // Until a signal comes or the node ends.
@@ -230,6 +238,53 @@ class Program {
   }
 
  private:
+  // The secret and the data port of a job of several hosts.
+  absl::Status ReadHostFlags() {
+    const Flags& f = flags_;
+    if (f.place.index >= f.place.count) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--host ", f.place.index, " of --hosts ", f.place.count, ": it must be smaller"));
+    }
+    if (!f.place.several()) return absl::OkStatus();
+    if (f.secret_file.empty() || f.data_address.empty() || (f.place.index > 0) == f.first_host.empty()) {
+      return absl::InvalidArgumentError(
+          "--hosts needs --secret-file and --data-address, and --first-host on every host but the first");
+    }
+    absl::StatusOr<runtime::Secret> secret = runtime::ReadSecretFile(f.secret_file);
+    if (!secret.ok()) return secret.status();
+    absl::StatusOr<runtime::SocketAddress> listen =
+        runtime::ChooseAddress({f.data_address, "", absl::nullopt});
+    if (!listen.ok()) return listen.status();
+    agent_.emplace();
+    agent_->secret = *secret;
+    agent_->listen = *listen;
+    agent_->allow_remote = f.allow_remote;
+    return absl::OkStatus();
+  }
+
+  absl::Status StartServer(const std::string& secret, const TlsFiles& tls) {
+    absl::StatusOr<std::unique_ptr<runtime::ExitWatch>> watch = runtime::MakeExitWatch();
+    if (!watch.ok()) return watch.status();
+    watch_ = *std::move(watch);
+    home_ = std::make_unique<JobHome>(&*dir_, store_.get(), local_.get(), flags_.place);
+    context_ = std::make_unique<ServiceContext>(flags_.job, secret);
+    services_.push_back(MakeClusterService(context_.get()));
+    services_.push_back(MakeShardService(context_.get()));
+    services_.push_back(MakeCheckpointService(context_.get()));
+    RpcOptions rpc;
+    rpc.listen = flags_.listen;
+    if (rpc.listen.empty())
+      rpc.listen.push_back(absl::StrCat("unix:", dir_->path(), "/", flags_.id, ".sock"));
+    rpc.allow_remote = flags_.allow_remote;
+    rpc.tls = tls;
+    std::vector<grpc::Service*> borrowed;
+    for (const auto& s : services_) borrowed.push_back(s.get());
+    absl::StatusOr<std::unique_ptr<RpcServer>> server = RpcServer::Start(rpc, borrowed);
+    if (!server.ok()) return server.status();
+    server_ = *std::move(server);
+    return StartNode();
+  }
+
   absl::Status StartNode() {
     Node::Options node;
     node.job = flags_.job;
@@ -238,13 +293,22 @@ class Program {
     node.expected_servers = flags_.expect;
     node.min_trainers = flags_.min_trainers;
     node.max_trainers = flags_.max_trainers;
+    node.place = flags_.place;
+    if (agent_.has_value()) {
+      node.share.set_index(flags_.place.index);
+      node.share.set_ranks(flags_.trainers);
+      node.share.set_servers(flags_.expect);
+      node.share.set_address(agent_->listen.host());
+    }
+    node.agent = agent_;
     const int cores = runtime::UsableCores();
-    node.engine.workers = flags_.threads > 0 ? flags_.threads : std::max(1, cores / flags_.expect);
+    const int here = flags_.expect;
+    node.engine.workers = flags_.threads > 0 ? flags_.threads : std::max(1, cores / here);
     // Beside each owner a trainer is busy.
-    node.engine.spin = runtime::SpinPolicy::ForHost(2 * flags_.expect * node.engine.workers, cores);
+    node.engine.spin = runtime::SpinPolicy::ForHost(2 * here * node.engine.workers, cores);
     // Owners wait for each other no longer than for the one whose core was the last to be free.
     node.engine.spin_among_owners =
-        runtime::SpinPolicy::ForHost(flags_.expect * node.engine.workers, cores, absl::Microseconds(100));
+        runtime::SpinPolicy::ForHost(here * node.engine.workers, cores, absl::Microseconds(100));
     node.engine.on_error = [](const absl::Status& s) { spdlog::error("engine: {}", s.ToString()); };
     absl::StatusOr<std::unique_ptr<Node>> started =
         Node::Start(std::move(node), home_.get(), peers_.get(), watch_.get());
@@ -262,6 +326,7 @@ class Program {
   }
 
   const Flags flags_;
+  absl::optional<HostAgent::Options> agent_;  // in a job of several hosts
   std::unique_ptr<Peers> peers_;
   std::optional<runtime::JobDir> dir_;
   std::unique_ptr<runtime::MetaStore> local_, store_;

@@ -101,6 +101,8 @@ absl::StatusOr<uint64_t> Snapshots::Begin(JobMemory& memory, const SnapshotOptio
 
 absl::StatusOr<SnapshotState> Snapshots::Open(JobMemory& memory, const SnapshotOptions& options,
                                               absl::Time deadline) {
+  if (absl::Status s = runtime::CheckOneHost(memory.place(), "a snapshot (pull, save, stat)"); !s.ok())
+    return s;
   ControlPage& control = memory.control();
   if (control.initialized.load(std::memory_order_acquire) == 0) {
     return absl::FailedPreconditionError(

@@ -63,7 +63,8 @@ std::vector<StallWatch::Stalled> StallWatch::Look(runtime::JobMemory& memory, ab
     const bool attached = memory.trainer(Rank(r)).state.load() == runtime::MemberEntry::kAttached;
     const bool wanted =
         std::any_of(wants.begin(), wants.end(), [&](const Want& w) { return !has_delivered(r, w); });
-    judge(true, r, signature, attached && !recorded[r] && (records > 0 || wanted));
+    // Of a rank on another host marks do not come here: its own servers would have to judge it.
+    judge(true, r, signature, memory.IsHere(Rank(r)) && attached && !recorded[r] && (records > 0 || wanted));
   }
   // What is left are wants that owners alone can fulfil.
   wants.erase(std::remove_if(wants.begin(), wants.end(),

@@ -12,8 +12,10 @@
 
 namespace sherd::cli {
 
-ClusterWatcher::ClusterWatcher(std::string job_dir)
-    : job_dir_(std::move(job_dir)), wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+ClusterWatcher::ClusterWatcher(std::string job_dir, std::string prefix)
+    : job_dir_(std::move(job_dir)),
+      prefix_(std::move(prefix)),
+      wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
   thread_ = std::thread([this] { Run(); });
 }
 
@@ -33,6 +35,30 @@ std::optional<ClusterWatcher::Seen> ClusterWatcher::Take() {
   runtime::MutexLock lock(mu_);
   return std::exchange(seen_, std::nullopt);
 }
+
+namespace {
+
+void SeeHosts(const v1::Cluster& cluster, ClusterWatcher::Seen* seen) {
+  seen->waiting_for = cluster.waiting_for();
+  for (const v1::Host& h : cluster.hosts()) {
+    ClusterWatcher::Seen::Host host;
+    host.come = !h.name().empty();
+    host.ranks = h.ranks();
+    // Between two commits a view may show none of its servers: that is no leaving.
+    int finished = 0, servers = 0, leaving = 0;
+    for (const v1::Member& m : cluster.members()) {
+      if (m.host() != h.name()) continue;
+      servers += m.kind() == v1::Member::KIND_SERVER;
+      leaving += m.kind() == v1::Member::KIND_SERVER && m.state() == v1::Member::STATE_LEAVING;
+      finished += m.kind() == v1::Member::KIND_TRAINER && m.state() == v1::Member::STATE_FINISHED;
+    }
+    host.left = leaving > 0 && leaving == servers;
+    host.trainers_finished = finished == h.ranks();
+    seen->hosts.push_back(host);
+  }
+}
+
+}  // namespace
 
 void ClusterWatcher::Run() {
   do {
@@ -71,10 +97,11 @@ void ClusterWatcher::Post(const v1::Cluster& cluster) {
     absl::string_view id = member.id();
     int index = 0;
     if (member.kind() == v1::Member::KIND_SERVER && member.state() != v1::Member::STATE_LOST &&
-        absl::ConsumePrefix(&id, "s") && absl::SimpleAtoi(id, &index)) {
+        absl::ConsumePrefix(&id, prefix_) && absl::SimpleAtoi(id, &index)) {
       seen.live_servers.push_back(index);
     }
   }
+  SeeHosts(cluster, &seen);
   {
     runtime::MutexLock lock(mu_);
     seen_ = std::move(seen);

@@ -23,12 +23,22 @@ namespace sherd::cli {
 class ClusterWatcher {
  public:
   struct Seen {
-    std::vector<int> live_servers;  // n of those called "s<n>"
+    std::vector<int> live_servers;  // n of those called "<prefix><n>"
     int desired_servers = 0;
     int world_size = 0, desired_trainers = 0;  // ranks there are, and as asked for; 0: none yet
+    // Of a job of several hosts, by index; else empty. All are known once all have come.
+    struct Host {
+      bool come = false;
+      int ranks = 0;
+      bool left = false;               // its servers have signed off
+      bool trainers_finished = false;  // all of its ranks
+    };
+    std::vector<Host> hosts;
+    std::string waiting_for;
   };
 
-  explicit ClusterWatcher(std::string job_dir);
+  // `prefix`: of the ids of the servers that are reported.
+  ClusterWatcher(std::string job_dir, std::string prefix);
   ~ClusterWatcher();
   ClusterWatcher(const ClusterWatcher&) = delete;
   ClusterWatcher& operator=(const ClusterWatcher&) = delete;
@@ -45,7 +55,7 @@ class ClusterWatcher {
   void Post(const v1::Cluster& cluster);
   bool Pause(absl::Duration duration);
 
-  const std::string job_dir_;
+  const std::string job_dir_, prefix_;
   const runtime::UniqueFd wake_;
   runtime::Mutex mu_;
   runtime::CondVar changed_;

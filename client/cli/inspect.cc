@@ -94,6 +94,38 @@ Json MemberJson(const v1::Member& m) {
   return out;
 }
 
+// A line for each host of several, with what it has sent to each other one.
+std::string HostsText(const v1::Cluster& c) {
+  std::string text;
+  for (const v1::Host& host : c.hosts()) {
+    absl::StrAppend(&text, "host ", host.index(), host.name().empty() ? "      has not come\n" : "      ");
+    if (host.name().empty()) continue;
+    absl::StrAppend(&text, host.ranks(), " trainers, ", host.servers(), " servers");
+    for (const v1::HostLink& link : host.links()) {
+      absl::StrAppend(&text, "; to host ", link.peer(), ": ", HumanBytes(link.gradient_bytes()),
+                      " of gradients, ", HumanBytes(link.parameter_bytes()), " of parameters");
+      if (!link.up()) absl::StrAppend(&text, " (", link.problem(), ")");
+    }
+    absl::StrAppend(&text, "\n");
+  }
+  return text;
+}
+
+Json HostJson(const v1::Host& host) {
+  Json out = {{"index", host.index()},     {"come", !host.name().empty()},        {"trainers", host.ranks()},
+              {"servers", host.servers()}, {"data_address", host.data_address()}, {"step", host.step()},
+              {"links", Json::array()}};
+  for (const v1::HostLink& link : host.links()) {
+    out["links"].push_back({{"peer", link.peer()},
+                            {"up", link.up()},
+                            {"problem", link.problem()},
+                            {"gradient_bytes", link.gradient_bytes()},
+                            {"parameter_bytes", link.parameter_bytes()},
+                            {"record_bytes", link.record_bytes()}});
+  }
+  return out;
+}
+
 }  // namespace
 
 std::string StatusText(const v1::Cluster& c) {
@@ -115,6 +147,7 @@ std::string StatusText(const v1::Cluster& c) {
   absl::StrAppend(&text, "servers     ", c.servers());
   if (c.desired_servers() != c.servers()) absl::StrAppend(&text, " (", c.desired_servers(), " asked for)");
   absl::StrAppend(&text, "\nmemory      ", HumanBytes(c.shared_memory_bytes()), " shared\n");
+  absl::StrAppend(&text, HostsText(c));
   if (!c.training_error().empty()) absl::StrAppend(&text, "error       ", c.training_error(), "\n");
   if (!c.waiting_for().empty()) absl::StrAppend(&text, "waits for   ", c.waiting_for(), "\n");
   Table table({"KIND", "RANK", "ID", "ADDRESS", "PID", "TRAINER", "STATE", "ELEMENTS", "BYTES"});
@@ -157,6 +190,7 @@ std::string StatusJson(const v1::Cluster& c) {
               {"shared_memory_bytes", c.shared_memory_bytes()},
               {"members", Json::array()}};
   for (const v1::Member& m : c.members()) out["members"].push_back(MemberJson(m));
+  for (const v1::Host& host : c.hosts()) out["hosts"].push_back(HostJson(host));
   return Dump(out);
 }
 

@@ -3,6 +3,7 @@
 #include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -33,7 +34,8 @@ std::string DefaultJobName(const std::string& program, int pid) {
   for (char& c : name) {
     if (!std::isalnum(static_cast<unsigned char>(c)) && c != '_' && c != '-') c = '_';
   }
-  return absl::StrCat(name.empty() ? "job" : name, "-", pid);
+  if (name.empty()) name = "job";
+  return pid < 0 ? name : absl::StrCat(name, "-", pid);
 }
 
 absl::StatusOr<std::string> FindProgram(const std::string& program, const std::string& path) {
@@ -64,8 +66,8 @@ std::vector<std::pair<std::string, std::string>> TrainerEnvironment(const Traine
   std::vector<std::pair<std::string, std::string>> environment = {
       {"RANK", absl::StrCat(place.rank)},
       {"WORLD_SIZE", absl::StrCat(place.world_size)},
-      {"LOCAL_RANK", absl::StrCat(place.rank)},
-      {"LOCAL_WORLD_SIZE", absl::StrCat(place.world_size)},
+      {"LOCAL_RANK", absl::StrCat(place.rank - place.first_rank)},
+      {"LOCAL_WORLD_SIZE", absl::StrCat(place.local_world)},
       {"MASTER_ADDR", place.master_address},
       {"MASTER_PORT", absl::StrCat(place.master_port)},
       {"SHERD_ENDPOINT", absl::StrJoin(place.endpoints, ",")},
@@ -73,7 +75,7 @@ std::vector<std::pair<std::string, std::string>> TrainerEnvironment(const Traine
   };
   if (!place.config.empty()) environment.emplace_back(DeepSpeedConfig::kVariable, place.config);
   if (!place.reduce_groups.empty()) environment.emplace_back("SHERD_REDUCE_GROUPS", place.reduce_groups);
-  const std::string threads = absl::StrCat(std::max(1, place.cores / place.world_size));
+  const std::string threads = absl::StrCat(std::max(1, place.cores / place.local_world));
   const std::pair<const char*, std::string> defaults[] = {
       {"OMP_NUM_THREADS", threads},
       {"MKL_NUM_THREADS", threads},
@@ -84,6 +86,17 @@ std::vector<std::pair<std::string, std::string>> TrainerEnvironment(const Traine
     if (getenv(name) == nullptr) environment.emplace_back(name, value);
   }
   return environment;
+}
+
+absl::Status CheckSpace(int fd, const std::string& root) {
+  // Less does not even hold what servers write before a trainer says how large the model is.
+  constexpr uint64_t kLeastFree = 256 << 10;
+  struct statvfs info;
+  if (::fstatvfs(fd, &info) != 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot look at ", root));
+  const uint64_t free = static_cast<uint64_t>(info.f_bavail) * info.f_frsize;
+  if (free >= kLeastFree) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrCat(
+      root, " is full (", free, " bytes free); free some: `sherd gc` removes what dead jobs left"));
 }
 
 absl::StatusOr<int> FreePort() {

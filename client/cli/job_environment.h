@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
 namespace sherd::cli {
@@ -15,7 +16,8 @@ namespace sherd::cli {
 // Looks a variable up; null when it is not set.
 using GetEnv = std::function<const char*(const char* name)>;
 
-// A name for the job of `program`, process `pid`: "train_gpt-1234". Always valid.
+// A name for the job of `program`, process `pid`: "train_gpt-1234"; the same on all hosts if `pid` is
+// negative: "train_gpt". Always valid.
 std::string DefaultJobName(const std::string& program, int pid);
 
 // Where `program` is: as it is if it has a '/', else in `path` (as PATH). NOT_FOUND, PERMISSION_DENIED in one
@@ -28,6 +30,8 @@ absl::StatusOr<std::string> FindServerProgram(const std::string& self_dir, const
 struct TrainerPlace {
   int rank = 0;
   int world_size = 1;
+  int first_rank = 0;   // of this host
+  int local_world = 1;  // ranks on this host
   std::string master_address;
   int master_port = 0;
   std::vector<std::string> endpoints;
@@ -42,6 +46,9 @@ struct TrainerPlace {
 // in again at each step; each of these only where `getenv` has nothing.
 std::vector<std::pair<std::string, std::string>> TrainerEnvironment(const TrainerPlace& place,
                                                                     const GetEnv& getenv);
+
+// RESOURCE_EXHAUSTED if the file system that `fd` is on, `root` for people, is too full to begin a job.
+absl::Status CheckSpace(int fd, const std::string& root);
 
 // A TCP port of the loopback interface that nobody listens on now.
 absl::StatusOr<int> FreePort();

@@ -58,6 +58,8 @@ TEST(JobEnvironment, TellsATrainerItsPlace) {
   place.config = "/ds.json";
   place.cores = 8;
   place.reduce_groups = "2,1";
+  place.first_rank = 2;
+  place.local_world = 4;
   const auto find = [](const char* name) -> const char* {
     return std::string(name) == "MKL_NUM_THREADS" ? "5" : nullptr;
   };
@@ -66,8 +68,8 @@ TEST(JobEnvironment, TellsATrainerItsPlace) {
     EXPECT_TRUE(env.emplace(name, value).second);
   EXPECT_EQ(env["RANK"], "2");
   EXPECT_EQ(env["WORLD_SIZE"], "3");
-  EXPECT_EQ(env["LOCAL_RANK"], "2");
-  EXPECT_EQ(env["LOCAL_WORLD_SIZE"], "3");
+  EXPECT_EQ(env["LOCAL_RANK"], "0");
+  EXPECT_EQ(env["LOCAL_WORLD_SIZE"], "4");
   EXPECT_EQ(env["MASTER_ADDR"], "127.0.0.1");
   EXPECT_EQ(env["MASTER_PORT"], "1234");
   EXPECT_EQ(env["SHERD_ENDPOINT"], "unix:/a,unix:/b");

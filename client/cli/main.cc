@@ -83,7 +83,8 @@ int Error(absl::string_view text, int status) {
 }
 
 void DeclareRun(CLI::App& app, RunOptions& run) {
-  CLI::App* sub = app.add_subcommand("run", "Run a job on this host: N trainers and M shard servers");
+  CLI::App* sub = app.add_subcommand(
+      "run", "Run a job: N trainers and M shard servers on this host, alone or with others");
   sub->add_option("-n", run.trainers, "Trainers")->required()->check(CLI::Range(1, kMostTrainers));
   sub->add_option("--servers", run.servers, "Shard servers. Default: one for each trainer")
       ->check(CLI::Range(1, runtime::kMaxSlots));
@@ -112,6 +113,21 @@ void DeclareRun(CLI::App& app, RunOptions& run) {
       "Where servers keep what they agree on: file:DIR or etcd://HOST:PORT,...[/PREFIX]. Default: in "
       "the job's directory");
   sub->add_flag("--tag-output", run.tag_output, "Mark rank 0's output with [0], as others' always is");
+  sub->add_option("--listen", run.hosts.listen, "HOST:PORT: the first host of several; others join it there");
+  sub->add_option("--join", run.hosts.join, "HOST:PORT of the first host: this is one of the others");
+  sub->add_option("--rendezvous", run.hosts.rendezvous,
+                  "HOST:PORT of the first host, given on all: --listen on host 0, --join on the others");
+  sub->add_option("--hosts", run.hosts.hosts,
+                  "Hosts of the job. Default: SLURM_NNODES, GROUP_WORLD_SIZE, or 2");
+  sub->add_option("--host-index", run.hosts.index,
+                  "Which of them this is. Default: SLURM_NODEID, GROUP_RANK, or by --listen and --join");
+  sub->add_option("--advertise", run.hosts.advertise,
+                  "Address of this host for the others. Default: by route");
+  sub->add_option("--interface", run.hosts.interface, "Network interface whose address the others use");
+  sub->add_option(
+      "--secret-file", run.hosts.secret_file,
+      "File with the job's secret, the same on all hosts (mode 0600). Default: SHERD_SECRET_FILE, or "
+      "one that the first host makes");
   sub->add_option("command", run.command, "-- CMD ARGS...: the trainer's program")->required();
 }
 

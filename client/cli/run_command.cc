@@ -5,7 +5,6 @@
 #include <signal.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -20,6 +19,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "client/cli/cluster_watcher.h"
+#include "client/cli/host_progress.h"
 #include "client/cli/job_environment.h"
 #include "client/cli/keeper.h"
 #include "client/cli/output_pump.h"
@@ -28,12 +28,12 @@
 #include "client/cli/supervisor.h"
 #include "client/config/deepspeed_config.h"
 #include "client/rpc/endpoints.h"
-#include "core/reduction_tree.h"
 #include "runtime/child_process.h"
 #include "runtime/doorbell.h"
 #include "runtime/etcd/job_store.h"
 #include "runtime/formats/atomic_file.h"
 #include "runtime/job_dir.h"
+#include "runtime/secret_file.h"
 
 namespace sherd::cli {
 namespace {
@@ -71,15 +71,15 @@ class Run {
 
  private:
   std::string SocketPath(int server) const {
-    return absl::StrCat(dir_->path(), "/s", server, rpc::kSocketSuffix);
+    return absl::StrCat(dir_->path(), "/", hosts_.ServerPrefix(), server, rpc::kSocketSuffix);
   }
   absl::Status ReadConfig();
-  absl::Status CheckReduceGroups();
+  absl::Status PrepareHosts();
   absl::Status PrepareLogs();
-  absl::Status CheckSpace();
   absl::Status MaskSignals();
   absl::Status OpenStore();
 
+  void SeeCluster(const ClusterWatcher::Seen& seen);
   void Do(const Actions& actions);
   void Spawn(Member member);
   absl::StatusOr<ChildProcess> SpawnTrainer(int rank);
@@ -89,7 +89,9 @@ class Run {
 
   const RunOptions options_;
   std::string server_program_;
-  TrainerPlace place_;  // of rank 0
+  TrainerPlace place_;  // of this host's first rank
+  HostPlan hosts_;
+  std::optional<HostProgress> progress_;  // empty: one host
   std::optional<Keeper> keeper_;
   std::optional<JobDir> dir_;
   std::unique_ptr<runtime::MetaStore> store_;  // null: in dir_
@@ -108,7 +110,10 @@ absl::Status Run::ReadConfig() {
   if (options_.config.empty()) return absl::OkStatus();
   absl::StatusOr<DeepSpeedConfig> config = DeepSpeedConfig::Load(options_.config);
   if (!config.ok()) return config.status();
-  if (absl::Status ok = config->CheckWorld(options_.trainers); !ok.ok()) return ok;
+  // How many ranks other hosts have is not known yet.
+  if (!options_.hosts.any()) {
+    if (absl::Status ok = config->CheckWorld(options_.trainers); !ok.ok()) return ok;
+  }
   const std::unique_ptr<char, decltype(&::free)> absolute(::realpath(options_.config.c_str(), nullptr),
                                                           &::free);
   if (absolute == nullptr) return formats::FileError(errno, "find", options_.config);
@@ -117,17 +122,20 @@ absl::Status Run::ReadConfig() {
   return absl::OkStatus();
 }
 
-absl::Status Run::CheckReduceGroups() {
-  if (options_.reduce_groups.empty()) return absl::OkStatus();
-  const absl::StatusOr<ReductionTree> tree = ParseReductionTree(options_.reduce_groups, DType::kFloat32);
-  if (!tree.ok()) return tree.status();
+absl::Status Run::PrepareHosts() {
+  absl::StatusOr<HostPlan> plan = PlanHosts(options_.hosts, ::getenv);
+  if (!plan.ok()) return plan.status();
+  hosts_ = *std::move(plan);
+  if (hosts_.place.several()) progress_.emplace(hosts_.place.index);
+  absl::Status groups = CheckReduceGroups(options_.reduce_groups, options_.trainers, hosts_.place.several());
+  if (!groups.ok()) return groups;
   place_.reduce_groups = options_.reduce_groups;
-  return Validate(*tree, options_.trainers);
+  return absl::OkStatus();
 }
 
 absl::Status Run::Prepare() {
   if (absl::Status status = ReadConfig(); !status.ok()) return status;
-  if (absl::Status status = CheckReduceGroups(); !status.ok()) return status;
+  if (absl::Status status = PrepareHosts(); !status.ok()) return status;
   const char* path = ::getenv("PATH");
   const std::string search = path == nullptr ? "/usr/local/bin:/usr/bin:/bin" : path;
   if (absl::StatusOr<std::string> found = FindProgram(options_.command[0], search); !found.ok()) {
@@ -144,13 +152,14 @@ absl::Status Run::Prepare() {
   absl::StatusOr<Keeper> keeper = Keeper::Start();
   if (!keeper.ok()) return keeper.status();
   keeper_.emplace(*std::move(keeper));
-  const std::string job =
-      options_.job.empty() ? DefaultJobName(options_.command[0], ::getpid()) : options_.job;
+  const std::string job = options_.job.empty()
+                              ? DefaultJobName(options_.command[0], hosts_.place.several() ? -1 : ::getpid())
+                              : options_.job;
   absl::StatusOr<JobDir> dir = JobDir::Create(options_.shm_root, job);
   if (!dir.ok()) return dir.status();
   dir_.emplace(*std::move(dir));
   keeper_->GuardDirectory(dir_->path());
-  if (absl::Status status = CheckSpace(); !status.ok()) return status;
+  if (absl::Status status = CheckSpace(dir_->fd(), options_.shm_root); !status.ok()) return status;
   const int servers = options_.servers > 0 ? options_.servers : options_.trainers;
   if (SocketPath(servers - 1).size() > rpc::kMaxSocketPath) {
     return absl::InvalidArgumentError(absl::StrCat("the path ", SocketPath(servers - 1),
@@ -158,7 +167,14 @@ absl::Status Run::Prepare() {
   }
   absl::StatusOr<int> port = FreePort();
   if (!port.ok()) return port.status();
-  place_.world_size = options_.trainers;
+  if (hosts_.place.several() && hosts_.secret_file.empty()) {
+    hosts_.secret_file = absl::StrCat(dir_->path(), "/secret");
+    if (absl::StatusOr<runtime::Secret> made = runtime::CreateSecretFile(hosts_.secret_file); !made.ok())
+      return made.status();
+    Say(absl::StrCat("the other hosts join with a copy of ", hosts_.secret_file, ": --join ",
+                     hosts_.first_host, " --secret-file COPY --job ", job));
+  }
+  place_.world_size = place_.local_world = options_.trainers;
   place_.master_address = "127.0.0.1";
   place_.master_port = *port;
   place_.job = job;
@@ -177,6 +193,8 @@ absl::Status Run::Prepare() {
   rules.servers = servers;
   rules.restarts = options_.restarts;
   rules.min_trainers = options_.min_trainers;
+  rules.several_hosts = hosts_.place.several();
+  if (rules.several_hosts) rules.start_limit = absl::InfiniteDuration();  // other hosts may come late
   supervisor_.emplace(rules);
   return absl::OkStatus();
 }
@@ -185,20 +203,6 @@ absl::Status Run::PrepareLogs() {
   if (options_.dir.empty()) return absl::OkStatus();
   if (absl::Status status = MakeDirectory(options_.dir); !status.ok()) return status;
   return MakeDirectory(absl::StrCat(options_.dir, "/logs"));
-}
-
-absl::Status Run::CheckSpace() {
-  // Less does not even hold what servers write before a trainer says how large the model is.
-  constexpr uint64_t kLeastFree = 256 << 10;
-  struct statvfs info;
-  if (::fstatvfs(dir_->fd(), &info) != 0) {
-    return absl::ErrnoToStatus(errno, absl::StrCat("cannot look at ", dir_->path()));
-  }
-  const uint64_t free = static_cast<uint64_t>(info.f_bavail) * info.f_frsize;
-  if (free >= kLeastFree) return absl::OkStatus();
-  return absl::ResourceExhaustedError(
-      absl::StrCat(options_.shm_root, " is full (", free,
-                   " bytes free); free some: `sherd gc` removes what dead jobs left"));
 }
 
 absl::Status Run::MaskSignals() {
@@ -225,7 +229,7 @@ absl::Status Run::OpenStore() {
 
 void Run::Loop() {
   Do(supervisor_->Start(absl::Now()));
-  watcher_ = std::make_unique<ClusterWatcher>(dir_->path());
+  watcher_ = std::make_unique<ClusterWatcher>(dir_->path(), hosts_.ServerPrefix());
   resizer_ = std::make_unique<ResizeCaller>(dir_->path());
   while (!supervisor_->done()) {
     std::vector<pollfd> polls = {
@@ -241,15 +245,27 @@ void Run::Loop() {
       Do(supervisor_->Interrupted(info.ssi_signo, absl::Now()));
     }
     Reap();
-    if (std::optional<ClusterWatcher::Seen> seen = watcher_->Take()) {
-      Do(supervisor_->ClusterSeen(seen->live_servers, seen->desired_servers, absl::Now()));
-      Do(supervisor_->TrainersSeen(seen->world_size, seen->desired_trainers, absl::Now()));
-    }
+    if (std::optional<ClusterWatcher::Seen> seen = watcher_->Take()) SeeCluster(*seen);
     if (std::optional<absl::Status> resized = resizer_->Take(); resized.has_value() && !resized->ok()) {
       Do(supervisor_->ResizeFailed(std::string(resized->message()), absl::Now()));
     }
     Do(supervisor_->Tick(absl::Now()));
   }
+}
+
+void Run::SeeCluster(const ClusterWatcher::Seen& seen) {
+  if (!progress_) {
+    Do(supervisor_->ClusterSeen(seen.live_servers, seen.desired_servers, absl::Now()));
+    Do(supervisor_->TrainersSeen(seen.world_size, seen.desired_trainers, absl::Now()));
+    return;
+  }
+  const HostProgress::News news = progress_->See(seen.hosts, seen.waiting_for);
+  if (!news.say.empty()) Say(news.say);
+  if (!news.ranks.empty()) PlaceRanks(news.ranks, hosts_.place.index, &place_);
+  for (const std::string& line : news.lost) Do(supervisor_->HostLost(line, absl::Now()));
+  if (news.may_end_servers) Do(supervisor_->MayEndServers(absl::Now()));
+  // How many servers of several hosts are this one's, a resize does not say.
+  if (progress_->all_came()) Do(supervisor_->ClusterSeen(seen.live_servers, 0, absl::Now()));
 }
 
 void Run::Reap() {
@@ -303,19 +319,20 @@ void Run::Spawn(Member member) {
 
 absl::StatusOr<ChildProcess> Run::SpawnTrainer(int rank) {
   TrainerPlace place = place_;
-  place.rank = rank;
-  place.world_size = std::max(supervisor_->world_size(), rank + 1);
+  place.rank = place.first_rank + rank;
+  if (!hosts_.place.several())
+    place.world_size = place.local_world = std::max(supervisor_->world_size(), rank + 1);
   ChildProcess::Options spawn;
   spawn.argv = options_.command;
   spawn.set_env = TrainerEnvironment(place, ::getenv);
-  const bool tagged = rank > 0 || options_.tag_output;
+  const bool tagged = place.rank > 0 || options_.tag_output;
   if (tagged) {
     spawn.stdout_stream.kind = ChildProcess::Stream::Kind::kPipe;
     spawn.stderr_stream.kind = ChildProcess::Stream::Kind::kPipe;
   }
   absl::StatusOr<ChildProcess> child = ChildProcess::Spawn(spawn);
   if (child.ok() && tagged) {
-    const std::string tag = absl::StrCat("[", rank, "] ");
+    const std::string tag = absl::StrCat("[", place.rank, "] ");
     const auto to = [tag](int fd) {
       return [tag, fd](absl::string_view line) { WriteAll(fd, absl::StrCat(tag, line)); };
     };
@@ -340,7 +357,7 @@ absl::StatusOr<ChildProcess> Run::SpawnServer(int index) {
                 "--job-dir",
                 dir_->path(),
                 "--id",
-                absl::StrCat("s", index),
+                absl::StrCat(hosts_.ServerPrefix(), index),
                 "--listen",
                 absl::StrCat("unix:", SocketPath(index)),
                 "--expect",
@@ -350,6 +367,12 @@ absl::StatusOr<ChildProcess> Run::SpawnServer(int index) {
   if (store_ != nullptr) {
     spawn.argv.push_back("--store");
     spawn.argv.push_back(options_.store);
+  }
+  for (std::string& flag : hosts_.ServerFlags(options_.trainers)) spawn.argv.push_back(std::move(flag));
+  if (hosts_.place.several() && hosts_.place.index == 0 && index == 0) {
+    // Others call it, and it passes on what is the coordinator's.
+    spawn.argv.push_back("--listen");
+    spawn.argv.push_back(hosts_.first_host);
   }
   if (options_.threads > 0) {
     spawn.argv.push_back("--threads");

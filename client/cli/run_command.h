@@ -1,4 +1,5 @@
-// `sherd run`: a job of N trainers and M servers on this host, from its first process to its last.
+// `sherd run`: a job of N trainers and M servers on this host, from its first process to its last; or this
+// host's part of a job of several.
 //
 //   int status = RunJob(options);
 //
@@ -10,6 +11,8 @@
 
 #include <string>
 #include <vector>
+
+#include "client/cli/host_plan.h"
 
 namespace sherd::cli {
 
@@ -30,6 +33,7 @@ struct RunOptions {
   int threads = 0;    // of each server; 0: the server's own choice
   std::string store;  // of the servers: file:DIR or etcd://...; empty: in the job's directory
   bool tag_output = false;
+  HostFlags hosts;
   std::vector<std::string> command;
   std::string shm_root;
 };

@@ -41,7 +41,8 @@ Supervisor::Supervisor(const Options& options)
       servers_(options.servers),
       desired_servers_(options.servers),
       world_size_(options.trainers),
-      desired_trainers_(options.trainers) {}
+      desired_trainers_(options.trainers),
+      hold_servers_(options.several_hosts) {}
 
 Supervisor::Process& Supervisor::process(Member member) { return all(member.kind)[member.index]; }
 
@@ -72,7 +73,7 @@ Actions Supervisor::Start(absl::Time now) {
 Actions Supervisor::Exited(Member member, const runtime::ExitStatus& status, absl::Time now) {
   Actions actions;
   process(member).state = State::kEnded;
-  if (phase_ == Phase::kEndingTrainers || phase_ == Phase::kEndingServers) {
+  if (Ending()) {
     Wind(now, &actions);
   } else if (member.kind == Member::kTrainer) {
     TrainerExited(member.index, status, now, &actions);
@@ -169,7 +170,7 @@ bool Supervisor::Restart(Member member, const std::string& how, absl::Time now, 
 Actions Supervisor::SpawnFailed(Member member, const std::string& why, absl::Time now) {
   Actions actions;
   process(member).state = State::kEnded;
-  if (phase_ == Phase::kEndingTrainers || phase_ == Phase::kEndingServers) {
+  if (Ending()) {
     Wind(now, &actions);
   } else {
     Fail(kFailed, absl::StrCat(member.ToString(), ": ", why, "; the job ends"), now, &actions);
@@ -229,6 +230,19 @@ Actions Supervisor::TrainersSeen(int world_size, int desired, absl::Time now) {
   return actions;
 }
 
+Actions Supervisor::MayEndServers(absl::Time now) {
+  Actions actions;
+  hold_servers_ = false;
+  if (phase_ == Phase::kWaitingForHosts) Wind(now, &actions);
+  return actions;
+}
+
+Actions Supervisor::HostLost(const std::string& why, absl::Time now) {
+  Actions actions;
+  if (phase_ == Phase::kStartingServers || phase_ == Phase::kRunning) Fail(kFailed, why, now, &actions);
+  return actions;
+}
+
 Actions Supervisor::Interrupted(int signal, absl::Time now) {
   Actions actions;
   if (interrupted_) {
@@ -246,6 +260,7 @@ Actions Supervisor::Interrupted(int signal, absl::Time now) {
     return actions;
   }
   interrupted_ = true;
+  if (phase_ == Phase::kWaitingForHosts) return MayEndServers(now);
   if (phase_ == Phase::kStartingServers || phase_ == Phase::kRunning) {
     Fail(128 + signal, signal == SIGINT ? "stopping (Ctrl-C again kills)" : "stopping", now, &actions);
   }
@@ -269,6 +284,11 @@ void Supervisor::Wind(absl::Time now, Actions* actions) {
     SignalAll(Member::kTrainer, SIGTERM, actions);
   }
   if (phase_ == Phase::kEndingTrainers && !AnyLeft(trainers_)) {
+    phase_ = Phase::kWaitingForHosts;
+    limit_ = now + options_.hosts_grace;
+  }
+  // A job that failed is over on all hosts.
+  if (phase_ == Phase::kWaitingForHosts && (!hold_servers_ || exit_status_ != 0)) {
     phase_ = Phase::kEndingServers;
     limit_ = now + options_.server_grace;
     for (Process& p : servers_) {
@@ -312,6 +332,8 @@ Actions Supervisor::Tick(absl::Time now) {
          absl::StrCat("servers did not come up within ", absl::FormatDuration(options_.start_limit), ": ",
                       silent),
          now, &actions);
+  } else if (phase_ == Phase::kWaitingForHosts) {
+    actions = MayEndServers(now);
   } else if (phase_ == Phase::kEndingTrainers) {
     actions.push_back(Say("trainers did not end in time; killing them"));
     SignalAll(Member::kTrainer, SIGKILL, &actions);

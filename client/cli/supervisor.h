@@ -22,6 +22,8 @@
 // - Out of restarts with `min_trainers`: the job goes on with one rank less, as long as there are so many.
 // The
 //   trainer of the last rank is let go then, and the lost rank, if it was another, begins anew in its stead.
+// - In a job of several hosts trainers wait for all of them to have come; servers stay when the own trainers
+//   have finished until MayEndServers, as others may need them; and HostLost ends the job.
 // - The end: SIGTERM to the trainers, SIGKILL after a grace; then the same to the servers. At the first
 //   Ctrl-C too, with status 128 + signal; at the second, SIGKILL to all.
 //
@@ -83,6 +85,8 @@ class Supervisor {
     absl::Duration start_limit = absl::Seconds(60);  // for the servers to answer
     absl::Duration trainer_grace = absl::Seconds(5);
     absl::Duration server_grace = absl::Seconds(10);
+    bool several_hosts = false;
+    absl::Duration hosts_grace = absl::Minutes(1);  // for the others to finish too
   };
 
   // REQUIRES: at least one trainer and one server, restarts >= 0.
@@ -102,6 +106,10 @@ class Supervisor {
   Actions ResizeFailed(const std::string& why, absl::Time now);
   // Ranks there are or are to be: what a trainer is told when it is started.
   int world_size() const;
+  // Of several hosts: nobody needs this one's servers any more.
+  Actions MayEndServers(absl::Time now);
+  // Of several hosts: one has gone before its trainers had finished.
+  Actions HostLost(const std::string& why, absl::Time now);
   // SIGINT, SIGTERM or SIGHUP came.
   Actions Interrupted(int signal, absl::Time now);
   // To be called at next_tick(); harmless at other times.
@@ -115,7 +123,7 @@ class Supervisor {
   int exit_status() const { return exit_status_; }
 
  private:
-  enum class Phase { kStartingServers, kRunning, kEndingTrainers, kEndingServers, kDone };
+  enum class Phase { kStartingServers, kRunning, kEndingTrainers, kWaitingForHosts, kEndingServers, kDone };
   enum class State { kRunning, kWaiting, kEnded };  // kWaiting: to be started again at `start_at`
   struct Process {
     State state = State::kEnded;
@@ -129,6 +137,7 @@ class Supervisor {
   std::vector<Process>& all(Member::Kind kind) { return kind == Member::kTrainer ? trainers_ : servers_; }
   bool AnyLeft(const std::vector<Process>& processes) const;
   int ServersLeft() const;
+  bool Ending() const { return phase_ != Phase::kStartingServers && phase_ != Phase::kRunning; }
 
   void Spawn(Member member, Actions* actions);
   void TrainerExited(int rank, const runtime::ExitStatus& status, absl::Time now, Actions* actions);
@@ -149,7 +158,7 @@ class Supervisor {
   int desired_servers_ = 0;
   int world_size_ = 0, desired_trainers_ = 0;
   absl::Time limit_ = absl::InfiniteFuture();  // of the phase: give up starting, or kill
-  bool interrupted_ = false;
+  bool interrupted_ = false, hold_servers_ = false;
   int exit_status_ = 0;
 };
 

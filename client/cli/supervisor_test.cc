@@ -62,6 +62,36 @@ TEST_F(SupervisorTest, ServersThenTrainersThenTheEnd) {
   EXPECT_EQ(s.exit_status(), 0);
 }
 
+TEST_F(SupervisorTest, OfSeveralHostsServersStayUntilNobodyNeedsThem) {
+  Supervisor::Options options;
+  options.several_hosts = true;
+  options.start_limit = absl::InfiniteDuration();
+  Supervisor s(options);
+  s.Start(now_);
+  EXPECT_EQ(s.next_tick(), absl::InfiniteFuture()) << "other hosts may come late";
+  s.ClusterSeen({0}, 0, now_);
+  EXPECT_THAT(Lines(s.Exited(T(0), kOk, now_)), IsEmpty());
+  EXPECT_FALSE(s.done());
+  EXPECT_THAT(Lines(s.HostLost("host 1 has left", now_)), IsEmpty()) << "this one has finished";
+  EXPECT_THAT(Lines(s.MayEndServers(now_)), ElementsAre("signal 15 server s0"));
+  s.Exited(S(0), kOk, now_);
+  EXPECT_TRUE(s.done());
+  EXPECT_EQ(s.exit_status(), 0);
+}
+
+TEST_F(SupervisorTest, AHostThatLeavesBeforeItsEndEndsTheJob) {
+  Supervisor::Options options;
+  options.several_hosts = true;
+  Supervisor s(options);
+  s.Start(now_);
+  s.ClusterSeen({0}, 0, now_);
+  EXPECT_THAT(Lines(s.HostLost("host 1 has left", now_)),
+              ElementsAre("say host 1 has left", "signal 15 trainer 0"));
+  EXPECT_THAT(Lines(s.Exited(T(0), Killed(SIGTERM), now_)), ElementsAre("signal 15 server s0"));
+  s.Exited(S(0), kOk, now_);
+  EXPECT_EQ(s.exit_status(), 1);
+}
+
 TEST_F(SupervisorTest, AKilledTrainerIsStartedAgainWithDoublingWaits) {
   Supervisor s = Running(2, 1, 2);
   EXPECT_THAT(Lines(s.Exited(T(1), Killed(), now_)),

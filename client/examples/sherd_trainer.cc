@@ -53,6 +53,17 @@ void TellRestored(const v1::RestoreReport& r) {
   list("of another shape, begin with initial values", r.mismatched());
 }
 
+// --save writes the masters. In 16 bits a host of several has those of its own share alone; said now, not
+// after the last step.
+absl::Status CheckSave(const runtime::JobMemory& memory, const TrainOptions& options) {
+  if (options.save.empty() || !memory.place().several() || memory.compute() == nullptr)
+    return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat("--save ", options.save, ": in 16 bits each of the ",
+                                                    memory.place().count,
+                                                    " hosts of this job has its share of the fp32 parameters "
+                                                    "alone: leave --save out, or use --precision fp32"));
+}
+
 class SherdTrainer : public Trainer {
  public:
   SherdTrainer(std::unique_ptr<Session> session, std::unique_ptr<sherd::torch::ZeroOptimizer> zero,
@@ -189,6 +200,7 @@ absl::StatusOr<std::unique_ptr<Trainer>> MakeSherdTrainer(const std::string& end
       sherd::torch::ZeroOptimizer::Create(**session, model->named_parameters(), Groups(*model, options), how,
                                           sherd::torch::NamedTensors(), model->sharded_blocks());
   if (!zero.ok()) return zero.status();
+  if (absl::Status can = CheckSave((*session)->memory(), options); !can.ok()) return can;
   absl::StatusOr<std::optional<Schedule>> schedule = ChooseSchedule(options, options.steps);
   if (!schedule.ok()) return schedule.status();
   if (schedule->has_value()) (*zero)->SetSchedule(**std::move(schedule));

@@ -1,0 +1,35 @@
+// What the agents of two hosts say to each other over runtime/link.h (DESIGN.md, several hosts).
+//
+// Everything that is said stands in shared memory here and may be said again: a frame that the other side has
+// already changes nothing.
+#ifndef SHERD_SERVER_HOST_FRAMES_H_
+#define SHERD_SERVER_HOST_FRAMES_H_
+
+#include <atomic>
+#include <cstdint>
+
+namespace sherd::server {
+
+enum class HostFrame : uint16_t {
+  kHello = 1,       // first, from both. flags: kInitialized
+  kControl = 2,     // of the first host: ControlPage::Copy, then MemberEntry::Copy of each rank
+  kStep = 3,        // stream: rank. RankRecords::CopyStep
+  kOwner = 4,       // stream: slot. OwnerRecords::Copy; behind the parameters that it says are stored
+  kSlice = 5,       // stream: unit; mark. offset: of the inbox. flags: kNothing, then there is no payload
+  kParameters = 6,  // stream: HostPlane. offset: of the plane
+  kBuffers = 7,     // rank 0's buffers before the first step
+};
+
+enum HostPlane : uint32_t { kMasters = 0, kCompute = 1 };
+
+inline constexpr uint16_t kInitialized = 1;  // of kHello: the initial values are here
+inline constexpr uint16_t kNothing = 1;      // of kSlice: no rank of this host contributed
+
+// Payload bytes sent to one host, by kind. Read from any thread.
+struct HostBytes {
+  std::atomic<uint64_t> gradients{0}, parameters{0}, records{0};
+};
+
+}  // namespace sherd::server
+
+#endif  // SHERD_SERVER_HOST_FRAMES_H_

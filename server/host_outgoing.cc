@@ -1,0 +1,218 @@
+#include "server/host_outgoing.h"
+
+#include <algorithm>
+
+#include "absl/strings/string_view.h"
+#include "core/host_map.h"
+
+namespace sherd::server {
+namespace {
+
+using runtime::FrameHeader;
+
+// A pass does not stand for longer than this much at one plane: records that became true meanwhile follow.
+constexpr int64_t kMostBytes = 64 << 20;
+
+}  // namespace
+
+HostOutgoing::HostOutgoing(runtime::JobMemory* memory, int peer, HostBytes* bytes)
+    : memory_(memory), peer_(peer), bytes_(bytes) {
+  for (const UnitInfo& unit : memory->layout().units()) {
+    const bool trainable = unit.blocks.begin < memory->trainable_blocks();
+    shares_.push_back(trainable ? HostShare(unit.blocks, peer, memory->place().count) : BlockRange{});
+  }
+}
+
+void HostOutgoing::Begin(bool peer_initialized) {
+  peer_initialized_ = peer_initialized;
+  epoch_ = 0;
+  owners_.clear();
+  sliced_.assign(shares_.size(), 0);
+  steps_.assign(memory_->spec().world_size, {0, 0});
+  control_.clear();
+}
+
+absl::Status HostOutgoing::FollowAssignment() {
+  const std::optional<runtime::Assignment> a = memory_->control().Newest();
+  if (!a.has_value() || a->epoch == epoch_) return absl::OkStatus();
+  owners_.clear();
+  for (int m = 0; m < a->servers; ++m) {
+    if (!memory_->IsHere(Slot(m), a->hosts)) continue;
+    absl::StatusOr<runtime::OwnerRecords*> records = memory_->owner(Slot(m));
+    if (!records.ok()) return records.status();
+    Owner owner{m, *records};
+    owner.marks.fill(~uint64_t{0});  // a page is sent once, whatever stands in it
+    for (size_t u = 0; u < shares_.size(); ++u) {
+      const BlockRange unit = memory_->layout().units()[u].blocks;
+      owner.blocks.push_back(Owned(unit, Slot(m), a->hosts));
+      owner.slices.push_back(!shares_[u].empty() && !SlicedBy(unit, Slot(m), a->hosts).empty());
+    }
+    // Of a peer that has nothing yet what stands here is sent as initial values, or is the same there.
+    owner.changed.assign(shares_.size(), epoch_ == 0 && !peer_initialized_ ? 0 : ~uint64_t{0});
+    owners_.push_back(std::move(owner));
+  }
+  epoch_ = a->epoch;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<bool> HostOutgoing::Pass(runtime::Link& link) {
+  if (absl::Status s = FollowAssignment(); !s.ok()) return s;
+  bool sent = false;
+  if (memory_->control().initialized.load(std::memory_order_acquire) != 0) {
+    if (!peer_initialized_ && memory_->place().index == 0) {
+      if (absl::Status s = SendInitialValues(link); !s.ok()) return s;
+      peer_initialized_ = true;
+      sent = true;
+    }
+    absl::StatusOr<bool> some = SendSlices(link);
+    if (!some.ok()) return some;
+    sent |= *some;
+  }
+  absl::StatusOr<bool> some = SendSteps(link);
+  if (!some.ok()) return some;
+  sent |= *some;
+  for (Owner& owner : owners_) {
+    some = SendOwner(link, owner);
+    if (!some.ok()) return some;
+    sent |= *some;
+  }
+  if (memory_->place().index == 0) {
+    some = SendControl(link);
+    if (!some.ok()) return some;
+    sent |= *some;
+  }
+  return sent;
+}
+
+absl::Status HostOutgoing::Send(runtime::Link& link, FrameHeader header, HostFrame type, const void* payload,
+                                uint64_t length, std::atomic<uint64_t>* count) {
+  header.type = static_cast<uint16_t>(type);
+  const iovec piece = {const_cast<void*>(payload), length};
+  absl::Status s =
+      link.Send(header, length == 0 ? absl::Span<const iovec>() : absl::MakeConstSpan(&piece, 1));
+  if (s.ok()) count->fetch_add(length, std::memory_order_relaxed);
+  return s;
+}
+
+absl::Status HostOutgoing::SendBlocks(runtime::Link& link, uint32_t plane, BlockRange blocks) {
+  const bool masters = plane == kMasters;
+  const int64_t block_bytes = kBlockElements * (masters ? 4 : SizeOf(memory_->spec().compute));
+  const char* base = masters ? reinterpret_cast<const char*>(memory_->plane(0))
+                             : reinterpret_cast<const char*>(memory_->compute());
+  for (int64_t at = blocks.begin * block_bytes; at < blocks.end * block_bytes; at += kMostBytes) {
+    FrameHeader header;
+    header.stream = plane;
+    header.offset = static_cast<uint64_t>(at);
+    const int64_t length = std::min(kMostBytes, blocks.end * block_bytes - at);
+    absl::Status s = Send(link, header, HostFrame::kParameters, base + at, length, &bytes_->parameters);
+    if (!s.ok()) return s;
+  }
+  return absl::OkStatus();
+}
+
+// Of all blocks: rank 0 has written them here. Masters that only this host's owners or another's need stay.
+absl::Status HostOutgoing::SendInitialValues(runtime::Link& link) {
+  const Layout& layout = memory_->layout();
+  const bool rounded = memory_->compute() != nullptr;
+  absl::Status s;
+  for (const UnitInfo& unit : layout.units()) {
+    const BlockRange masters = rounded ? HostShare(unit.blocks, peer_, memory_->place().count) : unit.blocks;
+    if (s.ok()) s = SendBlocks(link, kMasters, masters);
+  }
+  if (s.ok() && rounded) s = SendBlocks(link, kCompute, {0, layout.total_blocks()});
+  if (!s.ok()) return s;
+  const absl::Span<char> buffers = memory_->rank(Rank(0)).buffers(Step(0));
+  return Send(link, {}, HostFrame::kBuffers, buffers.data(), buffers.size(), &bytes_->records);
+}
+
+absl::StatusOr<bool> HostOutgoing::SendSlices(runtime::Link& link) {
+  bool sent = false;
+  const int64_t block_bytes = memory_->wire_block_bytes();
+  for (size_t u = 0; u < shares_.size(); ++u) {
+    if (shares_[u].empty()) continue;
+    uint64_t mark = ~uint64_t{0};
+    bool nothing = false;
+    for (const Owner& owner : owners_) {
+      if (!owner.slices[u]) continue;
+      mark = std::min(mark, owner.records->Sliced(u).load(std::memory_order_acquire));
+      nothing = owner.records->SlicedNothing(u).load(std::memory_order_acquire) == mark;
+    }
+    if (mark == ~uint64_t{0} || mark == 0 || mark == sliced_[u]) continue;
+    FrameHeader header;
+    header.stream = static_cast<uint32_t>(u);
+    header.mark = mark;
+    header.flags = nothing ? kNothing : 0;
+    header.offset = static_cast<uint64_t>(shares_[u].begin * block_bytes);
+    absl::Status s = Send(link, header, HostFrame::kSlice, memory_->outbox() + header.offset,
+                          nothing ? 0 : shares_[u].size() * block_bytes, &bytes_->gradients);
+    if (!s.ok()) return s;
+    sliced_[u] = mark;
+    sent = true;
+  }
+  return sent;
+}
+
+absl::StatusOr<bool> HostOutgoing::SendSteps(runtime::Link& link) {
+  bool sent = false;
+  for (int r = 0; r < memory_->spec().world_size; ++r) {
+    if (!memory_->IsHere(Rank(r))) continue;
+    const std::array<Mark, 2> marks = memory_->rank(Rank(r)).StepMarks();
+    for (int i : {0, 1}) {
+      if (marks[i].word() == 0 || marks[i].word() == steps_[r][i]) continue;
+      const std::string copy = memory_->rank(Rank(r)).CopyStep(marks[i].id().step);
+      if (copy.empty()) continue;  // being written: the next pass has it
+      FrameHeader header;
+      header.stream = static_cast<uint32_t>(r);
+      absl::Status s = Send(link, header, HostFrame::kStep, copy.data(), copy.size(), &bytes_->records);
+      if (!s.ok()) return s;
+      steps_[r][i] = marks[i].word();
+      sent = true;
+    }
+  }
+  return sent;
+}
+
+absl::StatusOr<bool> HostOutgoing::SendOwner(runtime::Link& link, Owner& owner) {
+  const runtime::OwnerRecords::Marks marks = owner.records->ReadMarks();
+  // What changes without a mark of its own; null unless it matters to other hosts.
+  const absl::string_view consumed = owner.records->ConsumedBytes();
+  const bool record = marks != owner.marks || consumed != owner.consumed;
+  std::string copy;
+  if (record) copy = owner.records->Copy();
+  // After the copy was taken: so all that it says is stored goes first.
+  bool sent = false;
+  const bool whole = memory_->control().initialized.load(std::memory_order_acquire) != 0;
+  for (size_t u = 0; whole && u < owner.blocks.size(); ++u) {
+    const uint64_t changed = owner.records->Changed(u).load(std::memory_order_acquire);
+    if (changed == owner.changed[u] || owner.blocks[u].empty()) continue;
+    absl::Status s = SendBlocks(link, memory_->compute() != nullptr ? kCompute : kMasters, owner.blocks[u]);
+    if (!s.ok()) return s;
+    owner.changed[u] = changed;
+    sent = true;
+  }
+  if (!record) return sent;
+  FrameHeader header;
+  header.stream = static_cast<uint32_t>(owner.slot);
+  absl::Status s = Send(link, header, HostFrame::kOwner, copy.data(), copy.size(), &bytes_->records);
+  if (!s.ok()) return s;
+  owner.marks = marks;
+  owner.consumed = std::string(consumed);
+  return true;
+}
+
+absl::StatusOr<bool> HostOutgoing::SendControl(runtime::Link& link) {
+  std::string copy = memory_->control().Copy();
+  for (int r = 0; r < memory_->spec().world_size; ++r) {
+    const runtime::MemberEntry::Copy entry = memory_->trainer(Rank(r)).Read();
+    copy.append(reinterpret_cast<const char*>(&entry), sizeof(entry));
+  }
+  if (copy == control_) return false;
+  // It must not say that the values are there before they have been sent: the next pass does both.
+  if (!peer_initialized_ && memory_->control().initialized.load(std::memory_order_acquire) != 0) return true;
+  absl::Status s = Send(link, {}, HostFrame::kControl, copy.data(), copy.size(), &bytes_->records);
+  if (!s.ok()) return s;
+  control_ = std::move(copy);
+  return true;
+}
+
+}  // namespace sherd::server

@@ -1,0 +1,71 @@
+// What one host has to tell another, found in shared memory and sent in the order in which it became true.
+//
+//   HostOutgoing outgoing(memory, /*peer=*/1, &bytes);
+//   outgoing.Begin(peer_is_initialized);            // a new connection: everything is said anew
+//   StatusOr<bool> more = outgoing.Pass(link);      // sends what is new; false: nothing was
+//
+// A pass compares marks and copies only records that changed; sums and parameters go from their segments.
+//
+// Order. An owner's record goes behind the parameters of the units that it says are stored; the word that the
+// initial values are whole goes behind them. So what the other host reads there, it may rely on.
+//
+// Thread-compatible; Pass blocks in Link::Send.
+#ifndef SHERD_SERVER_HOST_OUTGOING_H_
+#define SHERD_SERVER_HOST_OUTGOING_H_
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "runtime/job_memory.h"
+#include "runtime/link.h"
+#include "server/host_frames.h"
+
+namespace sherd::server {
+
+class HostOutgoing {
+ public:
+  // Both are borrowed.
+  HostOutgoing(runtime::JobMemory* memory, int peer, HostBytes* bytes);
+
+  void Begin(bool peer_initialized);
+  absl::StatusOr<bool> Pass(runtime::Link& link);
+
+ private:
+  // A slot of this host in the assignment in force.
+  struct Owner {
+    int slot;
+    runtime::OwnerRecords* records;
+    runtime::OwnerRecords::Marks marks{};
+    std::string consumed;            // as last sent, where they are sent
+    std::vector<uint64_t> changed;   // per unit, as last sent
+    std::vector<BlockRange> blocks;  // per unit, own
+    std::vector<bool> slices;        // per unit: sums something for other hosts
+  };
+  absl::Status FollowAssignment();
+  absl::Status SendInitialValues(runtime::Link& link);
+  absl::StatusOr<bool> SendSlices(runtime::Link& link);
+  absl::StatusOr<bool> SendSteps(runtime::Link& link);
+  absl::StatusOr<bool> SendOwner(runtime::Link& link, Owner& owner);
+  absl::StatusOr<bool> SendControl(runtime::Link& link);
+  absl::Status SendBlocks(runtime::Link& link, uint32_t plane, BlockRange blocks);
+  absl::Status Send(runtime::Link& link, runtime::FrameHeader header, HostFrame type, const void* payload,
+                    uint64_t length, std::atomic<uint64_t>* count);
+
+  runtime::JobMemory* const memory_;
+  const int peer_;
+  HostBytes* const bytes_;
+  bool peer_initialized_ = false;
+  uint64_t epoch_ = 0;  // of the assignment that owners_ is of
+  std::vector<Owner> owners_;
+  std::vector<BlockRange> shares_;              // per unit: what the peer owns of it
+  std::vector<uint64_t> sliced_;                // per unit: mark as last sent
+  std::vector<std::array<uint64_t, 2>> steps_;  // per own rank: marks as last sent
+  std::string control_;
+};
+
+}  // namespace sherd::server
+
+#endif  // SHERD_SERVER_HOST_OUTGOING_H_

@@ -1,0 +1,65 @@
+"""Training over two hosts: the bits of one host with the same reduction tree, whoever dies on either side.
+
+    bazel test //tests/hosts:training_test
+
+Two `sherd run` on the loopback, each with a directory of its own for shared memory: runs for any user, and in CI.
+"""
+
+from tests.cluster import harness
+from tests.hosts import two_hosts
+
+
+class BitsTest(two_hosts.TwoHostsTest):
+    steps = 15
+
+    def compare(self, ranks, args):
+        world = 2 * ranks
+        with self.job(world, 2, args, run_args=["--reduce-groups", "%d,%d" % (ranks, ranks)]) as job:
+            job.finish()
+            losses, weights = job.log.losses(), job.weights()
+        with two_hosts.TwoHosts(self, ranks, ranks, args, save="bf16" not in args) as pair:
+            pair.finish()
+            self.assertEqual(pair.log.losses(), losses)
+            # In 16 bits no host has all masters: the losses of the steps that follow show them.
+            if "bf16" not in args:
+                self.assertSameWeights(pair.weights(), weights)
+
+    def test_one_rank_each(self):
+        for stage in (0, 1, 2):
+            with self.subTest(stage=stage):
+                self.compare(1, ["--stage", stage])
+
+    def test_two_ranks_each_in_16_bits(self):
+        self.compare(2, ["--stage", 2, "--accumulation", 2, "--precision", "bf16"])
+
+    def test_one_rank_each_in_16_bits(self):
+        self.compare(1, ["--stage", 1, "--precision", "bf16", "--stochastic-rounding"])
+
+
+    def test_a_save_that_no_host_can_make_is_refused(self):
+        with two_hosts.TwoHosts(self, 1, 1, ["--stage", 1, "--precision", "bf16"]) as pair:
+            harness.wait_for("both to give up", lambda: all(p.poll() is not None for p in pair.processes))
+            self.assertTrue(all(p.returncode != 0 for p in pair.processes))
+            said = "".join(pair.output(name, h) for name in ("stdout", "stderr") for h in (0, 1))
+            self.assertIn("in 16 bits each of the 2 hosts of this job has its share", said)
+            self.assertEqual(pair.log.last_step(), 0)
+
+
+class KillTest(two_hosts.TwoHostsTest):
+    steps = 40
+    args = ["--stage", 2, "--accumulation", 2]
+
+    def test_whoever_dies_on_either_side(self):
+        with self.job(2, 2, self.args, run_args=["--reduce-groups", "1,1"]) as job:
+            want = job.finish().weights()
+        with two_hosts.TwoHosts(self, 1, 1, self.args) as pair:
+            for step, host, kind in ((4, 1, "trainer"), (9, 1, "server"), (15, 0, "trainer"), (21, 0, "server"),
+                                     (27, 1, "server"), (32, 1, "trainer")):
+                pair.wait_for_step(step)
+                pair.kill(host, kind)
+            pair.finish()
+            self.assertSameWeights(pair.weights(), want)
+
+
+if __name__ == "__main__":
+    harness.main()

@@ -1,0 +1,171 @@
+"""A job of two hosts on this machine's loopback: two `sherd run`, each with shared memory of its own.
+
+    with TwoHosts(test, ranks=1, servers=1, args=["--stage", 1]) as pair:
+        pair.wait_for_step(5)
+        pair.kill(1, "server")
+        pair.finish()
+
+`places`: how to run a program on each host (two_hosts.Loopback, or hosts of a network.TestNetwork).
+"""
+import contextlib
+import glob
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+
+from tests.cluster import harness
+from tests.cluster import safetensors
+
+
+class TwoHostsTest(harness.ClusterTest):
+    """Base of the tests here."""
+
+
+class Loopback:
+    """A host that is a directory: all of them have this machine's loopback."""
+
+    address = "127.0.0.1"
+
+    def __init__(self, shm):
+        self.shm = shm
+        os.mkdir(shm, 0o700)
+
+    def prefix(self):
+        return []
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+class TwoHosts:
+    count = 0
+
+    def __init__(self, test, ranks, servers, args=(), run_args=(), steps=None, places=None, save=True):
+        TwoHosts.count += 1
+        self.test = test
+        self.name = "%s-two-%d-%d" % (test.job_prefix, os.getpid(), TwoHosts.count)
+        self.dir = os.path.join(test.dir, self.name)
+        os.mkdir(self.dir)
+        self.shm = None
+        if places is None:
+            # A path of sockets must be short.
+            self.shm = tempfile.mkdtemp(prefix="sh-", dir="/dev/shm")
+            places = [Loopback(os.path.join(self.shm, "h%d" % h)) for h in (0, 1)]
+        self.places = places
+        self.log = harness.StepLog(os.path.join(self.dir, "steps.json"))
+        self.saved = os.path.join(self.dir, "final.safetensors")
+        secret = os.path.join(self.dir, "secret")
+        with open(os.open(secret, os.O_CREAT | os.O_WRONLY, 0o600), "w") as f:
+            f.write("a secret of the tests, %d\n" % os.getpid())
+        train = [harness.program(harness.TRAIN), "--text", test.text(), "--json", self.log.path,
+                 *(("--save", self.saved) if save else ()), *test.training(steps), *map(str, args)]
+        port = free_port()
+        self.commands = [
+            [harness.program(harness.SHERD), "run", "-n", str(ranks), "--servers", str(servers), "--job", self.name,
+             "--dir", os.path.join(self.dir, "run%d" % h), "--listen" if h == 0 else "--join",
+             "%s:%d" % (places[0].address, port), "--secret-file", secret, *map(str, run_args), "--", *train]
+            for h in (0, 1)]
+
+    def __enter__(self):
+        self.processes, self.files = [], []
+        for h, command in enumerate(self.commands):
+            files = [open(os.path.join(self.dir, "%s%d" % (name, h)), "w+") for name in ("stdout", "stderr")]
+            self.files += files
+            env = harness.environment({"SHERD_SHM_ROOT": self.places[h].shm})
+            self.processes.append(subprocess.Popen(self.places[h].prefix() + command, env=env,
+                                                   stdin=subprocess.DEVNULL, stdout=files[0], stderr=files[1],
+                                                   cwd=self.dir))
+        return self
+
+    def __exit__(self, kind, error, trace):
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        for h in (0, 1):
+            for pid in self.pids(h).values():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        if kind is not None:
+            for h in (0, 1):
+                print("---- host %d of %s\n%s%s" % (h, self.name, self.output("stdout", h), self.output("stderr", h)))
+                for path in sorted(glob.glob(os.path.join(self.dir, "run%d" % h, "logs", "*"))):
+                    with open(path) as f:
+                        print("---- %s\n%s" % (path, "".join(f.readlines()[-40:])))
+            print("----")
+        for f in self.files:
+            f.close()
+        if self.shm is not None:
+            shutil.rmtree(self.shm, ignore_errors=True)
+
+    def output(self, name, host):
+        with open(os.path.join(self.dir, "%s%d" % (name, host)), errors="replace") as f:
+            return f.read()
+
+    def wait_for(self, what, look):
+        def look_or_fail():
+            value = look()
+            for h, process in enumerate(self.processes):
+                if not value and process.poll() is not None:
+                    raise AssertionError("host %d ended early, status %d\n%s" % (
+                        h, process.returncode, self.output("stderr", h)))
+            return value
+        return harness.wait_for("%s (job %s, step %d)" % (what, self.name, self.log.last_step()), look_or_fail)
+
+    def wait_for_step(self, step):
+        self.wait_for("step %d" % step, lambda: self.log.last_step() >= step)
+
+    def pids(self, host):
+        """{"server" or "trainer": pid}: the last of each kind on a host."""
+        found = {}
+        for path in glob.glob("/proc/[0-9]*"):
+            pid = int(os.path.basename(path))
+            command = harness.read_proc(pid, "cmdline")
+            env = dict(e.split("=", 1) for e in harness.read_proc(pid, "environ") if "=" in e)
+            if not command or env.get("SHERD_SHM_ROOT") != self.places[host].shm or not harness.is_running(pid):
+                continue
+            name = os.path.basename(command[0])
+            if name == os.path.basename(harness.SHERDD):
+                found["server"] = pid
+            elif name == os.path.basename(harness.TRAIN) and "RANK" in env:
+                found["trainer"] = pid
+        return found
+
+    def kill(self, host, kind):
+        """kill -9 of a process, and waits until it is gone."""
+        pid = self.wait_for("a %s on host %d" % (kind, host), lambda: self.pids(host).get(kind))
+        os.kill(pid, signal.SIGKILL)
+        harness.wait_for("pid %d to die" % pid, lambda: not harness.is_running(pid))
+
+    def cli(self, host, *args):
+        """A `sherd` command on a host, to its end."""
+        done = subprocess.run(self.places[host].prefix() + [harness.program(harness.SHERD), *map(str, args)],
+                              env=harness.environment({"SHERD_SHM_ROOT": self.places[host].shm}),
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              encoding="utf-8", errors="replace", timeout=harness.LIMIT)
+        return harness.Finished(done.returncode, done.stdout, done.stderr)
+
+    def json(self, host, *args):
+        done = self.cli(host, *args, "--json")
+        self.test.assertEqual(done.status, 0, done)
+        return json.loads(done.stdout)
+
+    def finish(self):
+        """Waits for the end of both; expects success, and that nothing is left."""
+        for h, process in enumerate(self.processes):
+            harness.wait_for("the end of host %d, at step %d" % (h, self.log.last_step()),
+                             lambda: process.poll() is not None, limit=3 * harness.LIMIT)
+            self.test.assertEqual(process.returncode, 0, self.output("stderr", h))
+            self.test.assertEqual(glob.glob("%s/sherd-*/*" % self.places[h].shm), [])
+            self.test.assertEqual(self.pids(h), {})
+        return self
+
+    def weights(self):
+        return safetensors.read(self.saved)[0]
