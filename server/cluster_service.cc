@@ -12,6 +12,8 @@ namespace {
 
 // A person who asks how the job is must be told also when its coordinator stands still.
 constexpr absl::Duration kStatusPatience = absl::Seconds(3);
+// On another host there is a view of its own to be shown, and within 2 s of a cut link it names the host.
+constexpr absl::Duration kOtherHostPatience = absl::Seconds(1);
 
 using grpc::ServerContext;
 using grpc::Status;
@@ -75,17 +77,7 @@ class ClusterServiceImpl final : public v1::ClusterService::Service {
     if (absl::Status s = context_->Admit(*call, request->job(), /*any_job=*/true); !s.ok()) return ToGrpc(s);
     const CoordinatorOr c = context_->FindCoordinator(*call);
     if (!c.ok()) return ToGrpc(c.status());
-    if (*c == nullptr) {
-      if (const absl::StatusOr<Node*> node = context_->node(); node.ok()) {
-        if (std::optional<v1::Cluster> view = (*node)->ViewWithoutStore()) {
-          *response = *std::move(view);
-          return Status::OK;
-        }
-      }
-    }
-    if (*c == nullptr)
-      return context_->Forward<v1::ClusterService>(*call, &v1::ClusterService::Stub::GetCluster, *request,
-                                                   response, kStatusPatience);
+    if (*c == nullptr) return ViewFromElsewhere(*call, *request, response);
     *response = (*c)->View();
     return Status::OK;
   }
@@ -189,6 +181,27 @@ class ClusterServiceImpl final : public v1::ClusterService::Service {
   }
 
  private:
+  // The coordinator's, or this server's own if it does not answer: a person wants to know why.
+  Status ViewFromElsewhere(const ServerContext& call, const v1::GetClusterRequest& request,
+                           v1::Cluster* response) const {
+    const absl::StatusOr<Node*> node = context_->node();
+    if (!node.ok()) return ToGrpc(node.status());
+    std::optional<v1::Cluster> view = (*node)->ViewWithoutCoordinator();
+    Status status = Status::OK;
+    if (!view.has_value()) {
+      const bool other_host = (*node)->options().place.index > 0;
+      status =
+          context_->Forward<v1::ClusterService>(call, &v1::ClusterService::Stub::GetCluster, request,
+                                                response, other_host ? kOtherHostPatience : kStatusPatience);
+      const absl::Status answer = FromGrpc(status);
+      if (absl::IsDeadlineExceeded(answer) || absl::IsUnavailable(answer))
+        view = (*node)->ViewUnanswered(answer);
+    }
+    if (!view.has_value()) return status;
+    *response = *std::move(view);
+    return Status::OK;
+  }
+
   static Coordinator::Progress Tell(ServerContext* call, grpc::ServerWriter<v1::ResizeProgress>* writer) {
     return [call, writer](const std::string& waits_for) {
       v1::ResizeProgress message;

@@ -191,25 +191,6 @@ void Node::StepDown() {
   holds_memory_ = false;
 }
 
-std::optional<v1::Cluster> Node::ViewWithoutStore() const {
-  const std::string away = home_->StoreIsAway();
-  if (away.empty() || coordinator() != nullptr) return std::nullopt;
-  v1::Cluster view;
-  {
-    MutexLock lock(mu_);
-    view = seen_;
-  }
-  if (view.job().empty()) return std::nullopt;
-  view.set_waiting_for(away);
-  view.clear_coordinator_id();
-  view.clear_coordinator_address();
-  const absl::StatusOr<runtime::JobMemory*> memory = home_->Memory();
-  if (!memory.ok()) return view;
-  if (const absl::StatusOr<StepId> done = (*memory)->DoneByAll(); done.ok())
-    view.set_step(done->step.value());
-  return view;
-}
-
 absl::StatusOr<std::string> Node::CoordinatorAddress() const {
   absl::StatusOr<std::string> leader = home_->store().Leader(kElection);
   if (absl::IsUnavailable(leader.status())) return leader.status();

@@ -74,9 +74,12 @@ class Node {
   // The address of the coordinator elsewhere. UNAVAILABLE: there is none at the moment, or the store cannot
   // be asked.
   absl::StatusOr<std::string> CoordinatorAddress() const;
-  // The job as this server last saw it, at its step now, when the store is away and no coordinator with it;
-  // nullopt otherwise.
-  std::optional<v1::Cluster> ViewWithoutStore() const;
+  // The job as this server last saw it, at its step now, when the coordinator cannot be asked: the store is
+  // away and no coordinator with it, or the link to the coordinator's host is not up. nullopt otherwise.
+  std::optional<v1::Cluster> ViewWithoutCoordinator() const;
+  // The same when it was asked, and `why` there is no answer. Nullopt on the coordinator's own host: who
+  // leads there may just be changing.
+  std::optional<v1::Cluster> ViewUnanswered(const absl::Status& why) const;
 
   // OK: this server was retired and may exit. Otherwise why it cannot be a member. Waits at most until
   // `deadline` (DEADLINE_EXCEEDED), so that a caller can look at its signals.
@@ -96,6 +99,7 @@ class Node {
   void StepDown();
   void Follow();
   absl::Status FollowOnce();
+  std::optional<v1::Cluster> OwnView(std::string waits_for) const;
   absl::Status ReportExit(const runtime::ProcessIdentity& process);
   absl::Status ReportHost(v1::ReportHostRequest report);
   void OnCluster(const v1::Cluster& cluster);

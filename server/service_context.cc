@@ -39,7 +39,8 @@ absl::Status ServiceContext::Admit(const grpc::ServerContext& context, absl::str
     if (!runtime::EqualInConstantTime(absl::string_view(shown->second.data(), shown->second.size()),
                                       absl::StrCat("Bearer ", token_))) {
       return absl::UnauthenticatedError(
-          "the token is not this server's: give --token-file with the file it has");
+          "the token is not this server's: give --token-file with the file it has (between hosts of a job: "
+          "--secret-file)");
     }
   }
   if (job == job_ || (job.empty() && any_job)) return absl::OkStatus();

@@ -66,11 +66,11 @@ class TwoHosts:
             f.write("a secret of the tests, %d\n" % os.getpid())
         train = [harness.program(harness.TRAIN), "--text", test.text(), "--json", self.log.path,
                  *(("--save", self.saved) if save else ()), *test.training(steps), *map(str, args)]
-        port = free_port()
+        self.address = "%s:%d" % (places[0].address, free_port())  # of the first host
         self.commands = [
             [harness.program(harness.SHERD), "run", "-n", str(ranks), "--servers", str(servers), "--job", self.name,
              "--dir", os.path.join(self.dir, "run%d" % h), "--listen" if h == 0 else "--join",
-             "%s:%d" % (places[0].address, port), "--secret-file", secret, *map(str, run_args), "--", *train]
+             self.address, "--secret-file", secret, *map(str, run_args), "--", *train]
             for h in (0, 1)]
 
     def __enter__(self):
@@ -96,9 +96,7 @@ class TwoHosts:
         if kind is not None:
             for h in (0, 1):
                 print("---- host %d of %s\n%s%s" % (h, self.name, self.output("stdout", h), self.output("stderr", h)))
-                for path in sorted(glob.glob(os.path.join(self.dir, "run%d" % h, "logs", "*"))):
-                    with open(path) as f:
-                        print("---- %s\n%s" % (path, "".join(f.readlines()[-40:])))
+                print("---- its servers\n%s" % "\n".join(self.logs(h).split("\n")[-80:]))
             print("----")
         for f in self.files:
             f.close()
@@ -108,6 +106,14 @@ class TwoHosts:
     def output(self, name, host):
         with open(os.path.join(self.dir, "%s%d" % (name, host)), errors="replace") as f:
             return f.read()
+
+    def logs(self, host):
+        """What the servers of a host have logged."""
+        text = ""
+        for path in sorted(glob.glob(os.path.join(self.dir, "run%d" % host, "logs", "*"))):
+            with open(path, errors="replace") as f:
+                text += f.read()
+        return text
 
     def wait_for(self, what, look):
         def look_or_fail():

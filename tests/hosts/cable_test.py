@@ -1,0 +1,109 @@
+"""Training over two hosts that share no network but a cable: it is cut, and strangers try the ports.
+
+    bazel test //tests/hosts:cable_test
+
+Needs network namespaces (tests/hosts/network.py); skipped with the reason where there are none.
+"""
+import os
+import threading
+import time
+
+from tests.cluster import harness
+from tests.hosts import network
+from tests.hosts import two_hosts
+
+LINK_PEER = "tests/hosts/link_peer"
+
+
+class CableTest(network.NetworkTest):
+    steps = 60
+    args = ["--stage", 2, "--accumulation", 2]
+    single_host = None
+
+    def assertBitsOfOneHost(self, pair):
+        """The weights and losses are those of one host with the same reduction tree."""
+        if CableTest.single_host is None:
+            with self.job(2, 2, self.args, run_args=["--reduce-groups", "1,1"]) as job:
+                job.finish()
+                CableTest.single_host = job.log.losses(), job.weights()
+        self.assertEqual(pair.log.losses(), CableTest.single_host[0])
+        self.assertSameWeights(pair.weights(), CableTest.single_host[1])
+
+    def time_until_named(self, pair, limit):
+        """{host: seconds until `sherd status` there says that the other one is silent}"""
+        began, took = time.monotonic(), {}
+
+        def look(host):
+            while time.monotonic() - began < harness.LIMIT and host not in took:
+                status = pair.json(host, "status")
+                if "host %d" % (1 - host) in status["waiting_for"]:
+                    took[host] = time.monotonic() - began
+        threads = [threading.Thread(target=look, args=(host,)) for host in (0, 1)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        self.assertEqual(sorted(took), [0, 1], "not named in time")
+        self.assertLess(max(took.values()), limit, took)
+
+    def test_a_cut_is_named_on_both_sides_and_training_goes_on(self):
+        with network.TestNetwork(hosts=2) as net:
+            with two_hosts.TwoHosts(self, 1, 1, self.args, places=net.hosts) as pair:
+                pair.wait_for_step(5)
+                # A hearer of the direction that still works hears what is under way, and what is sent again. Half a
+                # second is for programs to start on a machine that does other work too.
+                for direction, limit in (("both", 2.5), ("in", 4), ("out", 4)):
+                    with self.subTest(direction):
+                        net.cut(net.hosts[1], direction)
+                        try:
+                            self.time_until_named(pair, limit)
+                            before = pair.log.last_step()
+                        finally:
+                            net.restore(net.hosts[1])
+                        pair.wait_for_step(before + 3)
+                pair.finish()
+                self.assertBitsOfOneHost(pair)
+
+    def noise(self, host, address):
+        name, port = address.rsplit(":", 1)
+        # A scanner's, the beginning of TLS, a header that promises too much, and nothing at all.
+        for noise in (b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01" + bytes(500), b"SHERDLK\1" + b"\xff" * 104, b""):
+            for _ in range(5):
+                with host.socket() as s:
+                    s.settimeout(harness.LIMIT)
+                    s.connect((name, int(port)))
+                    try:
+                        s.sendall(noise)
+                        while noise and s.recv(4096):
+                            pass
+                    except ConnectionError:
+                        pass
+
+    def test_strangers_disturb_nobody(self):
+        with network.TestNetwork(hosts=3) as net:
+            stranger = net.hosts[2]
+            with two_hosts.TwoHosts(self, 1, 1, self.args, places=net.hosts) as pair:
+                pair.wait_for_step(1)
+                address = pair.json(0, "status")["hosts"][0]["data_address"]
+                self.noise(stranger, address)
+                self.noise(stranger, pair.address)
+                secret = os.path.join(self.dir, "another secret")
+                with open(os.open(secret, os.O_CREAT | os.O_WRONLY, 0o600), "w") as f:
+                    f.write("not the secret of the job")
+                wrong = stranger.start(harness.program(LINK_PEER), "--host", 1, "--dial", address, "--secret-file",
+                                       secret)
+                wrong.wait_for_output("secret file")
+                wrong.kill()
+                joins = stranger.run(harness.program(harness.SHERD), "run", "-n", 1, "--job", pair.name, "--join",
+                                     pair.address, "--secret-file", secret, "--", "true")
+                self.assertNotEqual(joins.status, 0)
+                self.assertIn("secret", joins.stderr)
+                pair.finish()
+                self.assertBitsOfOneHost(pair)
+                refused = [line for line in pair.logs(0).split("\n") if "refused a data connection from" in line]
+                self.assertEqual(len(refused), 1, refused)
+                self.assertIn(stranger.address, refused[0])
+
+
+if __name__ == "__main__":
+    harness.main()
