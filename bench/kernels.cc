@@ -1,6 +1,5 @@
 // The kernels against memory: each one's time over the time its bytes take at the best rate that any access
 // pattern reached on the same arrays in the same run. See bench/README.md.
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -19,12 +18,14 @@
 #include <vector>
 
 #include "bench/memory_patterns.h"
+#include "bench/memory_rate.h"
 #include "bench/pinned_threads.h"
 #include "kernels/block.h"
 #include "kernels/convert.h"
 #include "kernels/optimizer.h"
 #include "kernels/reduce.h"
 #include "kernels/reduce_groups.h"
+#include "runtime/segment.h"
 
 namespace sherd {
 namespace bench {
@@ -41,22 +42,9 @@ constexpr int64_t kChunkElements = 512 * 1024;
 struct Options {
   int64_t elements = 64'000'000;
   int rounds = 7;
-  bool huge = false;
+  bool small_pages = false;
   bool json = false;
 };
-
-// Shared pages of the ordinary size, as in the servers' segments; or, if `huge`, private ones of 2 MiB.
-float* Map(int64_t elements, bool huge) {
-  const size_t bytes = elements * sizeof(float) + kBlockElements * sizeof(float);
-  void* p =
-      mmap(nullptr, bytes, PROT_READ | PROT_WRITE, (huge ? MAP_PRIVATE : MAP_SHARED) | MAP_ANONYMOUS, -1, 0);
-  if (p == MAP_FAILED) {
-    std::perror("mmap");
-    std::exit(1);
-  }
-  madvise(p, bytes, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
-  return static_cast<float*>(p);
-}
 
 // What one thread does with elements [begin, end).
 using Work = std::function<void(int64_t begin, int64_t end)>;
@@ -75,7 +63,15 @@ class KernelsBench {
  public:
   explicit KernelsBench(const Options& options)
       : options_(options), blocks_(options.elements / kBlockElements) {
-    for (float*& a : arrays_) a = Map(options.elements, options.huge);
+    for (int k = 0; k < kArrays; ++k) {
+      const int64_t elements = options.elements + kBlockElements;
+      if (options.small_pages) {
+        memory_[k] = runtime::Segment::Anonymous(elements * 4).value();
+      } else {
+        memory_[k] = SharedArray(elements);
+      }
+      arrays_[k] = memory_[k].as<float>();
+    }
     block_sumsq_.resize(blocks_);
     stamps_ = std::vector<std::atomic<uint64_t>>(blocks_);
     PinnedThreads(2).Run([this](int thread) {
@@ -119,12 +115,12 @@ class KernelsBench {
   nlohmann::json HotBlock() {
     const kernels::Scalars s = AdamWScalars();
     const kernels::UpdateFn update = kernels::Resolve(kernels::OptimizerKind::kAdamW);
-    const kernels::SaveFn save = kernels::ResolveSave(kernels::OptimizerKind::kAdamW);
+    const kernels::JournaledUpdateFn journaled = kernels::ResolveJournaled(kernels::OptimizerKind::kAdamW);
+    std::atomic<uint64_t> saved;
     alignas(64) static float undo[kernels::kMaxUndoElements];
     nlohmann::json out;
     out["adamw"] = NsPerCall([&] { update(Args(0), s, kBlockElements); });
-    out["save"] = NsPerCall([&] { save(Args(0), undo); });
-    out["save_and_adamw"] = NsPerCall([&] { save(Args(0), undo), update(Args(0), s, kBlockElements); });
+    out["adamw_journaled"] = NsPerCall([&] { journaled(Args(0), s, undo, &saved); });
     out["reduce_2"] = NsPerCall([&] { Reduce(0, kBlockElements, false, false); });
     for (const auto& [name, dtype] : kHalves) {
       out[std::string("round_") + name] = NsPerCall([&, d = dtype] { Round(0, d, false); });
@@ -189,17 +185,17 @@ class KernelsBench {
     }
   }
 
-  // As a server does it: the block's old values to an undo buffer, a stamp, the update in place, a stamp.
+  // As a server does it: a stamp, the update in place behind an undo buffer, a stamp.
   void Journaled(int64_t begin, int64_t end, DType compute = DType::kFloat32) {
     const kernels::Scalars s = AdamWScalars();
-    const kernels::UpdateFn update = kernels::Resolve(kernels::OptimizerKind::kAdamW);
-    const kernels::SaveFn save = kernels::ResolveSave(kernels::OptimizerKind::kAdamW);
+    const kernels::JournaledUpdateFn update = kernels::ResolveJournaled(kernels::OptimizerKind::kAdamW);
     alignas(64) float undo[kernels::kMaxUndoElements];
+    std::atomic<uint64_t> saved;
     for (int64_t at = begin; at < end; at += kBlockElements) {
       std::atomic<uint64_t>& stamp = stamps_[at / kBlockElements];
-      save(Args(at), undo);
+      saved.store(0, std::memory_order_relaxed);
       stamp.store(1, std::memory_order_release);
-      update(Args(at), s, kBlockElements);
+      update(Args(at), s, undo, &saved);
       if (compute != DType::kFloat32) Round(at, compute, false);
       stamp.store(2, std::memory_order_release);
     }
@@ -272,6 +268,7 @@ class KernelsBench {
 
   const Options options_;
   const int64_t blocks_;
+  runtime::Segment memory_[kArrays];
   float* arrays_[kArrays];
   std::vector<double> block_sumsq_;
   std::vector<std::atomic<uint64_t>> stamps_;
@@ -316,15 +313,15 @@ int Main(int argc, char** argv) {
       ->check(CLI::Range(int64_t{1} << 16, int64_t{1} << 32));
   app.add_option("--rounds", options.rounds, "for each chunk the best of this many counts")
       ->check(CLI::Range(1, 1000));
-  app.add_flag("--huge", options.huge, "private pages of 2 MiB instead of shared ones of 4 KiB");
+  app.add_flag("--small-pages", options.small_pages, "pages of 4 KiB, not as segments have them");
   CLI11_PARSE(app, argc, argv);
   options.elements -= options.elements % kBlockElements;
 
   KernelsBench bench(options);
   nlohmann::json out = {
-      {"elements", options.elements}, {"simd", kernels::SimdName()}, {"huge_pages", options.huge}};
+      {"elements", options.elements}, {"simd", kernels::SimdName()}, {"small_pages", options.small_pages}};
   std::fprintf(stderr, "%lld elements, %s, %s pages\n", static_cast<long long>(options.elements),
-               kernels::SimdName(), options.huge ? "2 MiB" : "4 KiB");
+               kernels::SimdName(), options.small_pages ? "4 KiB" : "the segments'");
   for (int threads : {1, 2}) out["runs"].push_back(Report(options, threads, bench.Measure(threads)));
   out["hot_block_ns"] = bench.HotBlock();
   std::fprintf(stderr, "\none block in cache, ns a call: %s\n", out["hot_block_ns"].dump().c_str());

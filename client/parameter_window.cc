@@ -36,10 +36,16 @@ class View {
     if (bytes == 0) return view;
     const uintptr_t begin = reinterpret_cast<uintptr_t>(from) / kPage * kPage;
     const uintptr_t end = (reinterpret_cast<uintptr_t>(from) + bytes + kPage - 1) / kPage * kPage;
+    void* const old = reinterpret_cast<void*>(begin);
+    void* const place = runtime::ReserveAligned(static_cast<int64_t>(end - begin), old);
     // An old size of 0 leaves the old mapping of a shared object in place and makes another.
-    void* map = ::mremap(reinterpret_cast<void*>(begin), 0, end - begin, MREMAP_MAYMOVE);
+    void* map =
+        place == MAP_FAILED ? place : ::mremap(old, 0, end - begin, MREMAP_MAYMOVE | MREMAP_FIXED, place);
     if (map == MAP_FAILED) {
-      return absl::ErrnoToStatus(errno, absl::StrCat("cannot map ", end - begin, " bytes of parameters"));
+      const absl::Status failed =
+          absl::ErrnoToStatus(errno, absl::StrCat("cannot map ", end - begin, " bytes of parameters"));
+      if (place != MAP_FAILED) ::munmap(place, end - begin);
+      return failed;
     }
     view.map_ = map;
     view.bytes_ = end - begin;

@@ -108,6 +108,8 @@ NormsFn ResolveNorms(OptimizerKind kind) { return ResolveSimd(kind).norms; }
 
 NormsFn ResolveNormsScalar(OptimizerKind kind) { return Get(kind).norms_scalar; }
 
+JournaledUpdateFn ResolveJournaled(OptimizerKind kind) { return ResolveSimd(kind).update_journaled; }
+
 SaveFn ResolveSave(OptimizerKind kind) { return ResolveSimd(kind).save; }
 
 }  // namespace kernels

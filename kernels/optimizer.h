@@ -6,10 +6,9 @@
 //   const Scalars s = Prepare(OptimizerKind::kAdamW, hyper, tensor_step, unscale * clip);   // per tensor and
 //   step update({param, {exp_avg, exp_avg_sq}, grad}, s, elements);
 //
-// With an undo journal, block by block:
-//   const SaveFn save = ResolveSave(OptimizerKind::kAdamW);
-//   save(args, undo);  /* stamp: undo holds this block */  update(args, s, kBlockElements);  /* stamp: done
-//   */
+// With an undo journal, block by block (core/block_journal.h):
+//   const JournaledUpdateFn update = ResolveJournaled(OptimizerKind::kAdamW);
+//   update(args, s, undo, &saved);
 //
 // To add an optimizer: optimizer_kinds.h says what.
 //
@@ -17,6 +16,7 @@
 #ifndef SHERD_KERNELS_OPTIMIZER_H_
 #define SHERD_KERNELS_OPTIMIZER_H_
 
+#include <atomic>
 #include <cstdint>
 #include <string>
 
@@ -57,9 +57,16 @@ UpdateFn Resolve(OptimizerKind kind);
 // The same expression in a plain loop: the reference for every other implementation.
 UpdateFn ResolveScalar(OptimizerKind kind);
 
-// Copies one block of param and of each plane to `undo`: (1 + planes) * kBlockElements floats, aligned to 64
-// bytes, param first, and starts loading what comes two blocks later. `undo` is written with ordinary stores:
-// it stays in the cache if the caller uses the same buffer again.
+// Updates one block, and before elements change copies what they were to `undo`: (1 + planes) *
+// kBlockElements floats, aligned to 64 bytes, param first. `*saved`, 0 at first, grows as it goes: element i
+// of every plane may have changed only if i < *saved, and then it stands in `undo`, at whatever instant the
+// process dies. `undo` is written with ordinary stores: it stays in the cache if the caller uses the same
+// buffer again.
+using JournaledUpdateFn = void (*)(const UpdateArgs& args, const Scalars& scalars, float* undo,
+                                   std::atomic<uint64_t>* saved);
+JournaledUpdateFn ResolveJournaled(OptimizerKind kind);
+
+// The copy alone, of the whole block.
 using SaveFn = void (*)(const UpdateArgs& args, float* undo);
 SaveFn ResolveSave(OptimizerKind kind);
 

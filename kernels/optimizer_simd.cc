@@ -1,9 +1,12 @@
 #include "kernels/optimizer_simd.h"
 
+#include <atomic>
 #include <cmath>
+#include <cstdint>
 #include <string>
 
 #include "kernels/lane_tree.h"
+#include "kernels/prefetch.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/optimizer_simd.cc"
@@ -25,9 +28,8 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 // Work goes line by line: 64 bytes of each array.
 constexpr int kLine = 16;
-// The hardware's prefetcher stops at each page; this carries every stream over that edge. Two blocks ahead
-// was the best of 1, 2, 4 and 8 (bench/README.md), and is also right when the caller comes one block at a
-// time.
+// Two blocks ahead was the best of 1, 2, 4 and 8 where it pays at all, and is also right when the caller
+// comes one block at a time.
 constexpr int64_t kPrefetchElements = 2 * kBlockElements;
 
 using Tag = hn::CappedTag<float, kLine>;
@@ -47,8 +49,10 @@ struct VectorOps {
   static HWY_INLINE V Sqrt(V a) { return hn::Sqrt(a); }
 };
 
-template <class Optimizer>
-void Update(const UpdateArgs& args, const Scalars& scalars, int64_t elements) {
+// kJournaled: one block, whose old values go to `undo`, line by line, before they change.
+template <class Optimizer, bool kJournaled>
+HWY_INLINE void UpdateLines(const UpdateArgs& args, const Scalars& scalars, int64_t elements, float* undo,
+                            std::atomic<uint64_t>* saved) {
   using V = VectorOps::V;
   const Tag d;
   constexpr int kPlanes = kPlanesOf<Optimizer>;
@@ -59,12 +63,23 @@ void Update(const UpdateArgs& args, const Scalars& scalars, int64_t elements) {
   float* const HWY_RESTRICT plane1 = args.planes[1];
   float* const HWY_RESTRICT plane2 = args.planes[2];
   const float* const HWY_RESTRICT grad = args.grad;
+  const int64_t ahead = PrefetchDistance(kPrefetchElements);
   for (int64_t at = 0; at < elements; at += kLine) {
-    hwy::Prefetch(grad + at + kPrefetchElements);
-    hwy::Prefetch(param + at + kPrefetchElements);
-    if (kPlanes > 0) hwy::Prefetch(plane0 + at + kPrefetchElements);
-    if (kPlanes > 1) hwy::Prefetch(plane1 + at + kPrefetchElements);
-    if (kPlanes > 2) hwy::Prefetch(plane2 + at + kPrefetchElements);
+    hwy::Prefetch(grad + at + ahead);
+    hwy::Prefetch(param + at + ahead);
+    if (kPlanes > 0) hwy::Prefetch(plane0 + at + ahead);
+    if (kPlanes > 1) hwy::Prefetch(plane1 + at + ahead);
+    if (kPlanes > 2) hwy::Prefetch(plane2 + at + ahead);
+    if (kJournaled) {
+      for (int64_t i = at; i < at + kLine; i += kLanes) {
+        hn::Store(hn::Load(d, param + i), d, undo + i);
+        if (kPlanes > 0) hn::Store(hn::Load(d, plane0 + i), d, undo + kBlockElements + i);
+        if (kPlanes > 1) hn::Store(hn::Load(d, plane1 + i), d, undo + 2 * kBlockElements + i);
+        if (kPlanes > 2) hn::Store(hn::Load(d, plane2 + i), d, undo + 3 * kBlockElements + i);
+      }
+      saved->store(static_cast<uint64_t>(at + kLine), std::memory_order_release);
+      std::atomic_thread_fence(std::memory_order_release);
+    }
     for (int64_t i = at; i < at + kLine; i += kLanes) {
       V p = hn::Load(d, param + i);
       V a = kPlanes > 0 ? hn::Load(d, plane0 + i) : hn::Zero(d);
@@ -80,13 +95,25 @@ void Update(const UpdateArgs& args, const Scalars& scalars, int64_t elements) {
 }
 
 template <class Optimizer>
+void Update(const UpdateArgs& args, const Scalars& scalars, int64_t elements) {
+  UpdateLines<Optimizer, false>(args, scalars, elements, nullptr, nullptr);
+}
+
+template <class Optimizer>
+void UpdateJournaled(const UpdateArgs& args, const Scalars& scalars, float* undo,
+                     std::atomic<uint64_t>* saved) {
+  UpdateLines<Optimizer, true>(args, scalars, kBlockElements, undo, saved);
+}
+
+template <class Optimizer>
 void Save(const UpdateArgs& args, float* undo) {
   const Tag d;
+  const int64_t ahead = PrefetchDistance(kPrefetchElements);
   for (int k = 0; k <= kPlanesOf<Optimizer>; ++k) {
     const float* const HWY_RESTRICT from = k == 0 ? args.param : args.planes[k - 1];
     float* const HWY_RESTRICT to = undo + k * kBlockElements;
     for (int64_t at = 0; at < kBlockElements; at += kLine) {
-      hwy::Prefetch(from + at + kPrefetchElements);
+      hwy::Prefetch(from + at + ahead);
       for (int64_t i = at; i < at + kLine; i += kLanes) hn::Store(hn::Load(d, from + i), d, to + i);
     }
   }
@@ -99,11 +126,12 @@ void Norms(const UpdateArgs& args, const Scalars& scalars, double norms[2]) {
   squares_simd::DoubleVec values[squares_simd::kDoubleVecs], directions[squares_simd::kDoubleVecs];
   squares_simd::Clear(values);
   squares_simd::Clear(directions);
+  const int64_t ahead = PrefetchDistance(kPrefetchElements);
   for (int64_t at = 0; at < kBlockElements; at += kLine) {
-    hwy::Prefetch(args.grad + at + kPrefetchElements);
-    hwy::Prefetch(args.param + at + kPrefetchElements);
-    hwy::Prefetch(args.planes[0] + at + kPrefetchElements);
-    hwy::Prefetch(args.planes[1] + at + kPrefetchElements);
+    hwy::Prefetch(args.grad + at + ahead);
+    hwy::Prefetch(args.param + at + ahead);
+    hwy::Prefetch(args.planes[0] + at + ahead);
+    hwy::Prefetch(args.planes[1] + at + ahead);
     for (int j = 0; j < kLine / kLanes; ++j) {
       const int64_t i = at + j * kLanes;
       const auto p = hn::Load(d, args.param + i);
@@ -128,8 +156,9 @@ constexpr NormsFn NormsOf() {
 
 template <class... Optimizers>
 SimdFunctions Find(OptimizerKind kind, OptimizerList<Optimizers...>) {
-  SimdFunctions found = {nullptr, nullptr, nullptr};
-  ((Optimizers::kKind == kind ? void(found = {&Update<Optimizers>, &Save<Optimizers>, NormsOf<Optimizers>()})
+  SimdFunctions found = {nullptr, nullptr, nullptr, nullptr};
+  ((Optimizers::kKind == kind ? void(found = {&Update<Optimizers>, &UpdateJournaled<Optimizers>,
+                                              &Save<Optimizers>, NormsOf<Optimizers>()})
                               : void()),
    ...);
   return found;

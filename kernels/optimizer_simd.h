@@ -10,6 +10,7 @@ namespace kernels {
 // What the instruction set chosen at run time offers for `kind`. REQUIRES: a known kind (aborts otherwise).
 struct SimdFunctions {
   UpdateFn update;
+  JournaledUpdateFn update_journaled;
   SaveFn save;
   NormsFn norms;
 };

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cmath>
 #include <vector>
 
@@ -155,6 +156,32 @@ TEST(Optimizer, SaveCopiesTheBlockAndNothingElse) {
       EXPECT_TRUE(SameBits(undo.data(), state.param.data(), kBlockElements));
       for (int k = 0; k < planes; ++k) {
         EXPECT_TRUE(SameBits(undo.data() + (k + 1) * kBlockElements, state.planes[k].data(), kBlockElements));
+      }
+      for (int64_t i = (planes + 1) * kBlockElements; i < undo.size(); ++i) ASSERT_EQ(undo[i], 42);
+    }
+  });
+}
+
+TEST(Optimizer, JournaledGivesTheSameBitsAndKeepsWhatWas) {
+  ForEachSimdTarget([] {
+    for (OptimizerKind kind : kKinds) {
+      SCOPED_TRACE(Info(kind).name);
+      const int planes = Info(kind).planes;
+      State before(kind, kBlockElements, 21, true), want = before, got = before;
+      const Floats grad = RandomFloats(kBlockElements, before.random, true);
+      const Scalars s = Prepare(kind, Hyper(), 3, 0.37f);
+      Floats undo(kMaxUndoElements + kBlockElements);
+      for (int64_t i = 0; i < undo.size(); ++i) undo[i] = 42;
+      std::atomic<uint64_t> saved{0};
+      Resolve(kind)(want.Args(grad), s, kBlockElements);
+      ResolveJournaled(kind)(got.Args(grad), s, undo.data(), &saved);
+      EXPECT_EQ(saved.load(), static_cast<uint64_t>(kBlockElements));
+      EXPECT_TRUE(SameBits(got.param.data(), want.param.data(), kBlockElements));
+      EXPECT_TRUE(SameBits(undo.data(), before.param.data(), kBlockElements));
+      for (int k = 0; k < planes; ++k) {
+        EXPECT_TRUE(SameBits(got.planes[k].data(), want.planes[k].data(), kBlockElements));
+        EXPECT_TRUE(
+            SameBits(undo.data() + (k + 1) * kBlockElements, before.planes[k].data(), kBlockElements));
       }
       for (int64_t i = (planes + 1) * kBlockElements; i < undo.size(); ++i) ASSERT_EQ(undo[i], 42);
     }

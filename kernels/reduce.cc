@@ -3,6 +3,7 @@
 #include <type_traits>
 
 #include "kernels/lane_tree.h"
+#include "kernels/prefetch.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/reduce.cc"
@@ -31,7 +32,7 @@ using squares_simd::kFloatVecs;
 
 // Work goes line by line: 64 bytes, one element for each norm lane.
 constexpr int kLine = kNormLanes;
-// How far ahead of the loads each source is prefetched: the hardware's prefetcher stops at each page.
+// How far ahead of the loads each source is prefetched, where that pays.
 constexpr int64_t kPrefetchElements = 512;
 
 // Loads as fp32 whatever the source holds.
@@ -49,11 +50,12 @@ HWY_INLINE FloatVec Term(const T* from, float scale) {
 
 // Adds sources[first...] to t, for the line at element `at`. Skips null ones.
 template <typename T, bool kScaled>
-HWY_INLINE void AddSources(const Source* sources, int first, int n, int64_t at, FloatVec (&t)[kFloatVecs]) {
+HWY_INLINE void AddSources(const Source* sources, int first, int n, int64_t at, int64_t ahead,
+                           FloatVec (&t)[kFloatVecs]) {
   for (int k = first; k < n; ++k) {
     if (sources[k].data == nullptr) continue;
     const T* from = static_cast<const T*>(sources[k].data) + at;
-    hwy::Prefetch(from + kPrefetchElements);
+    hwy::Prefetch(from + ahead);
     const float scale = sources[k].scale;
     for (int j = 0; j < kFloatVecs; ++j) t[j] = hn::Add(t[j], Term<kScaled>(from + j * kFloatLanes, scale));
   }
@@ -71,20 +73,21 @@ void Reduce(const Source* sources, int n, float* out, int64_t blocks, double* bl
   const float first_scale = n > 0 ? sources[0].scale : 1.0f;
   const T* const second = kPair ? static_cast<const T*>(sources[1].data) : nullptr;
   const float second_scale = kPair ? sources[1].scale : 1.0f;
+  const int64_t ahead = PrefetchDistance(kPrefetchElements);
   for (int64_t b = 0; b < blocks; ++b) {
     DoubleVec acc[kDoubleVecs];
     squares_simd::Clear(acc);
     for (int64_t at = b * kBlockElements; at < (b + 1) * kBlockElements; at += kLine) {
       FloatVec t[kFloatVecs];
-      if (first != nullptr) hwy::Prefetch(first + at + kPrefetchElements);
-      if (kPair) hwy::Prefetch(second + at + kPrefetchElements);
-      if (kStore == Store::kAccumulate) hwy::Prefetch(out + at + kPrefetchElements);
+      if (first != nullptr) hwy::Prefetch(first + at + ahead);
+      if (kPair) hwy::Prefetch(second + at + ahead);
+      if (kStore == Store::kAccumulate) hwy::Prefetch(out + at + ahead);
       for (int j = 0; j < kFloatVecs; ++j) {
         const int64_t i = at + j * kFloatLanes;
         t[j] = first != nullptr ? Term<kScaled>(first + i, first_scale) : hn::Zero(df);
         if (kPair) t[j] = hn::Add(t[j], Term<kScaled>(second + i, second_scale));
       }
-      if (!kPair) AddSources<T, kScaled>(sources, 1, n, at, t);
+      if (!kPair) AddSources<T, kScaled>(sources, 1, n, at, ahead, t);
       for (int j = 0; j < kFloatVecs; ++j) {
         float* to = out + at + j * kFloatLanes;
         if (kStore == Store::kAccumulate) t[j] = hn::Add(hn::Load(df, to), t[j]);

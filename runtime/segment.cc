@@ -28,6 +28,10 @@
 #define MADV_POPULATE_READ 22
 #define MADV_POPULATE_WRITE 23
 #endif
+// Linux 6.1; older ones answer EINVAL.
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
 
 namespace sherd::runtime {
 namespace {
@@ -36,6 +40,11 @@ constexpr int64_t kMaxBytes = int64_t{1} << 46;
 // Of a populating system call: small enough to heed `cancel` within milliseconds, large enough that the call
 // does not count.
 constexpr int64_t kPopulateBytes = 4 << 20;
+// Of a page that one entry of the processor's tables maps whole. Populating begins at multiples of it.
+constexpr int64_t kHugeBytes = 2 << 20;
+static_assert(kPopulateBytes % kHugeBytes == 0);
+// A kernel that refused this many in a row has none left, or does not know how.
+constexpr int kRefusals = 4;
 constexpr char kMagic[8] = {'S', 'H', 'E', 'R', 'D', 'S', 'E', 'G'};
 
 // The first bytes of the header page; the rest of the page is zero. Magic and version keep their places for
@@ -142,6 +151,17 @@ void TouchPages(uint8_t* begin, int64_t bytes, bool write) {
   }
 }
 
+// The same memory in huge pages, contents kept, where the kernel has any: whether it did so. Asked for by
+// name it does so in shared memory also where /sys/kernel/mm/transparent_hugepage/shmem_enabled says "never"
+// (not "deny").
+bool Collapse(uint8_t* begin) {
+  int rc;
+  do {
+    rc = ::madvise(begin, kHugeBytes, MADV_COLLAPSE);
+  } while (rc != 0 && errno == EINTR);
+  return rc == 0;
+}
+
 absl::Status PopulatePages(uint8_t* begin, int64_t bytes, bool write) {
   int rc;
   do {
@@ -188,6 +208,21 @@ std::string Name(SegmentKind kind) {
   return absl::StrCat("kind ", static_cast<uint32_t>(kind));
 }
 
+void* ReserveAligned(int64_t bytes, const void* congruent_to) {
+  const auto reserve = [](int64_t n) {
+    return ::mmap(nullptr, static_cast<size_t>(n), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1,
+                  0);
+  };
+  if (bytes < kHugeBytes) return reserve(bytes);
+  void* const all = reserve(bytes + kHugeBytes);
+  if (all == MAP_FAILED) return all;
+  const auto begin = reinterpret_cast<uintptr_t>(all);
+  const uintptr_t off = (reinterpret_cast<uintptr_t>(congruent_to) - begin) % kHugeBytes;
+  if (off > 0) ::munmap(all, off);
+  if (off < kHugeBytes) ::munmap(reinterpret_cast<void*>(begin + off + bytes), kHugeBytes - off);
+  return reinterpret_cast<void*>(begin + off);
+}
+
 Segment::Segment(void* map, size_t map_bytes, int64_t offset, int64_t size, Access access)
     : map_(map),
       map_bytes_(map_bytes),
@@ -207,6 +242,7 @@ Segment& Segment::operator=(Segment&& other) noexcept {
   size_ = std::exchange(other.size_, 0);
   access_ = other.access_;
   creation_id_ = std::exchange(other.creation_id_, 0);
+  dense_ = other.dense_;
   return *this;
 }
 
@@ -221,10 +257,15 @@ absl::StatusOr<Segment> Segment::Map(int fd, int64_t offset, int64_t size, Acces
                                      const std::string& what) {
   const int64_t total = std::max(offset + RoundUp(size), kPageBytes);
   const int protection = access == Access::kReadOnly ? PROT_READ : PROT_READ | PROT_WRITE;
-  void* map = ::mmap(nullptr, static_cast<size_t>(total), protection,
-                     MAP_SHARED | (fd < 0 ? MAP_ANONYMOUS : 0), fd, 0);
+  void* const place = ReserveAligned(total, /*congruent_to=*/nullptr);
+  void* map = place == MAP_FAILED
+                  ? place
+                  : ::mmap(place, static_cast<size_t>(total), protection, MAP_SHARED | MAP_FIXED, fd, 0);
   if (map == MAP_FAILED) {
-    return absl::ErrnoToStatus(errno, absl::StrCat("cannot map ", total, " bytes for ", what));
+    const absl::Status failed =
+        absl::ErrnoToStatus(errno, absl::StrCat("cannot map ", total, " bytes for ", what));
+    if (place != MAP_FAILED) ::munmap(place, static_cast<size_t>(total));
+    return failed;
   }
   Segment segment(map, static_cast<size_t>(total), offset, size, access);
   if (::madvise(map, static_cast<size_t>(total), MADV_DONTFORK) != 0) {
@@ -287,6 +328,7 @@ absl::StatusOr<Segment> Segment::Make(const JobDir& dir, absl::string_view name,
   if (!segment.ok()) return segment;
   segment->name_ = std::string(name);
   segment->creation_id_ = header.creation_id;
+  segment->dense_ = ranges == nullptr;
   // A link, unlike a rename, never replaces a segment that another process made meanwhile.
   if (::linkat(dir.fd(), temp.c_str(), dir.fd(), segment->name_.c_str(), 0) != 0) {
     if (errno == EEXIST) return absl::AlreadyExistsError(absl::StrCat("segment ", where, " exists already"));
@@ -316,6 +358,8 @@ absl::StatusOr<Segment> Segment::Open(const JobDir& dir, absl::string_view name,
   if (!segment.ok()) return segment;
   segment->name_ = std::string(name);
   segment->creation_id_ = header->creation_id;
+  struct stat st;
+  segment->dense_ = ::fstat(fd.get(), &st) == 0 && st.st_blocks * 512 >= st.st_size;
   return segment;
 }
 
@@ -323,7 +367,17 @@ absl::StatusOr<Segment> Segment::Anonymous(int64_t bytes) {
   if (bytes < 0 || bytes > kMaxBytes) {
     return absl::InvalidArgumentError(absl::StrCat("a segment of ", bytes, " bytes: 0 to 2^46 are possible"));
   }
-  return Map(-1, 0, bytes, Access::kReadWrite, "an anonymous segment");
+  UniqueFd fd(::memfd_create("sherd", MFD_CLOEXEC));
+  if (!fd.ok()) return absl::ErrnoToStatus(errno, "memfd_create");
+  int rc;
+  do {
+    rc = ::fallocate(fd.get(), 0, 0, std::max(RoundUp(bytes), kPageBytes));
+  } while (rc != 0 && errno == EINTR);
+  if (rc != 0) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("cannot reserve ", bytes, " bytes of memory: ", std::strerror(errno)));
+  }
+  return Map(fd.get(), 0, bytes, Access::kReadWrite, "an anonymous segment");
 }
 
 absl::Status Segment::Unlink(const JobDir& dir, absl::string_view name) {
@@ -335,16 +389,33 @@ absl::Status Segment::Unlink(const JobDir& dir, absl::string_view name) {
   return absl::ErrnoToStatus(errno, absl::StrCat("cannot remove ", dir.path(), "/", name));
 }
 
+absl::Status Segment::PopulatePiece(int64_t begin, int64_t end, int* refusals) const {
+  const int64_t first = data_ - static_cast<uint8_t*>(map_);  // where the payload begins in the mapping
+  const auto mapped = static_cast<int64_t>(map_bytes_);
+  begin += first;
+  end += first;
+  for (int64_t at = begin / kHugeBytes * kHugeBytes; at < end && access_ == Access::kReadWrite;
+       at += kHugeBytes) {
+    // Whole pages of memory that is reserved; another's share may be as well, then whoever comes first makes
+    // both.
+    const bool ours = dense_ ? at + kHugeBytes <= mapped : at >= begin && at + kHugeBytes <= end;
+    if (!ours || *refusals >= kRefusals) continue;
+    *refusals = Collapse(static_cast<uint8_t*>(map_) + at) ? 0 : *refusals + 1;
+  }
+  return PopulatePages(static_cast<uint8_t*>(map_) + begin, end - begin, access_ == Access::kReadWrite);
+}
+
 absl::Status Segment::PopulateRange(int64_t begin, int64_t bytes, const std::atomic<bool>* cancel) const {
   const int64_t end = RoundUp(begin + bytes);
   begin -= begin % kPageBytes;
-  for (; bytes > 0 && begin < end; begin += kPopulateBytes) {
+  int refusals = 0;
+  while (bytes > 0 && begin < end) {
     if (cancel != nullptr && cancel->load(std::memory_order_relaxed)) {
       return absl::CancelledError("populating a segment was cancelled");
     }
-    absl::Status status =
-        PopulatePages(data_ + begin, std::min(kPopulateBytes, end - begin), access_ == Access::kReadWrite);
-    if (!status.ok()) return status;
+    const int64_t stop = std::min((begin / kPopulateBytes + 1) * kPopulateBytes, end);
+    if (absl::Status s = PopulatePiece(begin, stop, &refusals); !s.ok()) return s;
+    begin = stop;
   }
   return absl::OkStatus();
 }
@@ -355,11 +426,11 @@ absl::Status Segment::Populate(int threads, const std::atomic<bool>* cancel) con
   Mutex mu;
   absl::Status result;
   auto work = [&] {
+    int refusals = 0;
     for (int64_t begin; (begin = next.fetch_add(kPopulateBytes, std::memory_order_relaxed)) < total;) {
       absl::Status status = absl::CancelledError("populating a segment was cancelled");
       if (cancel == nullptr || !cancel->load(std::memory_order_relaxed)) {
-        status = PopulatePages(data_ + begin, std::min(kPopulateBytes, total - begin),
-                               access_ == Access::kReadWrite);
+        status = PopulatePiece(begin, std::min(begin + kPopulateBytes, total), &refusals);
       }
       if (status.ok()) continue;
       next.store(total, std::memory_order_relaxed);

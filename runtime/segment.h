@@ -9,7 +9,9 @@
 //
 // A segment that can be seen by its name is whole: it is made under a temporary name and takes its
 // own when complete. Its space is reserved
-// when it is made, so that a full /dev/shm is an error here and never a SIGBUS later. Mappings are not
+// when it is made, so that a full /dev/shm is an error here and never a SIGBUS later. Populating turns it
+// into pages of 2 MiB where the kernel has them (Linux 6.1 and newer), in which memory is a good deal faster;
+// all mappings are laid so that one serves every process. Mappings are not
 // inherited by fork(): a forked data loader neither pays for them nor keeps them. A successor opens by name
 // what a dead process made.
 //
@@ -48,6 +50,10 @@ enum class SegmentKind : uint32_t {
 // "parameters", "staging", ...; "kind 17" for a value unknown here.
 std::string Name(SegmentKind kind);
 
+// `bytes` of address space that is nobody's and not accessible, at a place that is the same as `congruent_to`
+// within a huge page: mapped there, memory can be in huge pages. MAP_FAILED, with errno, if there is none.
+void* ReserveAligned(int64_t bytes, const void* congruent_to);
+
 class Segment {
  public:
   enum class Access { kReadOnly, kReadWrite };
@@ -79,7 +85,8 @@ class Segment {
   static absl::StatusOr<Segment> Open(const JobDir& dir, absl::string_view name, Access access,
                                       SegmentKind kind);
 
-  // Memory of the same manner without a name or header: for one process, its tests and simulations.
+  // Memory of the same manner without a name or header, of this process alone. INVALID_ARGUMENT;
+  // RESOURCE_EXHAUSTED: the system has no room.
   static absl::StatusOr<Segment> Anonymous(int64_t bytes);
 
   // Removes the name; mappings stay valid. NOT_FOUND.
@@ -103,7 +110,8 @@ class Segment {
   uint64_t creation_id() const { return creation_id_; }
 
   // First touch of all pages by `threads` (>= 1) threads, so that no later store waits for the kernel to
-  // clear a page. Keeps the contents, and may run while others use the segment, from any thread. CANCELLED
+  // clear a page, and in huge pages if possible. Keeps the contents, and may run while others use the
+  // segment, from any thread. CANCELLED
   // soon after `*cancel` becomes true (`cancel` may be null). RESOURCE_EXHAUSTED when the memory limit of a
   // cgroup refuses the pages.
   absl::Status Populate(int threads, const std::atomic<bool>* cancel) const;
@@ -122,6 +130,8 @@ class Segment {
   static absl::StatusOr<Segment> Map(int fd, int64_t offset, int64_t size, Access access,
                                      const std::string& what);
   void Unmap();
+  // Bytes [begin, end) of the payload, whole pages. `refusals`: of the kernel to make huge ones, in a row.
+  absl::Status PopulatePiece(int64_t begin, int64_t end, int* refusals) const;
 
   std::string name_;
   void* map_ = nullptr;
@@ -130,6 +140,7 @@ class Segment {
   int64_t size_ = 0;
   Access access_ = Access::kReadOnly;
   uint64_t creation_id_ = 0;
+  bool dense_ = true;  // every byte has its room: a huge page takes none that was not reserved
 };
 
 }  // namespace sherd::runtime

@@ -60,7 +60,7 @@ BlockWork::BlockWork(runtime::JobMemory* memory, runtime::OwnerRecords* records,
       pool_(pool),
       counters_(counters),
       kind_(memory->spec().optimizer),
-      update_(kernels::Resolve(kind_)),
+      update_(kernels::ResolveJournaled(kind_)),
       save_(kernels::ResolveSave(kind_)),
       snapshots_(memory, records) {}
 
@@ -77,17 +77,18 @@ void BlockWork::Recover() {
     const runtime::WorkerUndo u = records_->undo(w);
     RecoverSlot(
         *u.apply, [&](int64_t b) { return Mark(memory_->apply_stamps()[b].load(std::memory_order_acquire)); },
-        [&](int64_t b) {
+        [&](int64_t b, uint64_t saved) {
+          const uint64_t bytes = std::min<uint64_t>(saved, kBlockElements) * 4;
           for (int p = 0; p < memory_->planes(); ++p) {
             if (b >= memory_->plane_blocks(p)) continue;
-            std::memcpy(memory_->plane(p) + b * kBlockElements, u.apply_planes + p * kBlockElements,
-                        kBlockBytes);
+            std::memcpy(memory_->plane(p) + b * kBlockElements, u.apply_planes + p * kBlockElements, bytes);
           }
         });
     RecoverSlot(
         *u.reduce,
         [&](int64_t b) { return Mark(memory_->reduce_stamps()[b].load(std::memory_order_acquire)); },
-        [&](int64_t b) {
+        [&](int64_t b, uint64_t saved) {
+          if (saved == 0) return;
           std::memcpy(memory_->grad() + b * kBlockElements, u.reduce_block, kBlockBytes);
           memory_->block_sumsq()[b] = *u.reduce_sumsq;
         });
@@ -286,6 +287,26 @@ void BlockWork::ApplyRun(const Verdict& verdict, const BlockRun& run, const Tens
     const bool whole = b < memory_->trainable_blocks();
     for (int p = 1; p < planes && whole; ++p) args.planes[p - 1] = memory_->plane(p) + at;
     args.grad = update != nullptr ? memory_->grad() + at : nullptr;
+    // Values by hand go over the update's, and what trainers compute with follows from both.
+    const auto finish = [&] {
+      bool by_hand = rounds_anew;
+      for (const ImportSegment& import : imports) {
+        for (int p = 0; p < planes && (p == 0 || whole); ++p) {
+          const float* values = import.Find(p, b);
+          if (values == nullptr) continue;
+          std::memcpy(memory_->plane(p) + at, values, kBlockBytes);
+          by_hand |= p == 0;
+        }
+      }
+      if (update != nullptr || by_hand) StoreCompute(b, updates);
+    };
+    if (update != nullptr && update->ns_steps == 0) {
+      JournaledPass(*undo.apply, stamps[b], mark, b, [&] {
+        update_(args, update->scalars, undo.apply_planes, &undo.apply->saved);
+        finish();
+      });
+      continue;
+    }
     JournaledMutate(
         *undo.apply, stamps[b], mark, b,
         [&] {
@@ -296,21 +317,9 @@ void BlockWork::ApplyRun(const Verdict& verdict, const BlockRun& run, const Tens
           }
         },
         [&] {
-          if (update != nullptr && update->ns_steps > 0) {
+          if (update != nullptr)
             kernels::MuonUpdate(args, memory_->directions() + at, update->muon, kBlockElements);
-          } else if (update != nullptr) {
-            update_(args, update->scalars, kBlockElements);
-          }
-          bool by_hand = rounds_anew;
-          for (const ImportSegment& import : imports) {
-            for (int p = 0; p < planes && (p == 0 || whole); ++p) {
-              const float* values = import.Find(p, b);
-              if (values == nullptr) continue;
-              std::memcpy(memory_->plane(p) + at, values, kBlockBytes);
-              by_hand |= p == 0;
-            }
-          }
-          if (update != nullptr || by_hand) StoreCompute(b, updates);
+          finish();
         });
   }
 }

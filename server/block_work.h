@@ -90,7 +90,7 @@ class BlockWork {
   WorkerPool* const pool_;
   BlockWorkCounters* const counters_;
   const kernels::OptimizerKind kind_;
-  const kernels::UpdateFn update_;
+  const kernels::JournaledUpdateFn update_;
   const kernels::SaveFn save_;
   bool stream_ = false;
   std::vector<UnitRange> ranges_;

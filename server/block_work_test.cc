@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "core/block_journal.h"
 #include "core/partition.h"
 #include "gtest/gtest.h"
 #include "kernels/convert.h"
@@ -82,16 +83,19 @@ class OneOwner {
     EXPECT_TRUE(stored.ok()) << stored;
   }
 
-  // As a worker leaves it that died while it changed `block`: saved, armed, half written.
-  void TearBlock(int worker, int64_t block, const Verdict& verdict) {
+  // As a worker leaves it that died while it changed `block`: armed, `saved` elements in its undo buffer, all
+  // that are there half written, and some more in 16 bits.
+  void TearBlock(int worker, int64_t block, const Verdict& verdict, int64_t saved) {
     const runtime::WorkerUndo undo = (*memory_->owner(Slot(0)))->undo(worker);
     Fill(block);
     for (int p = 0; p < memory_->planes(); ++p) {
       float* const plane = memory_->plane(p) + block * kBlockElements;
-      std::memcpy(undo.apply_planes + p * kBlockElements, plane, kBlockElements * 4);
-      for (int i = 0; i < 100; ++i) plane[i] = -77;
+      std::fill_n(undo.apply_planes + p * kBlockElements, kBlockElements, -78.0f);
+      std::memcpy(undo.apply_planes + p * kBlockElements, plane, saved * 4);
+      for (int i = 0; i < std::min<int64_t>(saved, 100); ++i) plane[i] = -77;
     }
     for (int i = 0; i < 50; ++i) memory_->compute()[block * kBlockElements + i] = 0x1234;
+    undo.apply->saved.store(saved == kBlockElements ? kAllSaved : static_cast<uint64_t>(saved));
     undo.apply->mark.store(Mark::Of(verdict.id).word());
     undo.apply->block_plus_1.store(block + 1);
     memory_->apply_stamps()[block].store(0);
@@ -128,8 +132,8 @@ TEST(BlockWorkTest, ABlockTornByADeathIsDoneAgainBitForBit) {
       ASSERT_EQ(torn.Bytes(), undisturbed.Bytes());
       const int64_t blocks = torn.memory().layout().total_blocks();
       for (int64_t block = 0; block < blocks; ++block) {
-        torn.TearBlock(0, block, commit);
-        torn.TearBlock(1, (block + 3) % blocks, commit);
+        torn.TearBlock(0, block, commit, kBlockElements);
+        torn.TearBlock(1, (block + 3) % blocks, commit, (block * 16) % kBlockElements);
         ASSERT_NE(torn.Bytes(), undisturbed.Bytes());
         torn.Apply(commit);
         ASSERT_EQ(torn.Bytes(), undisturbed.Bytes()) << "block " << block;

@@ -37,14 +37,24 @@ void OwnerBlocks::Recover() {
   for (Undo& u : page_.undo) {
     RecoverSlot(
         u.apply, [&](int64_t b) { return m_.apply_stamp[b].load(); },
-        [&](int64_t b) {
+        [&](int64_t b, uint64_t saved) {
           w_.Trace(absl::StrCat("undoes block ", b));
-          Copy(u.planes, m_.planes[b]);
+          Planes& p = m_.planes[b];
+          for (int e = 0; e < kElements && static_cast<uint64_t>(e) < saved; ++e) {
+            p.param[e] = u.planes.param[e];
+            w_.Tick();
+            p.momentum[e] = u.planes.momentum[e];
+            w_.Tick();
+          }
+          if (saved < kElements) return;  // what comes last has not changed
+          p.updates = u.planes.updates;
+          w_.Tick();
         });
     w_.Tick();
     RecoverSlot(
         u.reduce, [&](int64_t b) { return m_.reduce_stamp[b].load(); },
-        [&](int64_t b) {
+        [&](int64_t b, uint64_t saved) {
+          if (saved == 0) return;
           Copy(u.grad, m_.grad[b]);
           m_.sumsq[b] = u.sumsq;
           w_.Tick();
@@ -194,14 +204,29 @@ void OwnerBlocks::CutSnapshots(uint64_t after, uint64_t last, Step step) {
   }
 }
 
-void OwnerBlocks::Mutate(int64_t b, const Verdict& v, bool update, const std::vector<uint64_t>& imports) {
+// Before an element changes: what it was, and then that it is there.
+void OwnerBlocks::SaveElement(const Planes& p, int e, Undo& undo) {
+  if (e == 0) undo.planes.updates = p.updates;
+  undo.planes.param[e] = p.param[e];
+  w_.Tick();
+  undo.planes.momentum[e] = p.momentum[e];
+  w_.Tick();
+  undo.apply.saved = static_cast<uint64_t>(e) + 1;
+  w_.Tick();
+}
+
+// `pass`: keeps what is overwritten on the way; null: it is kept already.
+void OwnerBlocks::Mutate(int64_t b, const Verdict& v, bool update, const std::vector<uint64_t>& imports,
+                         Undo* pass) {
   Planes& p = m_.planes[b];
   const double rate = v.groups[0][kLr] * (update ? TrustOf(b) : 1);
   for (int e = 0; e < kElements && update; ++e) {
+    if (pass != nullptr && w_.bug != Bug::kLateSave) SaveElement(p, e, *pass);
     p.momentum[e] += m_.grad[b][e];
     w_.Tick();
     p.param[e] -= rate * p.momentum[e];
     w_.Tick();
+    if (pass != nullptr && w_.bug == Bug::kLateSave) SaveElement(p, e, *pass);
   }
   Overlay(b, imports);
   p.updates += 1;
@@ -234,12 +259,15 @@ void OwnerBlocks::Apply(const Verdict& v, const std::vector<uint64_t>& imports, 
       if (w_.bug != Bug::kIndexAfterMutation) Preserve(b, v.id.step, false);
       Undo& u = NextUndo();
       const auto save = [&] { Copy(m_.planes[b], u.planes); };
-      const auto mutate = [&] { Mutate(b, v, update, imports); };
+      const auto mutate = [&] { Mutate(b, v, update, imports, nullptr); };
       const auto tick = [&] { w_.Tick(); };
       if (w_.bug == Bug::kStampBeforeMutate) {
         JournaledMutate(
             u.apply, m_.apply_stamp[b], mark, b, save, [] {}, tick);
         mutate();
+      } else if (update) {
+        JournaledPass(
+            u.apply, m_.apply_stamp[b], mark, b, [&] { Mutate(b, v, update, imports, &u); }, tick);
       } else {
         JournaledMutate(u.apply, m_.apply_stamp[b], mark, b, save, mutate, tick);
       }

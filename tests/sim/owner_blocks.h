@@ -37,7 +37,8 @@ class OwnerBlocks {
   bool LocalPart(int unit, int part, StepId id, int64_t block, Values* sum);
   Values PartOf(int unit, int part, StepId id, int64_t block);
   void Preserve(int64_t block, Step step, bool at_boundary);
-  void Mutate(int64_t block, const Verdict& v, bool update, const std::vector<uint64_t>& imports);
+  void SaveElement(const Planes& planes, int element, Undo& undo);
+  void Mutate(int64_t block, const Verdict& v, bool update, const std::vector<uint64_t>& imports, Undo* pass);
   void Overlay(int64_t block, const std::vector<uint64_t>& imports);
   bool Covered(int64_t block, const std::vector<uint64_t>& imports) const;
   double TrustOf(int64_t block) const;

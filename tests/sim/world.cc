@@ -32,6 +32,7 @@ const char* BugName(Bug bug) {
                                            "never_give_up",
                                            "old_share",
                                            "own_blob",
+                                           "late_save",
                                            "apply_twice",
                                            "verdict_early",
                                            "off_by_one_plan",

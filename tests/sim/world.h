@@ -54,6 +54,7 @@ enum class Bug {
   kNeverGiveUp,         // a trainer waits on in a step that was given up
   kOldShare,            // a step that was given up begins again before its new ranks are in force
   kOwnBlob,             // a rank that joins takes what it committed when it was there before
+  kLateSave,            // an element changes before the undo buffer has it
   kApplyTwice,          // a successor applies a step again to blocks that are stamped with it
   kVerdictEarly,        // a verdict before all owners are PREPARED
   kOffByOnePlan,        // an owner takes its range to end one block earlier
