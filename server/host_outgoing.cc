@@ -1,6 +1,7 @@
 #include "server/host_outgoing.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/string_view.h"
 #include "core/host_map.h"
@@ -174,8 +175,9 @@ absl::StatusOr<bool> HostOutgoing::SendSteps(runtime::Link& link) {
 
 absl::StatusOr<bool> HostOutgoing::SendOwner(runtime::Link& link, Owner& owner) {
   const runtime::OwnerRecords::Marks marks = owner.records->ReadMarks();
-  // What changes without a mark of its own; null unless it matters to other hosts.
-  const absl::string_view consumed = owner.records->ConsumedBytes();
+  // What changes without a mark of its own; empty unless it matters to other hosts. As it is before the copy:
+  // what changes while this is sent is not in it.
+  std::string consumed(owner.records->ConsumedBytes());
   const bool record = marks != owner.marks || consumed != owner.consumed;
   std::string copy;
   if (record) copy = owner.records->Copy();
@@ -196,7 +198,7 @@ absl::StatusOr<bool> HostOutgoing::SendOwner(runtime::Link& link, Owner& owner) 
   absl::Status s = Send(link, header, HostFrame::kOwner, copy.data(), copy.size(), &bytes_->records);
   if (!s.ok()) return s;
   owner.marks = marks;
-  owner.consumed = std::string(consumed);
+  owner.consumed = std::move(consumed);
   return true;
 }
 
