@@ -110,8 +110,8 @@ class Segment {
   uint64_t creation_id() const { return creation_id_; }
 
   // First touch of all pages by `threads` (>= 1) threads, so that no later store waits for the kernel to
-  // clear a page, and in huge pages if possible. Keeps the contents, and may run while others use the
-  // segment, from any thread. CANCELLED
+  // clear a page, and in huge pages what nobody has touched, if possible. Keeps the contents, and may run
+  // while others use the segment, from any thread. CANCELLED
   // soon after `*cancel` becomes true (`cancel` may be null). RESOURCE_EXHAUSTED when the memory limit of a
   // cgroup refuses the pages.
   absl::Status Populate(int threads, const std::atomic<bool>* cancel) const;

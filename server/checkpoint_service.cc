@@ -11,6 +11,7 @@
 #include "proto/convert.h"
 #include "proto/sherd/v1/checkpoint.grpc.pb.h"
 #include "runtime/crc32c.h"
+#include "runtime/doorbell.h"
 #include "runtime/mutex.h"
 #include "server/chunk_frame.h"
 #include "server/import_stream.h"
@@ -31,11 +32,11 @@ using CoordinatorOr = absl::StatusOr<std::shared_ptr<Coordinator>>;
 using CheckpointStub = v1::CheckpointService::Stub;
 using PullStream = grpc::ServerReaderWriter<grpc::ByteBuffer, v1::PullRequest>;
 
-// Large messages: each costs gRPC as much as copying some 200 KB. Below its limit of 4 MiB for what is
-// received.
-constexpr uint64_t kChunkBytes = 3 << 20;
-// Read and summed at a time: stays in a core's cache.
-constexpr uint64_t kPieceBytes = 128 << 10;
+// Large messages: each costs gRPC as much as copying some 200 KB. But still in a core's cache when they are
+// sent.
+constexpr uint64_t kChunkBytes = 1 << 20;
+// Read and summed at a time: stays in a core's nearer cache.
+constexpr uint64_t kPieceBytes = 64 << 10;
 // Where Pull stands in checkpoint.proto: the generated code numbers methods in that order.
 constexpr int kPullMethod = 3;
 
@@ -277,7 +278,7 @@ class CheckpointServiceImpl final : public v1::CheckpointService::Service {
     // A slow rate goes in small chunks, so that it is even.
     const uint64_t step = bucket.Piece(kChunkBytes);
     uint64_t filled = offset;
-    ReadAhead messages([&]() -> ReadAhead::Result {
+    const auto make = [&]() -> ReadAhead::Result {
       if (filled == values.bytes()) return std::nullopt;
       const uint64_t n = std::min(step, values.bytes() - filled);
       ChunkBuffers::Buffer buffer = buffers.Take();
@@ -289,9 +290,12 @@ class CheckpointServiceImpl final : public v1::CheckpointService::Service {
       }
       filled += n;
       return std::move(buffer).ToMessage(filled - n, n, crc);
-    });
+    };
+    // Two cores are busy with sending and receiving: one more thread would only move the data between them.
+    std::optional<ReadAhead> ahead;
+    if (runtime::UsableCores() > 2) ahead.emplace(make);
     for (; offset < values.bytes(); offset += step) {
-      const ReadAhead::Result message = messages.Next();
+      const ReadAhead::Result message = ahead.has_value() ? ahead->Next() : make();
       if (!message.ok()) return message.status();
       const absl::Time go = absl::Now() + bucket.Spend(std::min(step, values.bytes() - offset));
       while (absl::Now() < go) {
