@@ -16,40 +16,72 @@ constexpr double kPi = 3.14159265358979323846;
 struct Form {
   const char* name;
   std::vector<std::string> numbers;
-  bool deepspeed;  // has a warmup_type, and at least one update of warm-up
-  bool needs_total;
+  bool warmup_type;  // has one, and at least one update of warm-up
+  std::vector<std::string> needed;
 };
 
 const std::vector<Form>& Forms() {
   static const auto* const kForms = new std::vector<Form>{
-      {"constant", {"warmup_num_steps"}, false, false},
-      {"linear", {"total_num_steps", "warmup_num_steps", "min_lr_ratio"}, false, true},
-      {"cosine", {"total_num_steps", "warmup_num_steps", "min_lr_ratio"}, false, true},
-      {"WarmupLR", {"warmup_min_lr", "warmup_max_lr", "warmup_num_steps"}, true, false},
+      {"constant", {"warmup_num_steps"}, false, {}},
+      {"linear", {"total_num_steps", "warmup_num_steps", "min_lr_ratio"}, false, {"total_num_steps"}},
+      {"cosine", {"total_num_steps", "warmup_num_steps", "min_lr_ratio"}, false, {"total_num_steps"}},
+      {"WarmupLR", {"warmup_min_lr", "warmup_max_lr", "warmup_num_steps"}, true, {}},
       {"WarmupDecayLR",
        {"total_num_steps", "warmup_min_lr", "warmup_max_lr", "warmup_num_steps"},
        true,
-       true},
+       {"total_num_steps"}},
       {"WarmupCosineLR",
        {"total_num_steps", "warmup_min_ratio", "warmup_num_steps", "cos_min_ratio"},
        true,
-       true},
+       {"total_num_steps"}},
+      {"OneCycle",
+       {"cycle_min_lr", "cycle_max_lr", "decay_lr_rate", "cycle_first_step_size", "cycle_second_step_size",
+        "cycle_first_stair_count", "cycle_second_stair_count", "decay_step_size", "cycle_momentum",
+        "cycle_min_mom", "cycle_max_mom", "decay_mom_rate"},
+       false,
+       {"cycle_min_lr", "cycle_max_lr"}},
+      {"LRRangeTest",
+       {"lr_range_test_min_lr", "lr_range_test_step_size", "lr_range_test_step_rate",
+        "lr_range_test_staircase"},
+       false,
+       {}},
   };
   return *kForms;
 }
 
-absl::Status CheckNumber(const std::string& name, double value, bool deepspeed) {
-  const bool count = name == "total_num_steps" || name == "warmup_num_steps";
-  if (!count) {
+// The least value of a number that counts; nullopt: it counts nothing.
+absl::optional<double> LeastCount(const std::string& name, bool warmup_type) {
+  if (name == "warmup_num_steps") return warmup_type ? 1 : 0;
+  if (name == "total_num_steps" || name == "cycle_first_step_size" || name == "lr_range_test_step_size") {
+    return 1;
+  }
+  if (name == "cycle_second_step_size" || name == "decay_step_size") return 0;
+  // -1 is how DeepSpeed's own flags say "none".
+  if (name == "cycle_first_stair_count" || name == "cycle_second_stair_count") return -1;
+  return absl::nullopt;
+}
+
+absl::Status CheckNumber(const std::string& name, double value, bool warmup_type) {
+  if (name == "cycle_momentum" || name == "lr_range_test_staircase") {
+    if (value == 0 || value == 1) return absl::OkStatus();
+    return absl::InvalidArgumentError(absl::StrCat(name, " is ", value, ": it must be 0 or 1"));
+  }
+  if (name == "cycle_min_mom" || name == "cycle_max_mom") {
+    if (value >= 0 && value < 1) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        absl::StrCat(name, " is ", value, ": it must be at least 0 and below 1"));
+  }
+  const absl::optional<double> low = LeastCount(name, warmup_type);
+  if (!low.has_value()) {
     if (std::isfinite(value) && value >= 0) return absl::OkStatus();
     return absl::InvalidArgumentError(
         absl::StrCat(name, " is ", value, ": it must be finite and at least 0"));
   }
   // Up to here doubles are whole numbers without gaps.
-  const double low = name == "warmup_num_steps" && !deepspeed ? 0 : 1, high = 9007199254740992.0;
-  if (value >= low && value <= high && value == std::floor(value)) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat(name, " is ", value, ": it must be a whole number of updates, at least ", low));
+  const double high = 9007199254740992.0;
+  if (value >= *low && value <= high && value == std::floor(value)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(name, " is ", value, ": it must be a whole number of ",
+                                                 *low < 0 ? "stairs" : "updates", ", at least ", *low));
 }
 
 absl::Status Check(const ScheduleSpec& spec, const Form& form) {
@@ -57,18 +89,21 @@ absl::Status Check(const ScheduleSpec& spec, const Form& form) {
     if (std::find(form.numbers.begin(), form.numbers.end(), name) == form.numbers.end()) {
       return absl::InvalidArgumentError(absl::StrCat("schedule ", spec.name, " has no parameter ", name,
                                                      "; it has ", absl::StrJoin(form.numbers, ", "),
-                                                     form.deepspeed ? ", warmup_type" : ""));
+                                                     form.warmup_type ? ", warmup_type" : ""));
     }
-    if (absl::Status s = CheckNumber(name, value, form.deepspeed); !s.ok()) return s;
+    if (absl::Status s = CheckNumber(name, value, form.warmup_type); !s.ok()) return s;
   }
-  if (form.needs_total && spec.numbers.count("total_num_steps") == 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("schedule ", spec.name, " needs total_num_steps, the updates of the whole training"));
+  for (const std::string& name : form.needed) {
+    if (spec.numbers.count(name) != 0) continue;
+    const absl::string_view what = name == "total_num_steps" ? "the updates of the whole training"
+                                   : name == "cycle_min_lr"  ? "the rate to begin and end the cycle with"
+                                                             : "the rate in the middle of the cycle";
+    return absl::InvalidArgumentError(absl::StrCat("schedule ", spec.name, " needs ", name, ", ", what));
   }
   if (spec.warmup_type.empty()) return absl::OkStatus();
-  if (!form.deepspeed) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("schedule ", spec.name, " has no warmup_type: its warm-up is linear"));
+  if (!form.warmup_type) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "schedule ", spec.name, " has no warmup_type; WarmupLR, WarmupDecayLR and WarmupCosineLR have one"));
   }
   if (spec.warmup_type == "log" || spec.warmup_type == "linear") return absl::OkStatus();
   return absl::InvalidArgumentError(
@@ -81,6 +116,22 @@ std::vector<std::string> ScheduleNames() {
   std::vector<std::string> names;
   for (const Form& form : Forms()) names.push_back(form.name);
   return names;
+}
+
+bool HasBetas(kernels::OptimizerKind kind) {
+  using Kind = kernels::OptimizerKind;
+  switch (kind) {
+    case Kind::kAdam:
+    case Kind::kAdamW:
+    case Kind::kLion:
+    case Kind::kLamb:
+      return true;
+    case Kind::kSgd:
+    case Kind::kAdagrad:
+    case Kind::kMuon:
+      return false;
+  }
+  return false;
 }
 
 absl::StatusOr<Schedule> Schedule::Create(const ScheduleSpec& spec) {
@@ -100,15 +151,32 @@ absl::StatusOr<Schedule> Schedule::Create(const ScheduleSpec& spec) {
   s.name_ = spec.name;
   s.kind_ = static_cast<Kind>(form - forms.begin());
   s.log_ = spec.warmup_type != "linear";
-  s.warmup_ = number("warmup_num_steps", form->deepspeed ? 1000 : 0);
+  s.warmup_ = number("warmup_num_steps", form->warmup_type ? 1000 : 0);
   // As DeepSpeed: the logarithm of 1 would be divided by.
-  if (form->deepspeed) s.warmup_ = std::max(2.0, s.warmup_);
+  if (form->warmup_type) s.warmup_ = std::max(2.0, s.warmup_);
   s.total_ = number("total_num_steps", 0);
   s.warmup_min_ratio_ = number("warmup_min_ratio", 0);
   s.min_ratio_ = s.kind_ == Kind::kWarmupCosine ? number("cos_min_ratio", 0.0001) : number("min_lr_ratio", 0);
   s.min_lr_ = number("warmup_min_lr", 0);
   if (spec.numbers.count("warmup_max_lr") != 0) s.max_lr_ = number("warmup_max_lr", 0);
   if (s.kind_ == Kind::kWarmupDecay && !s.max_lr_.has_value()) s.max_lr_ = 0.001;
+  if (s.kind_ == Kind::kRangeTest) s.min_lr_ = number("lr_range_test_min_lr", 0.001);
+  s.range_step_ = number("lr_range_test_step_size", 2000);
+  s.range_rate_ = number("lr_range_test_step_rate", 1);
+  s.range_stairs_ = number("lr_range_test_staircase", 0) != 0;
+  Cycle& c = s.cycle_;
+  c.first = number("cycle_first_step_size", 2000);
+  c.second = number("cycle_second_step_size", c.first);
+  c.first_stairs = number("cycle_first_stair_count", 0);
+  c.second_stairs = number("cycle_second_stair_count", c.first_stairs);
+  c.min_lr = number("cycle_min_lr", 0);
+  c.max_lr = number("cycle_max_lr", 0);
+  c.min_mom = number("cycle_min_mom", 0.8);
+  c.max_mom = number("cycle_max_mom", 0.9);
+  c.decay_step = number("decay_step_size", 0);
+  c.decay_lr = number("decay_lr_rate", 0);
+  c.decay_mom = number("decay_mom_rate", 0);
+  c.momentum = s.kind_ == Kind::kOneCycle && number("cycle_momentum", 1) != 0;
   return s;
 }
 
@@ -138,6 +206,38 @@ double Schedule::CosineRatio(double i) const {
   return std::max(0.0, min_ratio_ + (1 - min_ratio_) * ((1 + std::cos(kPi * progress)) / 2));
 }
 
+// The operations in the order of DeepSpeed's, so that stairs end at the same updates.
+double Schedule::CycleScale(double n) const {
+  const double total = cycle_.first + cycle_.second, ratio = cycle_.first / total;
+  const double x = 1.0 + n / total - std::floor(1.0 + n / total);
+  const bool up = x <= ratio;
+  const double stairs = up ? cycle_.first_stairs : cycle_.second_stairs;
+  if (stairs <= 0) return up ? x / ratio : (x - 1) / (ratio - 1);
+  const double i = std::fmod(n, total);
+  const double at = i <= cycle_.first ? i * stairs / cycle_.first : (total - i) * stairs / cycle_.second;
+  return std::floor(at) / stairs;
+}
+
+double Schedule::CycleRate(double n) const {
+  const double after = n - (cycle_.first + cycle_.second);
+  if (after <= 0) return cycle_.min_lr + (cycle_.max_lr - cycle_.min_lr) * CycleScale(n);
+  if (cycle_.decay_step == 0 || cycle_.decay_lr == 0) return cycle_.min_lr;
+  return cycle_.min_lr / (1 + cycle_.decay_lr * (after / cycle_.decay_step));
+}
+
+double Schedule::CycleMomentum(double n) const {
+  const double after = n - (cycle_.first + cycle_.second);
+  if (n == 0) return cycle_.min_mom;
+  if (after <= 0) return cycle_.max_mom - (cycle_.max_mom - cycle_.min_mom) * CycleScale(n);
+  if (cycle_.decay_step == 0 || cycle_.decay_mom == 0) return cycle_.max_mom;
+  return cycle_.max_mom * (1 + cycle_.decay_mom * (after / cycle_.decay_step));
+}
+
+double Schedule::RangeRate(double n) const {
+  const double intervals = n / range_step_;
+  return min_lr_ * (1 + range_rate_ * (range_stairs_ ? std::floor(intervals) : intervals));
+}
+
 double Schedule::Rate(uint64_t updates, double base) const {
   const double n = static_cast<double>(updates);
   switch (kind_) {
@@ -150,8 +250,27 @@ double Schedule::Rate(uint64_t updates, double base) const {
       return min_lr_ + (max_lr_.value_or(base) - min_lr_) * RateGamma(n - 1);
     case Kind::kWarmupCosine:
       return base * CosineRatio(n - 1);
+    case Kind::kOneCycle:
+      return CycleRate(n);
+    case Kind::kRangeTest:
+      return RangeRate(n);
   }
   return base;
+}
+
+absl::optional<std::pair<double, double>> Schedule::Betas(uint64_t updates,
+                                                          kernels::OptimizerKind kind) const {
+  if (!cycle_.momentum || !HasBetas(kind)) return absl::nullopt;
+  return std::make_pair(CycleMomentum(static_cast<double>(updates)), 0.99);
+}
+
+void Schedule::SetScalars(uint64_t updates, kernels::OptimizerKind kind,
+                          std::vector<GroupScalars>* groups) const {
+  const absl::optional<std::pair<double, double>> betas = Betas(updates, kind);
+  for (GroupScalars& g : *groups) {
+    g[kLr] = Rate(updates, g[kLr]);
+    if (betas.has_value()) g[kBeta1] = betas->first, g[kBeta2] = betas->second;
+  }
 }
 
 }  // namespace sherd

@@ -285,12 +285,17 @@ absl::Status DeepSpeedConfig::Check() {
   if (absl::Status ok = checker.Walk("", root_); !ok.ok()) return ok;
   // Whatever does not depend on the program is found here, before anything is started.
   ValueSource from(name_, root_);
-  TrainingConfig unused;
-  ResolveZero(from, ProgramValues(), &unused);
-  ResolvePrecision(from, ProgramValues(), &unused);
-  config::ResolveOptimizer(from, ProgramValues(), &unused);
-  config::ResolveScheduler(from, ProgramValues(), /*complete=*/false, &unused);
+  TrainingConfig asked;
+  ResolveZero(from, ProgramValues(), &asked);
+  ResolvePrecision(from, ProgramValues(), &asked);
+  config::ResolveOptimizer(from, ProgramValues(), &asked);
+  config::ResolveScheduler(from, ProgramValues(), /*complete=*/false, &asked);
   if (!from.status().ok()) return from.status();
+  if (config::CyclesInVain(asked)) {
+    checker.Warn("scheduler.type",
+                 absl::StrCat("OneCycle leaves momentum alone: ", Name(asked.optimizer.kind()),
+                              " has no betas; write \"cycle_momentum\": false"));
+  }
   warnings_ = checker.Lines();
   return absl::OkStatus();
 }

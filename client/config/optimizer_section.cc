@@ -44,6 +44,13 @@ constexpr Kind kSchedulers[] = {
      "warmup_min_lr warmup_max_lr warmup_num_steps warmup_type total_num_steps last_batch_iteration"},
     {"WarmupCosineLR",
      "warmup_min_ratio warmup_num_steps warmup_type cos_min_ratio total_num_steps last_batch_iteration"},
+    {"OneCycle",
+     "cycle_min_lr cycle_max_lr decay_lr_rate cycle_first_step_size cycle_second_step_size "
+     "cycle_first_stair_count cycle_second_stair_count decay_step_size cycle_momentum cycle_min_mom "
+     "cycle_max_mom decay_mom_rate last_batch_iteration"},
+    {"LRRangeTest",
+     "lr_range_test_min_lr lr_range_test_step_size lr_range_test_step_rate lr_range_test_staircase "
+     "last_batch_iteration"},
 };
 
 // The kind that `section` names, nullptr after an error. Parameters that it does not have are errors, unless
@@ -143,6 +150,40 @@ OptimizerOptions OthersOfMuon(ValueSource& from, const OptimizerOptions& muon) {
   return others;
 }
 
+// What the file has for this kind of schedule; where it is silent, nothing: the schedule's own defaults are
+// DeepSpeed's.
+ScheduleSpec SpecFromFile(ValueSource& from, const ProgramValues& program, const Kind& kind, double lr) {
+  ScheduleSpec spec;
+  spec.name = std::string(kind.name);
+  const auto as_number = [](const ProgramValue<int64_t>& mine) {
+    ProgramValue<double> number;
+    if (mine.value.has_value()) number.value = static_cast<double>(*mine.value);
+    number.flag = mine.flag;
+    return number;
+  };
+  for (absl::string_view name : absl::StrSplit(kind.params, ' ')) {
+    const std::string path = absl::StrCat("scheduler.params.", name);
+    if (name == "warmup_type") {
+      spec.warmup_type = absl::AsciiStrToLower(*from.Text(path));
+      continue;
+    }
+    ProgramValue<double> mine;
+    if (name == "warmup_max_lr" || name == "cycle_max_lr") mine.value = lr;
+    if (name == "warmup_num_steps") mine = as_number(program.warmup_steps);
+    if (name == "total_num_steps") mine = as_number(program.total_steps);
+    if (from.At(path) == nullptr && mine.flag.empty()) continue;
+    absl::optional<double> value;
+    if (FindKey(path)->type == KeyType::kBool) {
+      value = *from.Bool(path) ? 1 : 0;
+    } else {
+      value = from.Number(path, mine);
+    }
+    if (value.has_value()) spec.numbers[std::string(name)] = *value;
+  }
+  spec.numbers.erase("last_batch_iteration");
+  return spec;
+}
+
 OptimizerKind KindOf(ValueSource& from, absl::string_view name) {
   if (name == "Adam") return *from.Bool(Param("adam_w_mode")) ? OptimizerKind::kAdamW : OptimizerKind::kAdam;
   return kernels::FindOptimizer(std::string(absl::AsciiStrToLower(name)))->kind;
@@ -163,45 +204,39 @@ void ResolveOptimizer(ValueSource& from, const ProgramValues& program, TrainingC
 void ResolveScheduler(ValueSource& from, const ProgramValues& program, bool complete, TrainingConfig* out) {
   const Kind* kind = FindKind(from, "scheduler", kSchedulers);
   if (kind == nullptr) return;
-  ScheduleSpec spec;
-  spec.name = std::string(kind->name);
-  ProgramValue<double> lr;
-  lr.value = out->optimizer.scalars()[kLr];
-  const auto as_number = [](const ProgramValue<int64_t>& mine) {
-    ProgramValue<double> number;
-    if (mine.value.has_value()) number.value = static_cast<double>(*mine.value);
-    number.flag = mine.flag;
-    return number;
-  };
-  for (absl::string_view name : absl::StrSplit(kind->params, ' ')) {
-    const std::string path = absl::StrCat("scheduler.params.", name);
-    if (name == "warmup_type") {
-      spec.warmup_type = absl::AsciiStrToLower(*from.Text(path));
-      continue;
-    }
-    ProgramValue<double> mine;
-    if (name == "warmup_max_lr") mine = lr;
-    if (name == "warmup_num_steps") mine = as_number(program.warmup_steps);
-    if (name == "total_num_steps") mine = as_number(program.total_steps);
-    // What nobody says has the schedule's own default, which is DeepSpeed's.
-    if (from.At(path) == nullptr && mine.flag.empty()) continue;
-    if (const absl::optional<double> v = from.Number(path, mine); v.has_value()) {
-      spec.numbers[std::string(name)] = *v;
-    }
-  }
-  spec.numbers.erase("last_batch_iteration");
+  ScheduleSpec spec = SpecFromFile(from, program, *kind, out->optimizer.scalars()[kLr]);
   const bool waits = !complete && from.At("scheduler.params.total_num_steps") != nullptr;
   if (!from.status().ok() || (waits && spec.numbers.count("total_num_steps") == 0)) return;
-  if (const absl::Status valid = Schedule::Create(spec).status(); !valid.ok()) {
-    return from.Fail(absl::StrCat("scheduler.params: ", valid.message()));
+  const absl::StatusOr<Schedule> schedule = Schedule::Create(spec);
+  if (!schedule.ok()) return from.Fail(absl::StrCat("scheduler.params: ", schedule.status().message()));
+  for (const auto& [low, high] :
+       {std::make_pair("warmup_min_lr", "warmup_max_lr"), std::make_pair("cycle_min_lr", "cycle_max_lr"),
+        std::make_pair("cycle_min_mom", "cycle_max_mom")}) {
+    const auto bottom = spec.numbers.find(low), top = spec.numbers.find(high);
+    if (top == spec.numbers.end() || bottom == spec.numbers.end() || top->second >= bottom->second) continue;
+    // Before the program has spoken, "auto" is anything.
+    if (!complete && !from.IsSet(absl::StrCat("scheduler.params.", high))) continue;
+    return from.Fail(absl::StrCat("scheduler.params.", high, " is ", top->second, ", below ", low, " ",
+                                  bottom->second, ": raise it"));
   }
-  const auto top = spec.numbers.find("warmup_max_lr"), low = spec.numbers.find("warmup_min_lr");
-  if (top != spec.numbers.end() && low != spec.numbers.end() && top->second < low->second &&
-      (complete || from.IsSet("scheduler.params.warmup_max_lr"))) {
-    return from.Fail(absl::StrCat("scheduler.params.warmup_max_lr is ", top->second, ", below warmup_min_lr ",
-                                  low->second, ": raise it"));
+  // It only grows after the cycle, so that the last update has the largest.
+  if (complete && program.total_steps.value.value_or(0) > 0) {
+    const uint64_t last = static_cast<uint64_t>(*program.total_steps.value) - 1;
+    if (const auto betas = schedule->Betas(last, out->optimizer.kind());
+        betas.has_value() && betas->first >= 1) {
+      return from.Fail(absl::StrCat("scheduler.params.decay_mom_rate lets the first beta grow to ",
+                                    betas->first, " within ", last + 1,
+                                    " steps, and it must stay below 1: lower it"));
+    }
   }
   out->schedule = std::move(spec);
+}
+
+bool CyclesInVain(const TrainingConfig& asked) {
+  if (!asked.has_optimizer || !asked.schedule.has_value() || asked.schedule->name != "OneCycle") return false;
+  const auto momentum = asked.schedule->numbers.find("cycle_momentum");
+  return !HasBetas(asked.optimizer.kind()) &&
+         (momentum == asked.schedule->numbers.end() || momentum->second != 0);
 }
 
 }  // namespace sherd::config

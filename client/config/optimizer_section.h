@@ -16,6 +16,9 @@ void ResolveOptimizer(ValueSource& from, const ProgramValues& program, TrainingC
 // value that nobody gave is an error.
 void ResolveScheduler(ValueSource& from, const ProgramValues& program, bool complete, TrainingConfig* out);
 
+// The file's schedule would cycle momentum, and its optimizer has no betas.
+bool CyclesInVain(const TrainingConfig& asked);
+
 }  // namespace sherd::config
 
 #endif  // SHERD_CLIENT_CONFIG_OPTIMIZER_SECTION_H_

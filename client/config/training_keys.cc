@@ -9,10 +9,6 @@ constexpr absl::string_view kBatch =
 constexpr absl::string_view kExact =
     "no effect: gradients are summed in fp32 in the order of ranks and divided once, by the samples";
 constexpr absl::string_view kScale = "dynamic loss scale of fp16";
-constexpr absl::string_view kCycle =
-    "OneCycle is not there; use WarmupCosineLR, or set the learning rate from the program";
-constexpr absl::string_view kRange =
-    "LRRangeTest is not there; use WarmupLR with warmup_type linear for a ramp of learning rates";
 
 constexpr KeySpec kKeys[] = {
     Integer("train_batch_size", 1).Honoured(kBatch),
@@ -119,7 +115,7 @@ constexpr KeySpec kKeys[] = {
 
     Object("scheduler").Honoured("see its keys; without it, the program's own learning rate"),
     Choice("scheduler.type", "WarmupLR|WarmupDecayLR|WarmupCosineLR|OneCycle|LRRangeTest")
-        .Honoured("OneCycle and LRRangeTest are refused: not there"),
+        .Honoured("each as in DeepSpeed, by the updates that the job has made"),
     Object("scheduler.params").Honoured("see its keys; one that the scheduler does not have is an error"),
     Number("scheduler.params.warmup_min_lr", 0).Default("0").Honoured("learning rate to begin with"),
     Number("scheduler.params.warmup_max_lr", 0)
@@ -137,22 +133,55 @@ constexpr KeySpec kKeys[] = {
         .Default("-1")
         .Unless("-1")
         .Refused("a schedule goes on from the job's own step; remove it"),
-    Number("scheduler.params.cycle_min_lr", 0).Refused(kCycle),
-    Number("scheduler.params.cycle_max_lr", 0).Refused(kCycle),
-    Number("scheduler.params.decay_lr_rate", 0).Refused(kCycle),
-    Integer("scheduler.params.cycle_first_step_size", 1).Refused(kCycle),
-    Integer("scheduler.params.cycle_second_step_size", 1).Refused(kCycle),
-    Integer("scheduler.params.cycle_first_stair_count", 0).Refused(kCycle),
-    Integer("scheduler.params.cycle_second_stair_count", 0).Refused(kCycle),
-    Integer("scheduler.params.decay_step_size", 0).Refused(kCycle),
-    Bool("scheduler.params.cycle_momentum").Refused(kCycle),
-    Number("scheduler.params.cycle_min_mom", 0, 1).Refused(kCycle),
-    Number("scheduler.params.cycle_max_mom", 0, 1).Refused(kCycle),
-    Number("scheduler.params.decay_mom_rate", 0).Refused(kCycle),
-    Number("scheduler.params.lr_range_test_min_lr", 0).Refused(kRange),
-    Integer("scheduler.params.lr_range_test_step_size", 1).Refused(kRange),
-    Number("scheduler.params.lr_range_test_step_rate", 0).Refused(kRange),
-    Bool("scheduler.params.lr_range_test_staircase").Refused(kRange),
+    Number("scheduler.params.cycle_min_lr", 0)
+        .Honoured("of OneCycle: learning rate to begin and end the cycle with"),
+    Number("scheduler.params.cycle_max_lr", 0)
+        .Honoured("of OneCycle: learning rate in its middle; \"auto\": that of the optimizer"),
+    Integer("scheduler.params.cycle_first_step_size", 1)
+        .Default("2000")
+        .Honoured("of OneCycle: steps in which the rate rises"),
+    Integer("scheduler.params.cycle_second_step_size", 0)
+        .Honoured("of OneCycle: steps in which it falls; cycle_first_step_size by default"),
+    Integer("scheduler.params.cycle_first_stair_count", -1)
+        .Default("0")
+        .Honoured("of OneCycle: stairs on the way up; 0 and -1: none, it changes with every step"),
+    Integer("scheduler.params.cycle_second_stair_count", -1)
+        .Honoured("of OneCycle: stairs on the way down; cycle_first_stair_count by default"),
+    Integer("scheduler.params.decay_step_size", 0)
+        .Default("0")
+        .Honoured("of OneCycle: steps in which a decay rate counts once, after the cycle; 0: no decay"),
+    Number("scheduler.params.decay_lr_rate", 0)
+        .Default("0")
+        .Honoured(
+            "of OneCycle: how the rate falls after the cycle, cycle_min_lr / (1 + decay_lr_rate * steps / "
+            "decay_step_size)"),
+    Bool("scheduler.params.cycle_momentum")
+        .Default("true")
+        .Honoured("of OneCycle: the first beta falls while the rate rises, and back; the second is 0.99. "
+                  "Optimizers without betas keep their momentum, with a warning"),
+    Number("scheduler.params.cycle_min_mom", 0, 1)
+        .Default("0.8")
+        .Honoured("of OneCycle: first beta in the middle of the cycle, and at the very first step"),
+    Number("scheduler.params.cycle_max_mom", 0, 1)
+        .Default("0.9")
+        .Honoured("of OneCycle: first beta at the ends of the cycle; below 1"),
+    Number("scheduler.params.decay_mom_rate", 0)
+        .Default("0")
+        .Honoured(
+            "of OneCycle: how the first beta rises after the cycle, cycle_max_mom * (1 + decay_mom_rate * "
+            "steps / decay_step_size); it must stay below 1"),
+    Number("scheduler.params.lr_range_test_min_lr", 0)
+        .Default("0.001")
+        .Honoured("of LRRangeTest: learning rate to begin with"),
+    Integer("scheduler.params.lr_range_test_step_size", 1)
+        .Default("2000")
+        .Honoured("of LRRangeTest: steps in which the rate grows by lr_range_test_step_rate times the first"),
+    Number("scheduler.params.lr_range_test_step_rate", 0)
+        .Default("1.0")
+        .Honoured("of LRRangeTest: see there"),
+    Bool("scheduler.params.lr_range_test_staircase")
+        .Default("false")
+        .Honoured("of LRRangeTest: true: the rate changes only every lr_range_test_step_size steps"),
 
     Object("fp16").Honoured("see its keys"),
     Bool("fp16.enabled")

@@ -40,6 +40,24 @@ OptimizerOptions ChooseOptimizer(const OptimizerChoice& choice, double weight_de
   return chosen;
 }
 
+namespace {
+
+// Of the schedules that begin with one, `most` updates in all.
+void AddWarmup(const OptimizerChoice& choice, double most, ScheduleSpec* spec) {
+  const bool deepspeed = absl::StartsWith(choice.schedule, "Warmup");
+  const double warmup = choice.warmup < 0 ? std::floor(most / 10) : static_cast<double>(choice.warmup);
+  spec->numbers["warmup_num_steps"] = std::max(warmup, deepspeed ? 1.0 : 0.0);
+  if (choice.schedule != "constant" && choice.schedule != "WarmupLR") {
+    spec->numbers["total_num_steps"] = most;
+  }
+  // DeepSpeed's two rise to a rate of their own.
+  if (choice.schedule == "WarmupLR" || choice.schedule == "WarmupDecayLR") {
+    spec->numbers["warmup_max_lr"] = choice.lr;
+  }
+}
+
+}  // namespace
+
 absl::StatusOr<std::optional<Schedule>> ChooseSchedule(const OptimizerChoice& choice, uint64_t steps) {
   if (choice.own_schedule.has_value()) {
     absl::StatusOr<Schedule> own = Schedule::Create(*choice.own_schedule);
@@ -50,16 +68,18 @@ absl::StatusOr<std::optional<Schedule>> ChooseSchedule(const OptimizerChoice& ch
   ScheduleSpec spec;
   spec.name = choice.schedule;
   spec.warmup_type = choice.warmup_type;
-  const bool deepspeed = absl::StartsWith(choice.schedule, "Warmup");
   const double most = static_cast<double>(std::max<uint64_t>(steps, 1));
-  const double warmup = choice.warmup < 0 ? std::floor(most / 10) : static_cast<double>(choice.warmup);
-  spec.numbers["warmup_num_steps"] = std::max(warmup, deepspeed ? 1.0 : 0.0);
-  if (choice.schedule != "constant" && choice.schedule != "WarmupLR") {
-    spec.numbers["total_num_steps"] = most;
-  }
-  // DeepSpeed's two rise to a rate of their own.
-  if (choice.schedule == "WarmupLR" || choice.schedule == "WarmupDecayLR") {
-    spec.numbers["warmup_max_lr"] = choice.lr;
+  if (choice.schedule == "OneCycle") {
+    const double up = std::max(1.0, std::floor(most / 2));
+    spec.numbers = {{"cycle_min_lr", choice.lr / 10},
+                    {"cycle_max_lr", choice.lr},
+                    {"cycle_first_step_size", up},
+                    {"cycle_second_step_size", most - up}};
+  } else if (choice.schedule == "LRRangeTest") {
+    spec.numbers = {{"lr_range_test_min_lr", choice.lr},
+                    {"lr_range_test_step_size", std::max(1.0, std::floor(most / 10))}};
+  } else {
+    AddWarmup(choice, most, &spec);
   }
   absl::StatusOr<Schedule> schedule = Schedule::Create(spec);
   if (!schedule.ok()) return schedule.status();

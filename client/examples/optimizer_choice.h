@@ -38,7 +38,9 @@ double DefaultRate(const std::string& optimizer, const std::string& size);
 // as above.
 OptimizerOptions ChooseOptimizer(const OptimizerChoice& choice, double weight_decay, bool matrices = true);
 
-// The chosen schedule of `steps` updates; nothing where none was. INVALID_ARGUMENT as Schedule::Create.
+// The chosen schedule of `steps` updates; nothing where none was. OneCycle goes from a tenth of the rate to
+// it and back in all of them; LRRangeTest begins with the rate and adds it once more in each tenth.
+// INVALID_ARGUMENT as Schedule::Create.
 absl::StatusOr<std::optional<Schedule>> ChooseSchedule(const OptimizerChoice& choice, uint64_t steps);
 
 }  // namespace sherd::examples

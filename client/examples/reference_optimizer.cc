@@ -74,6 +74,11 @@ class LibtorchOptimizer : public ReferenceOptimizer {
 
   void Step() override { optimizer_->step(); }
   void SetRate(int group, double lr) override { optimizer_->param_groups()[group].options().set_lr(lr); }
+  void SetBetas(int group, double beta1, double beta2) override {
+    optim::OptimizerOptions& options = optimizer_->param_groups()[group].options();
+    if (kind_ == OptimizerKind::kAdam) static_cast<optim::AdamOptions&>(options).betas({beta1, beta2});
+    if (kind_ == OptimizerKind::kAdamW) static_cast<optim::AdamWOptions&>(options).betas({beta1, beta2});
+  }
 
   std::vector<at::Tensor> State(const at::Tensor& parameter) const override {
     const auto found = optimizer_->state().find(c10::guts::to_string(parameter.unsafeGetTensorImpl()));
@@ -120,6 +125,10 @@ class PaperOptimizer : public ReferenceOptimizer {
   }
 
   void SetRate(int group, double lr) override { groups_[group].options.Set(kLr, lr); }
+  void SetBetas(int group, double beta1, double beta2) override {
+    groups_[group].options.Set(kBeta1, beta1);
+    groups_[group].options.Set(kBeta2, beta2);
+  }
 
   std::vector<at::Tensor> State(const at::Tensor& parameter) const override {
     const auto found = state_.find(parameter.unsafeGetTensorImpl());

@@ -30,6 +30,8 @@ class ReferenceOptimizer {
   virtual void Step() = 0;
   // From the next Step on. `group` is an index into what it was made from.
   virtual void SetRate(int group, double lr) = 0;
+  // REQUIRES: HasBetas of its kind.
+  virtual void SetBetas(int group, double beta1, double beta2) = 0;
   // A parameter's state, in the order of kernels::OptimizerInfo::plane_names. Empty before its first update.
   virtual std::vector<at::Tensor> State(const at::Tensor& parameter) const = 0;
 };

@@ -92,7 +92,12 @@ class ReferenceTrainer : public Trainer {
     info.grad_norm = ::torch::nn::utils::clip_grad_norm_(masters_, limit);
     info.skipped = !std::isfinite(info.grad_norm);
     info.lr = schedule_.has_value() ? schedule_->Rate(updates_, options_.lr) : options_.lr;
-    for (int group : {0, 1}) optimizer_->SetRate(group, info.lr);
+    const OptimizerKind kind = kernels::FindOptimizer(options_.optimizer)->kind;
+    const auto betas = schedule_.has_value() ? schedule_->Betas(updates_, kind) : absl::nullopt;
+    for (int group : {0, 1}) {
+      optimizer_->SetRate(group, info.lr);
+      if (betas.has_value()) optimizer_->SetBetas(group, betas->first, betas->second);
+    }
     if (!info.skipped) optimizer_->Step();
     loss_scale_ = NextLossScale(loss_scale_spec_, loss_scale_, info.skipped);
     if (loss_scale_.floor != 0) return absl::FailedPreconditionError(FloorMessage(loss_scale_));

@@ -95,6 +95,19 @@ TEST(TrainConfig, WithoutASectionTheProgramsOwnCounts) {
   EXPECT_EQ(options.stage, 0);  // DeepSpeed's default: the file has no ZeRO
 }
 
+TEST(TrainConfig, CyclesSpanTheTraining) {
+  TrainOptions options = Flags({"--schedule", "OneCycle", "--lr", "0.5", "--steps", "9"});
+  const Schedule cycle = **ChooseSchedule(options, options.steps);
+  EXPECT_EQ(cycle.Rate(0, 1), 0.05);
+  EXPECT_NEAR(cycle.Rate(4, 1), 0.5, 1e-15);
+  EXPECT_NEAR(cycle.Rate(9, 1), 0.05, 1e-15);
+  options = Flags({"--schedule", "LRRangeTest", "--lr", "0.5", "--steps", "100"});
+  EXPECT_NEAR((*ChooseSchedule(options, options.steps))->Rate(20, 1), 1.5, 1e-15);
+  const char* warm[] = {"train_gpt", "--schedule", "OneCycle", "--warmup", "3"};
+  EXPECT_THAT(std::string(ParseTrainOptions(5, warm).status().message()), HasSubstr("it has no warm-up"));
+  EXPECT_TRUE(ChooseSchedule(Flags({"--schedule", "OneCycle", "--steps", "1"}), 1).ok());
+}
+
 TEST(TrainConfig, Precision) {
   const std::string fp16 = R"({"fp16": {"enabled": true, "initial_scale_power": 8}})";
   TrainOptions options = Flags({});

@@ -166,6 +166,10 @@ absl::StatusOr<std::optional<TrainOptions>> ParseTrainOptions(int argc, const ch
   if (app.count("--schedule") == 0 && app.count("--warmup") + app.count("--warmup-type") > 0) {
     return absl::InvalidArgumentError("--warmup and --warmup-type belong to a --schedule; none was given");
   }
+  if ((options.schedule == "OneCycle" || options.schedule == "LRRangeTest") && app.count("--warmup") > 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--warmup does not go with --schedule ", options.schedule, ": it has no warm-up"));
+  }
   if (absl::StatusOr<std::optional<Schedule>> s = ChooseSchedule(options, options.steps); !s.ok())
     return s.status();
   return std::optional<TrainOptions>(options);

@@ -300,7 +300,10 @@ absl::StatusOr<StepInfo> ZeroOptimizer::Impl::Step(const at::Tensor& loss) {
   record.groups = scalars_;
   // As committed by the step before, not as counted by this process.
   const sherd::Step before(writer_->current().step.value() - 1);
-  if (schedule_.has_value()) schedule_->SetRates(session_.memory().updates(before), &record.groups);
+  if (schedule_.has_value()) {
+    schedule_->SetScalars(session_.memory().updates(before), session_.memory().spec().optimizer,
+                          &record.groups);
+  }
   for (GroupScalars& group : record.groups) group[kLr] *= share_.rate_factor();
   record.has_grad = outbox_->has_grad();
   record.imports = imports_;

@@ -87,9 +87,10 @@ class ZeroOptimizer {
   // Scalars of a group, from the next Step on. Every rank must set the same.
   GroupScalars& scalars(int group = 0);
   void set_lr(double lr);
-  // From the next Step on the groups' learning rates are the schedule's, made from those set here; it goes by
-  // the updates that the servers have made, so a trainer that comes back goes on where the job stands. Every
-  // rank must set the same. nullopt: as they are set here.
+  // From the next Step on the groups' learning rates are the schedule's, made from those set here, and so are
+  // their betas where it cycles momentum; it goes by the updates that the servers have made, so a trainer
+  // that comes back goes on where the job stands. Every rank must set the same. nullopt: as they are set
+  // here.
   void SetSchedule(std::optional<Schedule> schedule);
   void set_max_grad_norm(double norm);
 

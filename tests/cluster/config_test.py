@@ -46,6 +46,17 @@ class ConfigTest(harness.ClusterTest):
                 self.assertEqual(rates[-1] < 0.004, "stage1" in name)  # WarmupDecayLR falls, WarmupLR stays
                 self.assertLess(records[self.steps]["loss"], records[1]["loss"])
 
+    def test_cycle_and_range_test(self):
+        third, half = (1e-3 - 1e-4) / 3, (1e-3 - 1e-4) / 2
+        for name, want in (
+                ("one_cycle", [1e-4] * 2 + [1e-4 + third] * 2 + [1e-4 + 2 * third] * 2 + [1e-3] + [1e-4 + half] * 2 +
+                 [1e-4] * 2 + [8e-5]),
+                ("lr_range_test", [1e-4 * (1 + 5 * n / 4) for n in range(12)])):
+            with self.subTest(name), self.configured(shipped(name)) as job:
+                records = job.finish().log.records()
+                for step, rate in enumerate(want, 1):
+                    self.assertAlmostEqual(records[step]["lr"], rate, delta=1e-12, msg=step)
+
     def test_precision(self):
         for section, dtype in (("bf16", "bf16"), ("fp16", "fp16")):
             config = {section: {"enabled": True}, "zero_optimization": {"stage": 2}}

@@ -104,6 +104,20 @@ class AccumulationTest(harness.ClusterTest):
                 self.assertCloseLosses(job.log.losses(), losses, 1e-4)
 
 
+class CycleTest(harness.ClusterTest):
+    steps = 30
+
+    def test_rates_and_betas_are_those_of_one_process(self):
+        for optimizer, rate in (("adamw", "1e-3"), ("lamb", "1e-3")):
+            how = ["--optimizer", optimizer, "--schedule", "OneCycle", "--lr", rate]
+            losses, _ = self.reference(*how)
+            with self.subTest(optimizer), self.job(2, 2, ["--stage", 1, *how]) as job:
+                self.assertCloseLosses(job.finish().log.losses(), losses, 1e-4)
+                records = job.log.records()
+                self.assertAlmostEqual(records[16]["lr"], 1e-3, delta=1e-12)
+                self.assertLess(records[1]["lr"], 2e-4)
+
+
 class ExpertsTest(harness.ClusterTest):
     """Blocks that some ranks or steps leave out: with one token a sample most experts are idle on a rank."""
     steps = 20

@@ -84,9 +84,10 @@ class SizesTest(SaveCase):
 
     def test_any_optimizer_and_precision(self):
         """Other planes, a schedule, a loss scale, 16-bit parameters that are made anew: bit for bit."""
-        for optimizer, precision in [("lamb", "fp32"), ("muon", "bf16"), ("adamw", "fp16")]:
+        for optimizer, precision, schedule in [("lamb", "fp32", "OneCycle"), ("muon", "bf16", "cosine"),
+                                               ("adamw", "fp16", "LRRangeTest")]:
             with self.subTest(optimizer=optimizer, precision=precision):
-                how = ["--optimizer", optimizer, "--precision", precision, "--schedule", "cosine"]
+                how = ["--optimizer", optimizer, "--precision", precision, "--schedule", schedule]
                 folder = self.folder()
                 with self.job(2, 2, [*self.args, *how, "--save-checkpoint", folder, "--save-every", 10]) as job:
                     whole = job.finish()

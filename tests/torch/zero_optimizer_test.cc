@@ -229,6 +229,41 @@ TEST(ZeroOptimizerTest, ASchedulePassesOverSkippedStepsAndGoesOnAfterARestart) {
   for (const RankEnd& end : ends) EXPECT_EQ(end.result, "-2.75");
 }
 
+// Rates and betas of each update, written out, against Adam's formulas in double.
+TEST(ZeroOptimizerTest, ACycleMovesBetasWithTheRate) {
+  constexpr double kRates[] = {0.1, 0.55, 1, 0.55, 0.1, 0.05}, kBetas[] = {0.8, 0.85, 0.8, 0.85, 0.9, 0.9};
+  double want = 1, m = 0, v = 0;
+  for (int n = 0; n < 6; ++n) {
+    const double g = n % 3 + 1, b1 = kBetas[n], b2 = 0.99;
+    m = b1 * m + (1 - b1) * g, v = b2 * v + (1 - b2) * g * g;
+    want -= kRates[n] * (m / (1 - std::pow(b1, n + 1))) / (std::sqrt(v / (1 - std::pow(b2, n + 1))) + 1e-8);
+  }
+  SmallCluster cluster(2);
+  const std::vector<RankEnd> ends = cluster.RunRanks(2, [&](Session& session, int life, std::string* result) {
+    at::Tensor weight = at::ones({3}).requires_grad_();
+    NamedTensors parameters;
+    parameters.insert("weight", weight);
+    auto zero = MustCreate(
+        ZeroOptimizer::Create(session, parameters, AdamOptions(), ZeroOptions().stage(2).steps(6)));
+    zero->SetSchedule(*Schedule::Create({"OneCycle",
+                                         {{"cycle_min_lr", 0.1},
+                                          {"cycle_max_lr", 1},
+                                          {"cycle_first_step_size", 2},
+                                          {"decay_step_size", 1},
+                                          {"decay_lr_rate", 1}},
+                                         ""}));
+    while (Batch batch = zero->Begin()) {
+      (weight.sum() * static_cast<double>((batch.step - 1) % 3 + 1)).backward();
+      if (life == 0 && session.rank() == 1 && batch.step == 4) Die();
+      const absl::StatusOr<StepInfo> info = zero->Step();
+      ASSERT_TRUE(info.ok()) << info.status();
+      EXPECT_NEAR(info->lr, kRates[batch.step - 1], 1e-15) << "step " << batch.step;
+    }
+    *result = absl::StrCat(weight[0].item<float>());
+  });
+  for (const RankEnd& end : ends) EXPECT_NEAR(std::stod(end.result), want, 1e-5);
+}
+
 TEST(ZeroOptimizerTest, WrittenValuesAppearOnEveryRankWithTheStep) {
   SmallCluster cluster(2);
   cluster.RunRanks(2, [](Session& session, int, std::string*) {
