@@ -1,26 +1,28 @@
 #include "runtime/access_files.h"
 
 #include <algorithm>
-#include <fstream>
-#include <iterator>
+#include <cstdint>
 #include <utility>
 
-#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "runtime/formats/atomic_file.h"
 #include "runtime/secret_file.h"
 
 namespace sherd::runtime {
 namespace {
 
-constexpr size_t kMaxPemBytes = 1 << 20;
+constexpr uint64_t kMaxPemBytes = 1 << 20;
 
 absl::Status ReadPem(const char* flag, const std::string& path, std::string* text) {
   if (path.empty()) return absl::OkStatus();
-  std::ifstream file(path, std::ios::binary);
-  for (std::istreambuf_iterator<char> c(file), end; c != end && text->size() <= kMaxPemBytes; ++c)
-    text->push_back(*c);
-  if (!file.is_open() || file.bad()) return absl::NotFoundError(absl::StrCat(flag, ": cannot read ", path));
-  if (text->size() <= kMaxPemBytes && text->find("-----BEGIN ") != std::string::npos) return absl::OkStatus();
+  absl::StatusOr<std::string> read = formats::ReadWhole(path, kMaxPemBytes);
+  if (!read.ok() && !absl::IsOutOfRange(read.status()))
+    return absl::Status(read.status().code(), absl::StrCat(flag, ": ", read.status().message()));
+  if (read.ok() && absl::StrContains(*read, "-----BEGIN ")) {
+    *text = *std::move(read);
+    return absl::OkStatus();
+  }
   return absl::InvalidArgumentError(absl::StrCat(flag, ": ", path, " is not a PEM file"));
 }
 

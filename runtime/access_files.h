@@ -56,7 +56,8 @@ enum class AccessSide { kServer, kCaller };
 // Reads what is named; nothing named is no access, and fine.
 //   NOT_FOUND           names the flag and the file
 //   PERMISSION_DENIED   others may open the token or the secret (secret_file.h)
-//   INVALID_ARGUMENT    a token that is too short or not printable; a certificate without its key
+//   INVALID_ARGUMENT    a token that is too short or not printable; a certificate without its key; something
+//                       that is no regular file (of the token or the secret: FAILED_PRECONDITION)
 absl::StatusOr<Access> ReadAccess(const AccessFiles& files, AccessSide side);
 
 }  // namespace sherd::runtime

@@ -75,6 +75,20 @@ TEST_F(AccessFilesTest, CertificatesGoTogether) {
   EXPECT_TRUE(absl::IsNotFound(Error(files)));
 }
 
+// A pipe without a writer would be waited for.
+TEST_F(AccessFilesTest, WhatIsNoFileIsRefusedAtOnce) {
+  const std::string pipe = root_.path() + "/pipe";
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  for (const std::string& path : {pipe, root_.path(), std::string("/dev/zero")}) {
+    AccessFiles token, ca;
+    token.token = ca.ca = path;
+    EXPECT_THAT(Error(token).message(),
+                HasSubstr("--token-file: the secret " + path + " is not a regular file"));
+    EXPECT_THAT(Error(ca, AccessSide::kCaller).message(),
+                HasSubstr("--tls-ca: " + path + ": not a regular file"));
+  }
+}
+
 TEST_F(AccessFilesTest, FlagsGoBeforeTheEnvironment) {
   std::map<std::string, std::string> environment = {
       {"SHERD_TOKEN_FILE", "t"}, {"SHERD_SECRET_FILE", "s"}, {"SHERD_TLS_CA", "a"}, {"SHERD_TLS_CERT", "c"}};

@@ -85,6 +85,27 @@ absl::Status CheckTcpAddress(const std::string& address, bool allow_remote) {
   return absl::OkStatus();
 }
 
+namespace {
+
+// Whoever reaches the host could read and change the job. REQUIRES: CheckTcpAddress(address, true).
+absl::Status CheckAsksWho(const std::string& address, const RpcOptions& options) {
+  if (options.asks_token || !options.tls.ca.empty()) return absl::OkStatus();
+  const absl::StatusOr<runtime::HostPort> at = runtime::ParseHostPort(address);
+  if (!at.ok()) return at.status();
+  const absl::StatusOr<std::vector<runtime::SocketAddress>> found = runtime::Resolve(*at);
+  if (!found.ok()) return found.status();
+  for (const runtime::SocketAddress& a : *found) {
+    if (a.IsLoopback()) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("cannot listen on ", address,
+                     ": other hosts could read and change the job, as callers show nothing; "
+                     "give --token-file FILE, or --tls-ca with --tls-cert and --tls-key"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
 struct RpcServer::Impl {
   std::unique_ptr<grpc::Server> server;
   std::vector<std::unique_ptr<runtime::UnixListener>> listeners;
@@ -119,6 +140,7 @@ absl::Status RpcServer::Listen(const RpcOptions& options, const std::vector<grpc
   for (const std::string& address : options.listen) {
     if (absl::StartsWith(address, "unix:")) continue;
     if (absl::Status s = CheckTcpAddress(address, options.allow_remote); !s.ok()) return s;
+    if (absl::Status s = CheckAsksWho(address, options); !s.ok()) return s;
     tcp.push_back(address);
   }
   std::vector<int> ports(tcp.size(), 0);

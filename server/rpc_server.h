@@ -30,6 +30,7 @@ using runtime::TlsFiles;
 struct RpcOptions {
   std::vector<std::string> listen;  // "unix:PATH" or "HOST:PORT" (port 0: any), at least one
   bool allow_remote = false;        // TCP addresses other than loopback
+  bool asks_token = false;          // the services turn away TCP callers without one (ServiceContext)
   TlsFiles tls;                     // for TCP; contents of files
 };
 
@@ -40,7 +41,8 @@ absl::Status CheckTcpAddress(const std::string& address, bool allow_remote);
 class RpcServer {
  public:
   // Services are borrowed until the server is gone.
-  //   INVALID_ARGUMENT     an address is none, or not loopback without allow_remote
+  //   INVALID_ARGUMENT     an address is none, or not loopback without allow_remote; or not loopback where
+  //                        callers show neither a token nor a certificate: names the flags that ask for one
   //   ALREADY_EXISTS       somebody listens there
   static absl::StatusOr<std::unique_ptr<RpcServer>> Start(const RpcOptions& options,
                                                           const std::vector<grpc::Service*>& services);

@@ -12,8 +12,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
-#include <fstream>
-#include <iterator>
 #include <memory>
 #include <optional>
 #include <string>
@@ -23,11 +21,11 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
-#include "absl/strings/strip.h"
 #include "core/host_map.h"
 #include "core/job_spec.h"
 #include "proto/sherd/v1/cluster.grpc.pb.h"
 #include "proto/status.h"
+#include "runtime/access_files.h"
 #include "runtime/doorbell.h"
 #include "runtime/etcd/job_store.h"
 #include "runtime/exit_watch.h"
@@ -103,34 +101,28 @@ void Declare(CLI::App& app, Flags& f) {
   app.add_option("--metrics", f.metrics, "HOST:PORT to serve Prometheus metrics on");
   app.add_option("--log-level", f.log_level, "What is written to stderr")
       ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error", "off"}));
-  app.add_option("--token-file", f.token_file, "File with a secret that TCP callers must show");
+  app.add_option("--token-file", f.token_file,
+                 "File (mode 0600) with a token that TCP callers must show: 16 to 4096 printable characters");
   app.add_option("--tls-cert", f.tls_cert, "PEM certificate for TCP");
   app.add_option("--tls-key", f.tls_key, "PEM key for TCP");
   app.add_option("--tls-ca", f.tls_ca, "PEM certificates that callers' certificates must be signed by");
-  app.add_flag("--allow-remote", f.allow_remote, "Listen on addresses that other hosts can reach");
+  app.add_flag("--allow-remote", f.allow_remote,
+               "Listen on addresses that other hosts can reach, with --token-file or --tls-ca");
 }
 
-absl::StatusOr<std::string> ReadFile(const std::string& path) {
-  if (path.empty()) return std::string();
-  std::ifstream file(path, std::ios::binary);
-  std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  if (!file.is_open() || file.bad()) return absl::NotFoundError(absl::StrCat("cannot read ", path));
-  return text;
-}
-
-absl::StatusOr<TlsFiles> ReadTls(const Flags& f) {
-  TlsFiles tls;
-  const std::pair<const std::string*, std::string*> files[] = {
-      {&f.tls_cert, &tls.certificate}, {&f.tls_key, &tls.key}, {&f.tls_ca, &tls.ca}};
-  for (const auto& [path, into] : files) {
-    absl::StatusOr<std::string> text = ReadFile(*path);
-    if (!text.ok()) return text.status();
-    *into = *std::move(text);
+// What callers must show, and what this server shows to others.
+absl::StatusOr<runtime::Access> ReadAccess(const Flags& f) {
+  if (f.place.several() && !f.token_file.empty()) {
+    return absl::InvalidArgumentError(
+        "--token-file does not go with --hosts: the token of such a job comes from its --secret-file");
   }
-  if (tls.certificate.empty() != tls.key.empty() || (tls.certificate.empty() && !tls.ca.empty())) {
-    return absl::InvalidArgumentError("--tls-cert and --tls-key go together, and --tls-ca needs both");
-  }
-  return tls;
+  runtime::AccessFiles files;
+  files.token = f.token_file;
+  files.secret = f.secret_file;
+  files.certificate = f.tls_cert;
+  files.key = f.tls_key;
+  files.ca = f.tls_ca;
+  return runtime::ReadAccess(files, runtime::AccessSide::kServer);
 }
 
 // Asks a running server where the job is.
@@ -175,17 +167,11 @@ class Program {
   absl::Status Start() {
     const absl::StatusOr<runtime::StorePlace> place = runtime::ParseStorePlace(flags_.store);
     if (!place.ok()) return place.status();
-    absl::StatusOr<TlsFiles> tls = ReadTls(flags_);
-    if (!tls.ok()) return tls.status();
-    absl::StatusOr<std::string> token = ReadFile(flags_.token_file);
-    if (!token.ok()) return token.status();
-    std::string secret(absl::StripAsciiWhitespace(*token));
-    if (!flags_.token_file.empty() && secret.empty())
-      return absl::InvalidArgumentError(absl::StrCat(flags_.token_file, " holds no token"));
+    const absl::StatusOr<runtime::Access> access = ReadAccess(flags_);
+    if (!access.ok()) return access.status();
     if (absl::Status s = ReadHostFlags(); !s.ok()) return s;
-    if (agent_.has_value()) secret = runtime::RpcToken(*agent_->secret);
-    peers_ =
-        std::make_unique<Peers>(Peers::Options{secret, *tls, /*to_coordinator=*/flags_.place.index == 0});
+    peers_ = std::make_unique<Peers>(
+        Peers::Options{access->token, access->tls, /*to_coordinator=*/flags_.place.index == 0});
     absl::StatusOr<runtime::JobDir> dir = FindDir(flags_, *peers_);
     if (!dir.ok()) return dir.status();
     dir_.emplace(*std::move(dir));
@@ -194,12 +180,12 @@ class Program {
     local_ = *std::move(local);
     if (flags_.place.index > 0) {
       store_ = std::make_unique<JoinedStore>(flags_.job, flags_.first_host, peers_.get());
-      return StartServer(secret, *tls);
+      return StartServer(*access);
     }
     absl::StatusOr<std::unique_ptr<runtime::MetaStore>> store = runtime::OpenJobStore(*place, *dir_);
     if (!store.ok()) return store.status();
     store_ = *std::move(store);
-    return StartServer(secret, *tls);
+    return StartServer(*access);
   }
 
   // Until a signal comes or the node ends.
@@ -262,12 +248,12 @@ class Program {
     return absl::OkStatus();
   }
 
-  absl::Status StartServer(const std::string& secret, const TlsFiles& tls) {
+  absl::Status StartServer(const runtime::Access& access) {
     absl::StatusOr<std::unique_ptr<runtime::ExitWatch>> watch = runtime::MakeExitWatch();
     if (!watch.ok()) return watch.status();
     watch_ = *std::move(watch);
     home_ = std::make_unique<JobHome>(&*dir_, store_.get(), local_.get(), flags_.place);
-    context_ = std::make_unique<ServiceContext>(flags_.job, secret);
+    context_ = std::make_unique<ServiceContext>(flags_.job, access.token);
     services_.push_back(MakeClusterService(context_.get()));
     services_.push_back(MakeShardService(context_.get()));
     services_.push_back(MakeCheckpointService(context_.get()));
@@ -276,7 +262,8 @@ class Program {
     if (rpc.listen.empty())
       rpc.listen.push_back(absl::StrCat("unix:", dir_->path(), "/", flags_.id, ".sock"));
     rpc.allow_remote = flags_.allow_remote;
-    rpc.tls = tls;
+    rpc.asks_token = !access.token.empty();
+    rpc.tls = access.tls;
     std::vector<grpc::Service*> borrowed;
     for (const auto& s : services_) borrowed.push_back(s.get());
     absl::StatusOr<std::unique_ptr<RpcServer>> server = RpcServer::Start(rpc, borrowed);

@@ -2,10 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <fstream>
 #include <limits>
-#include <map>
-#include <sstream>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
@@ -15,6 +12,7 @@
 #include "client/config/key_table.h"
 #include "client/config/optimizer_section.h"
 #include "client/config/value_source.h"
+#include "runtime/formats/atomic_file.h"
 
 namespace sherd {
 namespace {
@@ -260,16 +258,11 @@ void ResolveZero(ValueSource& from, const ProgramValues& program, TrainingConfig
 }  // namespace
 
 absl::StatusOr<DeepSpeedConfig> DeepSpeedConfig::Load(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  // One byte more than is allowed tells that there is more.
-  std::string text(config::kMaxDocumentBytes + 1, '\0');
-  if (in) in.read(&text[0], static_cast<std::streamsize>(text.size()));
-  if (!in.is_open() || in.bad() || (in.fail() && !in.eof())) {
-    return absl::NotFoundError(
-        absl::StrCat("cannot read the configuration ", path, ": no such file, a directory, or not allowed"));
+  absl::StatusOr<std::string> text = formats::ReadWhole(path, config::kMaxDocumentBytes);
+  if (!text.ok()) {
+    return absl::Status(text.status().code(), absl::StrCat("the configuration: ", text.status().message()));
   }
-  text.resize(static_cast<size_t>(in.gcount()));
-  return Parse(text, path);
+  return Parse(*text, path);
 }
 
 absl::StatusOr<DeepSpeedConfig> DeepSpeedConfig::Parse(absl::string_view text, std::string name) {

@@ -34,7 +34,8 @@ class DeepSpeedConfig {
   // Name of the environment variable by which `sherd run --config` tells trainers the file's absolute path.
   static constexpr const char* kVariable = "SHERD_CONFIG";
 
-  // Reads the file and checks every key. NOT_FOUND and the like if it cannot be read.
+  // Reads the file and checks every key. NOT_FOUND and the like if it cannot be read; OUT_OF_RANGE if it is
+  // longer than 1 MiB. Never waits, as for a pipe: INVALID_ARGUMENT.
   static absl::StatusOr<DeepSpeedConfig> Load(const std::string& path);
   // The same of a text; `name` stands for the file in messages.
   static absl::StatusOr<DeepSpeedConfig> Parse(absl::string_view text, std::string name);

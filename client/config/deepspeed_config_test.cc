@@ -1,5 +1,8 @@
 #include "client/config/deepspeed_config.h"
 
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <fstream>
 #include <limits>
 #include <map>
@@ -310,7 +313,21 @@ TEST(DeepSpeedConfig, BadFiles) {
   EXPECT_NE(ErrorOf(R"({"amp": {"enabled": true}})").find("Apex"), std::string::npos);
   EXPECT_NE(ErrorOf("{\"fp16\": NaN}").find("NaN"), std::string::npos);
   EXPECT_EQ(DeepSpeedConfig::Load("no/such/file.json").status().code(), absl::StatusCode::kNotFound);
-  EXPECT_EQ(DeepSpeedConfig::Load(".").status().code(), absl::StatusCode::kNotFound);
+}
+
+// A pipe without a writer would be waited for.
+TEST(DeepSpeedConfig, WhatIsNoFileIsRefusedAtOnce) {
+  const std::string pipe = testing::TempDir() + "/ds.pipe";
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  const std::map<std::string, std::string> others = {
+      {".", "directory"}, {pipe, "pipe"}, {"/dev/null", "device"}};
+  for (const auto& [path, kind] : others) {
+    const absl::Status status = DeepSpeedConfig::Load(path).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << path;
+    EXPECT_TRUE(absl::StrContains(status.message(), absl::StrCat(path, ": not a regular file but a ", kind)))
+        << status;
+  }
+  ::unlink(pipe.c_str());
 }
 
 // Every key with values of every kind: an answer or one line, and what was accepted also resolves to one.

@@ -1,43 +1,31 @@
 #include "client/examples/text.h"
 
-#include <errno.h>
 #include <isa-l/crc.h>
 
 #include <algorithm>
-#include <cstdio>
-#include <memory>
+#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "client/examples/bible_data.h"
+#include "runtime/formats/atomic_file.h"
 
 namespace sherd::examples {
 namespace {
 
 constexpr int64_t kHeldOutPart = 20;  // one in twenty: 5 %
 
-absl::StatusOr<std::string> ReadFile(const std::string& path) {
-  std::unique_ptr<FILE, int (*)(FILE*)> file(fopen(path.c_str(), "rb"),
-                                             [](FILE* f) { return f ? fclose(f) : 0; });
-  if (file == nullptr) return absl::ErrnoToStatus(errno, absl::StrCat("cannot open the text ", path));
-  std::string bytes;
-  char buffer[1 << 16];
-  while (size_t n = fread(buffer, 1, sizeof buffer, file.get())) bytes.append(buffer, n);
-  if (ferror(file.get())) return absl::ErrnoToStatus(errno, absl::StrCat("cannot read the text ", path));
-  return bytes;
-}
-
 }  // namespace
 
 absl::StatusOr<Text> Text::Load(const std::string& path) {
   const bool is_default = path.empty();
-  absl::StatusOr<std::string> bytes = ReadFile(is_default ? kDefaultTextPath : path);
+  absl::StatusOr<std::string> bytes =
+      formats::ReadWhole(is_default ? kDefaultTextPath : path, std::numeric_limits<int64_t>::max());
   if (!bytes.ok()) {
     return absl::Status(bytes.status().code(),
-                        is_default
-                            ? absl::StrCat(bytes.status().message(), ": apt-get install ",
-                                           kDefaultTextPackage, ", or give --text FILE")
-                            : absl::StrCat(bytes.status().message(), ": give a readable file to --text"));
+                        is_default ? absl::StrCat(bytes.status().message(), ": apt-get install ",
+                                                  kDefaultTextPackage, ", or give --text FILE")
+                                   : absl::StrCat("the text: ", bytes.status().message(), " (--text)"));
   }
   if (is_default) {
     bytes = DecodeBibleData(*bytes);

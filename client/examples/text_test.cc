@@ -1,6 +1,8 @@
 #include "client/examples/text.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <fstream>
@@ -92,7 +94,18 @@ TEST(Text, MissingEmptyOrUnreadableIsOneLineWithTheName) {
   absl::Status missing = Text::Load("/no/such/text").status();
   EXPECT_EQ(missing.code(), absl::StatusCode::kNotFound);
   EXPECT_NE(missing.message().find("/no/such/text"), std::string::npos);
-  EXPECT_FALSE(Text::Load(testing::TempDir()).ok());
+  // A pipe without a writer would be waited for.
+  const std::string pipe = testing::TempDir() + "/text.pipe";
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  const std::string others[][2] = {
+      {testing::TempDir(), "directory"}, {pipe, "pipe"}, {"/dev/zero", "device"}};
+  for (const auto& [path, kind] : others) {
+    const absl::Status status = Text::Load(path).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << path;
+    EXPECT_NE(status.message().find(path + ": not a regular file but a " + kind), std::string::npos)
+        << status;
+  }
+  ::unlink(pipe.c_str());
   EXPECT_EQ(Text::Load(TempFile("empty", "")).status().code(), absl::StatusCode::kInvalidArgument);
 }
 

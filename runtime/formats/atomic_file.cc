@@ -22,6 +22,10 @@ bool SameFile(const struct stat& a, const struct stat& b) {
   return a.st_dev == b.st_dev && a.st_ino == b.st_ino;
 }
 
+absl::string_view KindOf(mode_t mode) {
+  return S_ISDIR(mode) ? "directory" : S_ISFIFO(mode) ? "pipe" : S_ISSOCK(mode) ? "socket" : "device";
+}
+
 absl::string_view Remedy(int error) {
   switch (error) {
     case ENOENT:
@@ -84,7 +88,10 @@ absl::StatusOr<UniqueFd> OpenRegular(const std::string& path, uint64_t* bytes) {
   if (!fd.ok()) return FileError(errno, "open", path);
   struct stat file;
   if (fstat(fd.get(), &file) != 0) return FileError(errno, "inspect", path);
-  if (!S_ISREG(file.st_mode)) return absl::InvalidArgumentError(absl::StrCat(path, ": not a regular file"));
+  if (!S_ISREG(file.st_mode)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": not a regular file but a ", KindOf(file.st_mode), ": give the path of a file"));
+  }
   *bytes = static_cast<uint64_t>(file.st_size);
   return fd;
 }

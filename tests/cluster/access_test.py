@@ -40,8 +40,8 @@ class Authority:
 class Cluster:
     """Two servers that listen on TCP alone, and a trainer that reaches them there."""
 
-    def __init__(self, test, access):
-        self.test, self.access = test, [str(a) for a in access]
+    def __init__(self, test, access, listen=("--listen", "127.0.0.1:0")):
+        self.test, self.access, self.listen = test, [str(a) for a in access], listen
         self.job = "%s-%d" % (test.job_prefix, os.getpid())
         self.processes, self.files, self.addresses = [], [], []
 
@@ -93,8 +93,8 @@ class Cluster:
         return name
 
     def serve(self, name, *args):
-        said = self.start(harness.SHERDD, "--job", self.job, "--id", name, "--expect", 2, "--listen", "127.0.0.1:0",
-                          *self.access, *args)
+        said = self.start(harness.SHERDD, "--job", self.job, "--id", name, "--expect", 2, *self.listen, *self.access,
+                          *args)
         mark = "listens on "
 
         def look():
@@ -179,6 +179,22 @@ class AccessTest(harness.ClusterTest):
                           [*plain, "--tls-ca", self.authority.ca, "--tls-cert", cert, "--tls-key", key]):
                 self.assertAllRefused(cluster, wrong, cluster.addresses[0], status)
             self.assertFalse(cluster.check())
+
+    def test_a_port_that_other_hosts_reach_asks_who_calls(self):
+        listen = ["--listen", "0.0.0.0:0", "--allow-remote"]
+        for access in ([], ["--tls-cert", self.cert, "--tls-key", self.key]):
+            with self.subTest(access=access):
+                done = harness.run(harness.SHERDD, "--job", "open", *listen, *access)
+                self.assertFails(done, 2, "give --token-file")
+        os.chmod(self.other, 0o644)
+        done = harness.run(harness.SHERDD, "--job", "open", *listen, "--token-file", self.other)
+        self.assertFails(done, 1, "chmod 600")
+        os.chmod(self.other, 0o600)
+        self.assertEqual(harness.left_over("open"), [])
+        access = ["--token-file", self.token]
+        with Cluster(self, access, listen) as cluster:
+            self.assertEqual(cluster.cli(["status"], 0, access).status, 0)
+            self.assertAllRefused(cluster, [], "--token-file", [["status"], ["ls"]])
 
     def test_noise_disturbs_nobody(self):
         access = ["--token-file", self.token]

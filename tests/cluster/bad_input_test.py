@@ -65,6 +65,29 @@ class CommandLineTest(harness.ClusterTest):
             f.write("in the beginning")
         self.assertFails(harness.run(harness.TRAIN, "--reference", "--text", path), 1, path)
 
+    def test_what_is_no_file_is_not_waited_for(self):
+        pipe = os.path.join(self.dir, "pipe")
+        os.mkfifo(pipe, 0o600)
+        self.addCleanup(os.remove, pipe)
+        sherd, sherdd, train = harness.SHERD, harness.SHERDD, harness.TRAIN
+        for path in (pipe, self.dir, "/dev/zero"):
+            for command in ([sherd, "run", "-n", 1, "--config", path, "--", "true"],
+                            [train, "--reference", "--text", path],
+                            [harness.SAMPLE, "--file", path],
+                            [sherd, "plan", "--params", "1B", "--config", path],
+                            [sherd, "status", "--endpoint", "127.0.0.1:1", "--token-file", path],
+                            [sherd, "status", "--endpoint", "127.0.0.1:1", "--tls-ca", path],
+                            [sherdd, "--job", "x", "--token-file", path],
+                            [sherdd, "--job", "x", "--secret-file", path],
+                            [sherdd, "--job", "x", "--tls-cert", path, "--tls-key", path],
+                            [sherd, "run", "-n", 1, "--listen", "127.0.0.1:7001", "--secret-file", path, "--", "true"]):
+                with self.subTest(" ".join(map(str, command))):
+                    done = harness.run(*command)
+                    self.assertFails(done, done.status, path)
+                    self.assertIn(done.status, (1, 2))
+                    self.assertIn("regular file", done.stderr)
+        self.assertEqual(glob.glob(harness.SHM + "/x-*"), [])
+
     def test_file_that_is_no_model(self):
         path = os.path.join(self.dir, "junk.safetensors")
         with open(path, "wb") as f:

@@ -291,7 +291,10 @@ TEST(Control, SaysInOneLineWhyItDoesNotStart) {
        "s0.sock"},
       {{"--job", "ctl", "--id", "s9", "--job-dir", dir, "--token-file", "/nonexistent"},
        1,
-       "cannot read /nonexistent"},
+       "--token-file: cannot open the secret /nonexistent"},
+      {{"--job", "ctl", "--id", "s9", "--job-dir", dir, "--listen", "0.0.0.0:0", "--allow-remote"},
+       2,
+       "give --token-file"},
       {{"--job", "ctl", "--id", "s9", "--job-dir", dir, "--store", "zookeeper://h:1"}, 2, "file:DIR"},
       // Another process with the name of a living server.
       {{"--job", "ctl", "--id", "s0", "--job-dir", dir, "--listen", "127.0.0.1:0"},
