@@ -12,6 +12,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "core/chunked_list.h"
 #include "core/host_map.h"
 #include "core/types.h"
 
@@ -71,7 +72,7 @@ struct EpochDoc {
 
   // In slot order. The first `owning_servers` own the blocks, evenly (core/partition.h); that alone is M.
   // Those past it have been given a slot by a resize that waits for the next step.
-  std::vector<ServerMember> servers;
+  ChunkedList<ServerMember> servers;
   int32_t owning_servers = 0;  // 1..servers.size()
   // Names the assignment in force: the epoch in which it was proposed (1 for the first).
   Epoch ranges_epoch;

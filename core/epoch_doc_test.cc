@@ -33,8 +33,8 @@ TEST(EpochDocTest, ShowsOneLine) {
 EpochDoc OnTwoHosts() {
   EpochDoc doc = Good();
   doc.hosts = {{"a", "10.0.0.1:7000", 1, 1}, {"b", "10.0.0.2:7000", 1, 1}};
-  doc.servers[0].host = "a";
-  doc.servers[1].host = "b";
+  doc.servers.Mutable(0).host = "a";
+  doc.servers.Mutable(1).host = "b";
   return doc;
 }
 
@@ -57,9 +57,9 @@ TEST(EpochDocTest, SeveralHosts) {
   expect([](EpochDoc& d) { d.hosts[1].name = "a"; }, "host \"a\" is repeated");
   expect([](EpochDoc& d) { d.hosts[1].ranks = 2; }, "its hosts have 3 ranks, world_size is 2");
   expect([](EpochDoc& d) { d.hosts[1].servers = 0; }, "host b has 1 ranks, 0 servers");
-  expect([](EpochDoc& d) { d.servers[1].host = "c"; },
+  expect([](EpochDoc& d) { d.servers.Mutable(1).host = "c"; },
          "server s1 is on host \"c\" but its slot is on host b");
-  expect([](EpochDoc& d) { d.servers[1].host = "a"; }, "server s1 is on host \"a\"");
+  expect([](EpochDoc& d) { d.servers.Mutable(1).host = "a"; }, "server s1 is on host \"a\"");
   expect(
       [](EpochDoc& d) {
         d.servers.pop_back();
@@ -102,8 +102,8 @@ TEST(EpochDocTest, RefusesContradictions) {
   expect([](EpochDoc& d) { d.world_size = -1; }, "world_size is -1");
   expect([](EpochDoc& d) { d.ranges_epoch = Epoch(8); }, "ranges_epoch 8");
   expect([](EpochDoc& d) { d.trainers_epoch = Epoch(9); }, "trainers_epoch 9");
-  expect([](EpochDoc& d) { d.servers[1].id = "s0"; }, "\"s0\" is repeated");
-  expect([](EpochDoc& d) { d.servers[0].process.pid = 0; }, "server s0 has pid 0");
+  expect([](EpochDoc& d) { d.servers.Mutable(1).id = "s0"; }, "\"s0\" is repeated");
+  expect([](EpochDoc& d) { d.servers.Mutable(0).process.pid = 0; }, "server s0 has pid 0");
   expect([](EpochDoc& d) { d.trainers[0].process.pid = -4; }, "pid -4");
   expect([](EpochDoc& d) { d.draining = "s9"; }, "draining names \"s9\"");
 }

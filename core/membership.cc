@@ -11,6 +11,9 @@
 namespace sherd {
 namespace {
 
+// Of many that are waited for alike, so many are named.
+constexpr size_t kNamed = 4;
+
 std::string Count(int64_t n, absl::string_view noun) { return absl::StrCat(n, " ", noun, n == 1 ? "" : "s"); }
 
 }  // namespace
@@ -49,8 +52,8 @@ absl::StatusOr<MembershipState> MembershipState::Restore(EpochDoc last) {
   state.doc_ = std::move(last);
   state.hosts_ = state.doc_.hosts;
   state.expected_hosts_ = std::max<int32_t>(1, static_cast<int32_t>(state.hosts_.size()));
-  state.slots_.resize(state.doc_.servers.size());
-  for (Place& place : state.slots_) place.liveness = Liveness::kUnverified;
+  for (const ServerMember& member : std::exchange(state.doc_.servers, {}))
+    state.AddSlot(member, Liveness::kUnverified);
   state.ranks_.resize(state.doc_.trainers.size());
   for (size_t r = 0; r < state.ranks_.size(); ++r) {
     const TrainerMember& trainer = state.doc_.trainers[r];
@@ -74,8 +77,8 @@ Outcome MembershipState::Apply(const Event& event, absl::Time now) {
 
 void MembershipState::On(const Recovered&, Outcome& out) {
   Note(absl::StrCat("restored epoch ", doc_.epoch.value()), out);
-  const int draining = doc_.draining.empty() ? -1 : SlotOf(doc_.draining);
-  if (draining >= 0 && doc_.proposed_epoch.value() == 0) slots_[draining].give_to_spare = true;
+  const int draining = doc_.draining.empty() ? -1 : index_.SlotOf(doc_.draining);
+  if (draining >= 0 && doc_.proposed_epoch.value() == 0) SetGiveToSpare(draining, true);
   Propose(out);
 }
 
@@ -94,24 +97,21 @@ void MembershipState::Advance(Outcome& out) {
 }
 
 void MembershipState::Form(Outcome& out) {
+  int there = 0;
   for (size_t host = 0; static_cast<int64_t>(doc_.servers.size()) < expected_servers_;) {
     auto next = spares_.begin();
     if (SeveralHosts()) {  // one host's after the other's, as many as it brought
-      const auto there = std::count_if(doc_.servers.begin(), doc_.servers.end(), [&](const ServerMember& s) {
-        return s.host == doc_.hosts[host].name;
-      });
       if (there == doc_.hosts[host].servers) {
         ++host;
+        there = 0;
         continue;
       }
       next = SpareOn(doc_.hosts[host].name);
+      ++there;
     }
-    ServerMember member = std::move(next->second);
-    spares_.erase(next);
+    ServerMember member = TakeSpare(next);
     member.incarnation = Incarnation(1);
-    doc_.servers.push_back(std::move(member));
-    slots_.emplace_back();
-    Set(slots_.back(), Liveness::kAlive);
+    AddSlot(std::move(member), Liveness::kAlive);
   }
   doc_.owning_servers = doc_.desired_servers = expected_servers_;
   doc_.ranges_epoch = Epoch(1);
@@ -176,54 +176,66 @@ bool MembershipState::waiting() const {
     const bool settled = p.liveness == Liveness::kAlive || (p.liveness == Liveness::kLeft && p.finished);
     return !settled || p.successor.has_value();
   };
-  return !formed() || doc_.world_size == 0 || doc_.operation_under_way() ||
-         std::any_of(slots_.begin(), slots_.end(), unsettled) ||
+  return !formed() || doc_.world_size == 0 || doc_.operation_under_way() || !unsettled_.empty() ||
          std::any_of(ranks_.begin(), ranks_.begin() + doc_.wanted_trainers(), unsettled);
 }
 
-std::string MembershipState::Describe(absl::Time now) const {
-  std::vector<std::string> waits;
-  const auto ago = [now](const Place& place) {
-    if (place.since == absl::InfinitePast()) return std::string();
-    return absl::StrCat(" ", absl::ToInt64Seconds(now - place.since), " s ago");
-  };
-  if (!formed()) {
-    waits.push_back(AwaitedToForm());
-  }
-  for (size_t s = 0; s < slots_.size(); ++s) {
+std::string MembershipState::Ago(const Place& place, absl::Time now) {
+  if (place.since == absl::InfinitePast()) return "";
+  return absl::StrCat(" ", absl::ToInt64Seconds(now - place.since), " s ago");
+}
+
+void MembershipState::DescribeServers(absl::Time now, std::vector<std::string>* waits) const {
+  size_t named = 0;
+  for (const int s : unsettled_) {
+    if (named++ == kNamed) {
+      waits->push_back(Count(static_cast<int64_t>(unsettled_.size() - kNamed), "more server"));
+      return;
+    }
     const Place& place = slots_[s];
     const ServerMember& member = doc_.servers[s];
     const std::string name =
         absl::StrCat("server ", member.id, " (slot ", s, ", process ", Show(member.process), ")");
     if (place.successor.has_value()) {
-      waits.push_back(absl::StrCat(name, " to be seen dead, so that process ", Show(place.successor->process),
-                                   " may take its slot"));
+      waits->push_back(absl::StrCat(name, " to be seen dead, so that process ",
+                                    Show(place.successor->process), " may take its slot"));
     } else if (place.liveness == Liveness::kUnverified) {
-      waits.push_back(absl::StrCat(name, " to join again or be seen dead"));
-    } else if (place.liveness != Liveness::kAlive) {
-      waits.push_back(absl::StrCat(name, " to be restarted", place.give_to_spare ? " or replaced" : "",
-                                   "; it ", place.liveness == Liveness::kDead ? "died" : "left", ago(place)));
+      waits->push_back(absl::StrCat(name, " to join again or be seen dead"));
+    } else {
+      waits->push_back(absl::StrCat(name, " to be restarted", place.give_to_spare ? " or replaced" : "",
+                                    "; it ", place.liveness == Liveness::kDead ? "died" : "left",
+                                    Ago(place, now)));
     }
   }
+}
+
+std::string MembershipState::Describe(absl::Time now) const {
+  std::vector<std::string> waits;
+  if (!formed()) {
+    waits.push_back(AwaitedToForm());
+  }
+  DescribeServers(now, &waits);
   if (formed() && doc_.world_size == 0) waits.push_back("the first trainer to attach");
-  constexpr size_t kNamed = 4;
-  std::vector<std::string> absent;
+  std::vector<std::string> dying, absent;
+  int more_dying = 0, more_absent = 0;
   for (int r = 0; r < doc_.wanted_trainers(); ++r) {
     const Place& place = ranks_[r];
     if (place.successor.has_value() && place.liveness != Liveness::kVacant) {
-      waits.push_back(
+      if (dying.size() == kNamed && ++more_dying > 0) continue;
+      dying.push_back(
           absl::StrCat("process ", Show(doc_.trainers[r].process), " of rank ", r, " to be seen dead"));
     } else if (place.liveness != Liveness::kAlive && !place.finished && !place.successor.has_value()) {
+      if (absent.size() == kNamed && ++more_absent > 0) continue;
       absent.push_back(place.liveness == Liveness::kVacant
                            ? absl::StrCat(r)
-                           : absl::StrCat(r, " (", Show(place.liveness), ago(place), ")"));
+                           : absl::StrCat(r, " (", Show(place.liveness), Ago(place, now), ")"));
     }
   }
+  waits.insert(waits.end(), dying.begin(), dying.end());
+  if (more_dying > 0) waits.push_back(absl::StrCat("those of ", Count(more_dying, "more rank")));
   if (!absent.empty()) {
-    const size_t more = absent.size() - std::min(absent.size(), kNamed);
-    absent.resize(absent.size() - more);
     waits.push_back(absl::StrCat("a trainer to attach as rank ", absl::StrJoin(absent, ", "),
-                                 more > 0 ? absl::StrCat(" and ", more, " more") : ""));
+                                 more_absent > 0 ? absl::StrCat(" and ", more_absent, " more") : ""));
   }
   if (doc_.proposed_epoch.value() > 0) {
     waits.push_back(absl::StrCat("the next step boundary (", Operation(), ")"));
@@ -232,7 +244,7 @@ std::string MembershipState::Describe(absl::Time now) const {
   } else if (doc_.desired_servers > static_cast<int64_t>(doc_.servers.size()) && formed()) {
     const int64_t missing = doc_.desired_servers - static_cast<int64_t>(doc_.servers.size() + spares_.size());
     waits.push_back(absl::StrCat(Count(missing, "more server"), " to join (", Operation(), ")"));
-  } else if (!doc_.draining.empty() && !slots_[SlotOf(doc_.draining)].successor.has_value()) {
+  } else if (!doc_.draining.empty() && !slots_[index_.SlotOf(doc_.draining)].successor.has_value()) {
     waits.push_back(absl::StrCat("a server to join that can take over (", Operation(), ")"));
   }
   if (!waits.empty()) return absl::StrCat("waiting for ", absl::StrJoin(waits, "; for "));

@@ -109,8 +109,7 @@ void MembershipState::CompleteHosts(Outcome& out) {
 bool MembershipState::MayForm() const {
   if (!SeveralHosts()) return static_cast<int64_t>(spares_.size()) >= expected_servers_;
   return !doc_.hosts.empty() && std::all_of(hosts_.begin(), hosts_.end(), [&](const HostMember& h) {
-    return std::count_if(spares_.begin(), spares_.end(),
-                         [&](auto& spare) { return spare.second.host == h.name; }) >= h.servers;
+    return SparesOn(h.name) >= h.servers;
   });
 }
 
@@ -123,18 +122,21 @@ std::string MembershipState::AwaitedToForm() const {
   const auto come = std::count_if(hosts_.begin(), hosts_.end(), [](auto& h) { return !h.name.empty(); });
   if (doc_.hosts.empty()) return more(come, expected_hosts_, "host");
   for (const HostMember& h : hosts_) {
-    const auto joined = std::count_if(spares_.begin(), spares_.end(),
-                                      [&](auto& spare) { return spare.second.host == h.name; });
+    const int64_t joined = SparesOn(h.name);
     if (joined < h.servers) return more(joined, h.servers, absl::StrCat("server of host ", h.name));
   }
   return "nothing";
 }
 
-std::map<std::string, ServerMember, MembershipState::IdOrder>::iterator MembershipState::SpareOn(
-    const std::string& host) {
+MembershipState::Spares::iterator MembershipState::SpareOn(const std::string& host) {
   if (!SeveralHosts()) return spares_.begin();
-  return std::find_if(spares_.begin(), spares_.end(),
-                      [&](const auto& spare) { return spare.second.host == host; });
+  const auto there = spares_on_.find(host);
+  return there == spares_on_.end() ? spares_.end() : spares_.find(*there->second.begin());
+}
+
+int64_t MembershipState::SparesOn(const std::string& host) const {
+  const auto there = spares_on_.find(host);
+  return there == spares_on_.end() ? 0 : static_cast<int64_t>(there->second.size());
 }
 
 std::string MembershipState::HostOfNextSlot(int64_t more) const {
@@ -145,10 +147,10 @@ std::string MembershipState::HostOfNextSlot(int64_t more) const {
 
 bool MembershipState::SparesFor(int64_t slots) const {
   if (!SeveralHosts()) return slots <= static_cast<int64_t>(spares_.size());
-  std::map<std::string, int64_t> there;
-  for (const auto& spare : spares_) ++there[spare.second.host];
+  std::map<std::string, int64_t> asked;
   for (int64_t i = 0; i < slots; ++i) {
-    if (--there[HostOfNextSlot(i)] < 0) return false;
+    const std::string host = HostOfNextSlot(i);
+    if (++asked[host] > SparesOn(host)) return false;
   }
   return true;
 }

@@ -168,12 +168,12 @@ void MembershipState::ResizeTrainers(const ResizeRequested& e, const std::string
 void MembershipState::On(const DrainRequested& e, Outcome& out) {
   if (AnswerRepeated(e.request, DrainOf(absl::CHexEscape(e.id.substr(0, 80))), out)) return;
   const auto spare = spares_.find(e.id);
-  const int slot = SlotOf(e.id);
+  const int slot = index_.SlotOf(e.id);
   if (spare != spares_.end()) {
     Note(absl::StrCat("server ", e.id, " was a spare"), out);
     out.effects.push_back(RetireServer{e.id, spare->second.host, spare->second.process});
     retired_[e.id] = spare->second.process;
-    spares_.erase(spare);
+    TakeSpare(spare);
     return FinishOperation(e.request, DrainOf(e.id), out);
   }
   if (slot < 0) {
@@ -209,7 +209,7 @@ void MembershipState::Begin(int32_t desired, std::string draining, const std::st
   doc_.draining = std::move(draining);
   doc_.operation_request = request;
   if (!doc_.draining.empty() && desired == doc_.owning_servers)
-    slots_[SlotOf(doc_.draining)].give_to_spare = true;
+    SetGiveToSpare(index_.SlotOf(doc_.draining), true);
   GrantSlots();
   Commit(absl::StrCat(Operation(), " was asked for"), out);
   Propose(out);
@@ -232,13 +232,9 @@ bool MembershipState::GrantSlots() {
   const int64_t missing = doc_.desired_servers - static_cast<int64_t>(doc_.servers.size());
   if (!SparesFor(missing)) return false;
   for (int64_t i = 0; i < missing; ++i) {
-    const auto next = SpareOn(HostOfNextSlot(0));
-    ServerMember member = std::move(next->second);
-    spares_.erase(next);
+    ServerMember member = TakeSpare(SpareOn(HostOfNextSlot(0)));
     member.incarnation = Incarnation(1);
-    doc_.servers.push_back(std::move(member));
-    slots_.emplace_back();
-    Set(slots_.back(), Liveness::kAlive);
+    AddSlot(std::move(member), Liveness::kAlive);
   }
   doc_.proposed_epoch = doc_.epoch.Next();
   return true;
@@ -267,13 +263,13 @@ void MembershipState::On(const RangesApplied& e, Outcome& out) {
   doc_.proposed_epoch = Epoch(0);
   Outcome dropped;
   DropSlotsPastOwners(dropped);
-  const bool still_draining = !doc_.draining.empty() && SlotOf(doc_.draining) >= 0;
+  const bool still_draining = !doc_.draining.empty() && index_.SlotOf(doc_.draining) >= 0;
   if (!still_draining) doc_.draining.clear();
   Commit(std::move(reason), out);
   // Only what is committed counts: whoever lost its slot hears of it after that.
   std::move(dropped.effects.begin(), dropped.effects.end(), std::back_inserter(out.effects));
   if (still_draining) {
-    slots_[SlotOf(doc_.draining)].give_to_spare = true;
+    SetGiveToSpare(index_.SlotOf(doc_.draining), true);
   } else {
     FinishOperation(doc_.operation_request, operation, out);
   }
@@ -283,21 +279,19 @@ void MembershipState::On(const RangesApplied& e, Outcome& out) {
 // one that is drained; else they retire.
 void MembershipState::DropSlotsPastOwners(Outcome& out) {
   while (static_cast<int64_t>(doc_.servers.size()) > doc_.owning_servers) {
-    ServerMember member = std::move(doc_.servers.back());
-    Place place = std::move(slots_.back());
-    doc_.servers.pop_back();
-    slots_.pop_back();
+    ServerMember member = doc_.servers.back();
+    const Place place = slots_.back();
+    DropLastSlot();
     if (place.successor.has_value()) {  // it never had the slot, so it waits like any other
-      Successor& next = *place.successor;
+      const Successor& next = *place.successor;
       Reply(next.request, absl::OkStatus(), out);
-      ServerMember spare{next.id, next.address, next.host, next.process, Incarnation(0)};
-      spares_[next.id] = std::move(spare);
+      AddSpare({next.id, next.address, next.host, next.process, Incarnation(0)});
     }
     if (place.liveness == Liveness::kDead) continue;
     const bool becomes_spare =
         place.liveness == Liveness::kAlive && !doc_.draining.empty() && doc_.draining != member.id;
     if (becomes_spare) {
-      spares_[member.id] = std::move(member);
+      AddSpare(std::move(member));
     } else if (spares_.count(member.id) == 0) {
       out.effects.push_back(RetireServer{member.id, member.host, member.process});
       retired_[member.id] = member.process;

@@ -8,32 +8,89 @@
 #include "core/partition.h"
 
 namespace sherd {
-int MembershipState::SlotOf(absl::string_view id) const {
-  for (size_t s = 0; s < doc_.servers.size(); ++s) {
-    if (doc_.servers[s].id == id) return static_cast<int>(s);
-  }
-  return -1;
+
+using Role = MemberIndex::Role;
+
+void MembershipState::AddSlot(ServerMember member, Liveness liveness) {
+  const int slot = static_cast<int>(slots_.size());
+  index_.Add(Role::kHolds, slot, member.id, member.host, member.process);
+  doc_.servers.push_back(std::move(member));
+  slots_.emplace_back();
+  SetLiveness(slot, liveness);
 }
 
-int MembershipState::SlotSoughtBy(absl::string_view id) const {
-  for (size_t s = 0; s < slots_.size(); ++s) {
-    if (slots_[s].successor.has_value() && slots_[s].successor->id == id) return static_cast<int>(s);
-  }
-  return -1;
+void MembershipState::DropLastSlot() {
+  const int slot = static_cast<int>(slots_.size()) - 1;
+  SetSuccessor(slot, absl::nullopt);
+  SetGiveToSpare(slot, false);
+  unsettled_.erase(slot);
+  const ServerMember& member = doc_.servers.back();
+  index_.Remove(Role::kHolds, slot, member.id, member.host, member.process);
+  doc_.servers.pop_back();
+  slots_.pop_back();
 }
 
-std::string MembershipState::IdOf(const ProcessIdentity& process, absl::string_view host) const {
-  for (size_t s = 0; s < slots_.size(); ++s) {
-    const ServerMember& member = doc_.servers[s];
-    if (slots_[s].liveness != Liveness::kDead && member.process == process && member.host == host)
-      return member.id;
-    const absl::optional<Successor>& next = slots_[s].successor;
-    if (next.has_value() && next->process == process && next->host == host) return next->id;
+void MembershipState::SetMember(int slot, ServerMember member) {
+  ServerMember& now = doc_.servers.Mutable(slot);
+  index_.Remove(Role::kHolds, slot, now.id, now.host, now.process);
+  now = std::move(member);
+  index_.Add(Role::kHolds, slot, now.id, now.host, now.process);
+}
+
+void MembershipState::SetLiveness(int slot, Liveness liveness) {
+  Set(slots_[slot], liveness);
+  NoteUnsettled(slot);
+}
+
+void MembershipState::SetSuccessor(int slot, absl::optional<Successor> successor) {
+  absl::optional<Successor>& now = slots_[slot].successor;
+  if (now.has_value()) index_.Remove(Role::kSeeks, slot, now->id, now->host, now->process);
+  now = std::move(successor);
+  if (now.has_value()) index_.Add(Role::kSeeks, slot, now->id, now->host, now->process);
+  NoteUnsettled(slot);
+}
+
+void MembershipState::SetGiveToSpare(int slot, bool give) {
+  slots_[slot].give_to_spare = give;
+  if (give) {
+    give_to_spare_.insert(slot);
+  } else {
+    give_to_spare_.erase(slot);
   }
-  for (const auto& spare : spares_) {
-    if (spare.second.process == process && spare.second.host == host) return spare.first;
+}
+
+void MembershipState::NoteUnsettled(int slot) {
+  const Place& place = slots_[slot];
+  if (place.liveness != Liveness::kAlive || place.successor.has_value()) {
+    unsettled_.insert(slot);
+  } else {
+    unsettled_.erase(slot);
   }
-  return "";
+}
+
+void MembershipState::AddSpare(ServerMember member) {
+  index_.Add(Role::kWaits, -1, member.id, member.host, member.process);
+  spares_on_[member.host].insert(member.id);
+  const std::string id = member.id;
+  spares_[id] = std::move(member);
+}
+
+ServerMember MembershipState::TakeSpare(Spares::iterator spare) {
+  ServerMember member = std::move(spare->second);
+  spares_.erase(spare);
+  index_.Remove(Role::kWaits, -1, member.id, member.host, member.process);
+  const auto there = spares_on_.find(member.host);
+  there->second.erase(member.id);
+  if (there->second.empty()) spares_on_.erase(there);
+  return member;
+}
+
+std::string MembershipState::IdOf(const ProcessIdentity& process, const std::string& host) const {
+  std::string id;
+  index_.Find(process, host, [&](const MemberIndex::Entry& e) {
+    if (e.role != Role::kHolds || slots_[e.slot].liveness != Liveness::kDead) id = e.id;
+  });
+  return id;
 }
 
 void MembershipState::On(const ServerJoined& e, Outcome& out) {
@@ -62,8 +119,8 @@ void MembershipState::On(const ServerJoined& e, Outcome& out) {
                                               ": it is already server ", other)),
         out);
   }
-  if (const int slot = SlotOf(e.id); slot >= 0) return JoinSlot(slot, e, out);
-  if (const int slot = SlotSoughtBy(e.id); slot >= 0) {
+  if (const int slot = index_.SlotOf(e.id); slot >= 0) return JoinSlot(slot, e, out);
+  if (const int slot = index_.SlotSoughtBy(e.id); slot >= 0) {
     if (slots_[slot].successor->process == e.process) {
       return Accept(e.request, absl::StrCat("server ", e.id, " is to take slot ", slot), out);
     }
@@ -100,8 +157,8 @@ void MembershipState::JoinSlot(int slot, const ServerJoined& e, Outcome& out) {
                   out);
   }
   if (same) {
-    if (place.liveness != Liveness::kAlive) Set(place, Liveness::kAlive);
-    if (doc_.draining != e.id) place.give_to_spare = false;
+    if (place.liveness != Liveness::kAlive) SetLiveness(slot, Liveness::kAlive);
+    if (doc_.draining != e.id) SetGiveToSpare(slot, false);
     return Accept(e.request, absl::StrCat("server ", e.id, " holds slot ", slot), out);
   }
   if (place.liveness == Liveness::kAlive) {
@@ -142,15 +199,15 @@ void MembershipState::JoinAsSpare(const ServerJoined& e, Outcome& out) {
   member.address = e.address;
   member.host = e.host;
   member.process = e.process;
-  spares_[e.id] = std::move(member);
+  AddSpare(std::move(member));
   Accept(e.request, absl::StrCat("server ", e.id, formed() ? " joined as a spare" : " joined"), out);
 }
 
 // `successor` takes `slot`: at once if its server was seen dead, else as soon as that is.
 void MembershipState::Succeed(int slot, Successor successor, Outcome& out) {
-  Place& place = slots_[slot];
+  const Place& place = slots_[slot];
   const ServerMember& member = doc_.servers[slot];
-  place.successor = std::move(successor);
+  SetSuccessor(slot, std::move(successor));
   if (place.liveness == Liveness::kDead) return InstallServer(slot, out);
   Note(absl::StrCat("process ", Show(place.successor->process), " takes slot ", slot, " when process ",
                     Show(member.process), " of server ", member.id, " is seen dead"),
@@ -160,18 +217,16 @@ void MembershipState::Succeed(int slot, Successor successor, Outcome& out) {
 
 // REQUIRES: the slot's server was seen dead, and there is a successor.
 void MembershipState::InstallServer(int slot, Outcome& out) {
-  Place& place = slots_[slot];
-  ServerMember& member = doc_.servers[slot];
-  Successor next = *std::move(place.successor);
-  place.successor.reset();
-  const std::string before = member.id;
-  member = {std::move(next.id), std::move(next.address), std::move(next.host), next.process,
-            member.incarnation.Next()};
-  Set(place, Liveness::kAlive);
+  const Successor next = *slots_[slot].successor;
+  SetSuccessor(slot, absl::nullopt);
+  const std::string before = doc_.servers[slot].id;
+  SetMember(slot, {next.id, next.address, next.host, next.process, doc_.servers[slot].incarnation.Next()});
+  const ServerMember& member = doc_.servers[slot];
+  SetLiveness(slot, Liveness::kAlive);
   // A drain that first makes room ends with that (RangesApplied).
   const bool ready = doc_.proposed_epoch.value() == 0;
   const bool drained = ready && before == doc_.draining && member.id != before;
-  place.give_to_spare = ready && doc_.draining == member.id;
+  SetGiveToSpare(slot, ready && doc_.draining == member.id);
   if (drained) doc_.draining.clear();
   std::string reason = before == member.id
                            ? absl::StrCat("server ", member.id, " came back to slot ", slot, " as process ",
@@ -184,58 +239,54 @@ void MembershipState::InstallServer(int slot, Outcome& out) {
 
 // Spares take the slots of servers that left or are drained.
 void MembershipState::FillSlots(Outcome& out) {
-  for (size_t s = 0; s < slots_.size() && !spares_.empty(); ++s) {
-    if (!slots_[s].give_to_spare || slots_[s].successor.has_value()) continue;
+  for (auto it = give_to_spare_.begin(); it != give_to_spare_.end() && !spares_.empty();) {
+    const int s = *it++;  // a slot that is filled is no longer among them
+    if (slots_[s].successor.has_value()) continue;
     const auto found = SpareOn(doc_.servers[s].host);
     if (found == spares_.end()) continue;
-    ServerMember spare = std::move(found->second);
-    spares_.erase(found);
+    ServerMember spare = TakeSpare(found);
     Successor next{std::move(spare.id), std::move(spare.address), std::move(spare.host), spare.process, ""};
-    Succeed(static_cast<int>(s), std::move(next), out);
+    Succeed(s, std::move(next), out);
   }
 }
 
 void MembershipState::On(const ServerLeft& e, Outcome& out) {
   const auto gone = [&] { Accept(e.request, absl::StrCat("server ", e.id, " left"), out); };
   if (const auto spare = spares_.find(e.id); spare != spares_.end() && spare->second.process == e.process) {
-    spares_.erase(spare);
+    TakeSpare(spare);
     return gone();
   }
   if (const auto retired = retired_.find(e.id); retired != retired_.end() && retired->second == e.process) {
     return gone();
   }
-  const int slot = SlotOf(e.id);
+  const int slot = index_.SlotOf(e.id);
   if (slot < 0 || doc_.servers[slot].process != e.process) {
     return Refuse(e.request,
                   absl::NotFoundError(
                       absl::StrCat("process ", Show(e.process), " is not server ", e.id, " of this job")),
                   out);
   }
-  if (slots_[slot].liveness != Liveness::kDead) Set(slots_[slot], Liveness::kLeft);
-  slots_[slot].give_to_spare = true;
+  if (slots_[slot].liveness != Liveness::kDead) SetLiveness(slot, Liveness::kLeft);
+  SetGiveToSpare(slot, true);
   gone();
 }
 
 void MembershipState::On(const ServerDead& e, Outcome& out) {
   const std::string who = absl::StrCat("process ", Show(e.process), " of server ", e.id);
-  for (size_t s = 0; s < slots_.size(); ++s) {
-    Place& place = slots_[s];
-    if (place.successor.has_value() && place.successor->id == e.id && place.successor->process == e.process) {
-      Note(absl::StrCat(who, " died before it took slot ", s), out);
-      Reply(place.successor->request, absl::AbortedError(out.reason), out);
-      place.successor.reset();
-      return;
-    }
-    if (doc_.servers[s].id == e.id && doc_.servers[s].process == e.process) {
-      if (place.liveness == Liveness::kDead) break;
-      Set(place, Liveness::kDead);
-      Note(absl::StrCat(who, " in slot ", s, " died"), out);
-      if (place.successor.has_value()) InstallServer(static_cast<int>(s), out);
-      return;
-    }
+  const int sought = index_.SlotSoughtBy(e.id), held = index_.SlotOf(e.id);
+  if (sought >= 0 && slots_[sought].successor->process == e.process) {
+    Note(absl::StrCat(who, " died before it took slot ", sought), out);
+    Reply(slots_[sought].successor->request, absl::AbortedError(out.reason), out);
+    return SetSuccessor(sought, absl::nullopt);
+  }
+  if (held >= 0 && doc_.servers[held].process == e.process && slots_[held].liveness != Liveness::kDead) {
+    SetLiveness(held, Liveness::kDead);
+    Note(absl::StrCat(who, " in slot ", held, " died"), out);
+    if (slots_[held].successor.has_value()) InstallServer(held, out);
+    return;
   }
   if (const auto spare = spares_.find(e.id); spare != spares_.end() && spare->second.process == e.process) {
-    spares_.erase(spare);
+    TakeSpare(spare);
     Note(absl::StrCat(who, ", a spare, died"), out);
     return;
   }

@@ -1,5 +1,8 @@
 #include "core/reshard_plan.h"
 
+#include <map>
+#include <tuple>
+
 #include "absl/base/internal/raw_logging.h"
 #include "absl/strings/str_cat.h"
 
@@ -126,18 +129,30 @@ absl::Status CheckSameUnits(const Assignment& before, const Assignment& after) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<ReshardPlan> PlanReshard(const Assignment& before, const Assignment& after) {
+absl::StatusOr<ReshardPlan> PlanReshard(Assignment before, Assignment after) {
   if (absl::Status status = CheckSameUnits(before, after); !status.ok()) return status;
-  ReshardPlan plan;
-  ForEachPiece(before, after, [&plan](const BlockMove& piece) {
-    if (piece.from != piece.to) {
-      plan.moves.push_back(piece);
-      plan.blocks_moved += piece.blocks.size();
+  ReshardPlan plan(std::move(before), std::move(after));
+  // By size and numbers of owners: what is counted is the same wherever such a unit begins.
+  std::map<std::tuple<int64_t, int, int>, ReshardPlan::Counts> alike;
+  for (int u = 0; u < plan.before_.units(); ++u) {
+    const int from = plan.before_.even_servers(u), to = plan.after_.even_servers(u);
+    const bool even = from > 0 && to > 0;
+    const auto known = even ? alike.find({plan.before_.unit(u).size(), from, to}) : alike.end();
+    ReshardPlan::Counts counts;
+    if (known != alike.end()) {
+      counts = known->second;
     } else {
-      plan.kept.push_back(piece);
-      plan.blocks_kept += piece.blocks.size();
+      ForEachPieceOf(u, plan.before_, plan.after_, [&counts](const BlockMove& piece) {
+        const bool moves = piece.from != piece.to;
+        counts.moves += moves ? 1 : 0;
+        (moves ? counts.blocks_moved : counts.blocks_kept) += piece.blocks.size();
+      });
+      if (even) alike[{plan.before_.unit(u).size(), from, to}] = counts;
     }
-  });
+    plan.counts_.moves += counts.moves;
+    plan.counts_.blocks_moved += counts.blocks_moved;
+    plan.counts_.blocks_kept += counts.blocks_kept;
+  }
   return plan;
 }
 

@@ -63,7 +63,8 @@ absl::Status Coordinator::PostAndWait(Event event, const std::string& request, a
       const absl::Time now = absl::Now();
       if (call->done) return call->status;
       if (stop_ || !status_.ok()) return forget(), Stopping();
-      waits_for = state_.Describe(now);
+      waits_for = WaitsFor();
+      if (waits_for.empty()) waits_for = state_.Describe(now);
       if (now >= deadline) {
         forget();
         return absl::DeadlineExceededError(absl::StrCat("not done in time: ", waits_for));
@@ -350,12 +351,12 @@ absl::StatusOr<Coordinator::Resized> Coordinator::Operate(Event event, Epoch epo
       PlanReshard(Assignment::Uniform(m->layout(), before.owning_servers),
                   Assignment::Uniform(m->layout(), after.owning_servers));
   if (plan.ok()) {
-    for (const auto& move : plan->moves) {
+    plan->ForEachMove([&](const BlockMove& move) {
       m->layout().ForEachRun(move.blocks, [&](int t, BlockRange run) {
         out.changed_elements +=
             (run.size() - 1) * kBlockElements + m->layout().tensors()[t].ElementsIn(run.end - 1);
       });
-    }
+    });
   }
   return out;
 }
