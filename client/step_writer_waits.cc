@@ -5,20 +5,32 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/step_writer.h"
+#include "runtime/clock.h"
+#include "runtime/process_stat.h"
 
 namespace sherd::client {
 namespace {
 
 constexpr absl::Duration kLookAgain = absl::Milliseconds(20);
+constexpr absl::Duration kFirstTold = absl::Milliseconds(1500);
 constexpr absl::Duration kTellEvery = absl::Seconds(2);
 // What a unit takes between hosts, and more.
 constexpr absl::Duration kAheadAfter = absl::Milliseconds(200);
+
+// "rank 1 (process 4711)", and that it is stopped if it is.
+std::string Who(const runtime::MemberEntry& entry, absl::string_view what, int place) {
+  const runtime::ProcessIdentity process = entry.identity();
+  if (process.pid == 0) return absl::StrCat(what, place);
+  const bool stopped = runtime::IsStopped(process.pid, process.start_ticks);
+  return absl::StrCat(what, place, " (process ", process.pid, stopped ? ", which is stopped by a signal" : "",
+                      ")");
+}
 
 }  // namespace
 
 bool StepWriter::SomeoneAhead() const {
   // How far ranks on other hosts are does not show here: there may be one if it takes so long.
-  if (owner_hosts_.hosts() > 1 && absl::Now() - waiting_since_ >= kAheadAfter) return true;
+  if (owner_hosts_.hosts() > 1 && runtime::SteadyNow() - waiting_since_ >= kAheadAfter) return true;
   for (int r = 0; r < world_size_; ++r) {
     if (r == rank_.value()) continue;
     for (size_t u = 0; u < counted_.size(); ++u) {
@@ -32,13 +44,15 @@ std::string StepWriter::WaitsToConsume(int unit, Mark mark) {
   for (int r = 0; r < world_size_; ++r) {
     const runtime::RankRecords& other = memory_->rank(Rank(r));
     if (!(other.Delivered(unit) < mark) || other.HasStep(id_.step).has_value()) continue;
-    return absl::StrCat("rank ", r, " (gradients of unit ", unit, ", step ", id_.step.value(), ")");
+    return absl::StrCat(Who(memory_->trainer(Rank(r)), "rank ", r), ": gradients of unit ", unit, ", step ",
+                        id_.step.value());
   }
   for (size_t m = 0; m < owners_.size(); ++m) {
     const BlockRange blocks = memory_->layout().units()[unit].blocks;
     if (Owned(blocks, Slot(static_cast<int>(m)), owner_hosts_).empty()) continue;
     if (Mark(owners_[m]->Consumed(unit).load(std::memory_order_relaxed)) < mark) {
-      return absl::StrCat("slot ", m, " (reduction of unit ", unit, ", step ", id_.step.value(), ")");
+      return absl::StrCat(Who(memory_->control().servers[m], "the server of slot ", m), ": the sum of unit ",
+                          unit, ", step ", id_.step.value());
     }
   }
   return "";
@@ -59,7 +73,8 @@ std::string StepWriter::WaitsFor() {
     }
     if ((*o)->Done() < id_ && text.empty()) {
       const std::string waits = (*o)->WaitsFor();
-      text = waits.empty() ? absl::StrCat("slot ", m) : absl::StrCat("slot ", m, ", which waits for ", waits);
+      text = Who(entry, "the server of slot ", m);
+      if (!waits.empty()) absl::StrAppend(&text, ", which waits for ", waits);
     }
   }
   for (size_t u = 0; u < delivered_.size(); ++u) {
@@ -80,8 +95,8 @@ std::string StepWriter::WaitsFor() {
 
 absl::Status StepWriter::WaitUntil(absl::string_view what, const std::function<bool()>& ready) {
   runtime::DoorbellWord& bell = memory_->trainer(rank_).bell;
-  const absl::Time start = absl::Now();
-  absl::Time told = start;
+  const absl::Time start = runtime::SteadyNow();
+  absl::Time told = start + kFirstTold - kTellEvery;
   waiting_since_ = start;
   bool first = true;
   for (;;) {
@@ -92,7 +107,7 @@ absl::Status StepWriter::WaitUntil(absl::string_view what, const std::function<b
     }
     bell.Wait(ticket, kLookAgain, first ? options_.spin : runtime::SpinPolicy::None());
     first = false;
-    const absl::Time now = absl::Now();
+    const absl::Time now = runtime::SteadyNow();
     if (now - start > options_.timeout) {
       return absl::DeadlineExceededError(
           absl::StrCat("waited ", absl::FormatDuration(now - start), " for ", what, ": ", WaitsFor()));

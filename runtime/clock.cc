@@ -14,6 +14,8 @@ int64_t MonotonicNanos() {
   return int64_t{ts.tv_sec} * 1000000000 + ts.tv_nsec;
 }
 
+absl::Time SteadyNow() { return absl::UnixEpoch() + absl::Nanoseconds(MonotonicNanos()); }
+
 absl::Time SystemClock::Now() const { return absl::Now(); }
 
 absl::Duration SystemClock::Monotonic() const { return absl::Nanoseconds(MonotonicNanos()); }

@@ -19,6 +19,10 @@ namespace sherd::runtime {
 // figures, where no test has to decide what time it is.
 int64_t MonotonicNanos();
 
+// The same as a point in time, to be compared with its own like alone: for how long something has lasted, and
+// whether to give up or to kill for it. A change of the time of day does not change it.
+absl::Time SteadyNow();
+
 // Thread-safe. Never blocks.
 class Clock {
  public:

@@ -1,6 +1,5 @@
 #include "runtime/process_identity.h"
 
-#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/syscall.h>
@@ -9,37 +8,16 @@
 #include <algorithm>
 #include <cerrno>
 #include <climits>
-#include <vector>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "runtime/process_stat.h"
 
 namespace sherd::runtime {
 namespace {
 
 absl::Status Gone(pid_t pid) { return absl::NotFoundError(absl::StrCat("no process ", pid, " runs here")); }
-
-// Field 22 of /proc/PID/stat. The second field, the program's name, may hold spaces and parentheses, so
-// fields are counted from the last ')'.
-absl::StatusOr<uint64_t> StartTicks(pid_t pid) {
-  const std::string path = absl::StrCat("/proc/", pid, "/stat");
-  UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!fd.ok()) return errno == ENOENT ? Gone(pid) : absl::ErrnoToStatus(errno, path);
-  char buffer[2048];
-  const ssize_t n = ::read(fd.get(), buffer, sizeof(buffer));
-  if (n < 0) return errno == ESRCH ? Gone(pid) : absl::ErrnoToStatus(errno, path);
-  const absl::string_view text(buffer, static_cast<size_t>(n));
-  const size_t close = text.rfind(')');
-  constexpr int kStartTimeAfterName = 20;  // field 22; the state, field 3, is index 1 after the split
-  if (close != absl::string_view::npos) {
-    const std::vector<absl::string_view> fields = absl::StrSplit(text.substr(close + 1), ' ');
-    uint64_t ticks;
-    if (fields.size() > kStartTimeAfterName && absl::SimpleAtoi(fields[kStartTimeAfterName], &ticks))
-      return ticks;
-  }
-  return absl::InternalError(absl::StrCat(path, " does not look like Linux's: ", text));
-}
 
 int PidfdOpen(pid_t pid) { return static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)); }
 
@@ -59,9 +37,9 @@ absl::StatusOr<ProcessIdentity> ParseProcessIdentity(absl::string_view text) {
 
 absl::StatusOr<ProcessIdentity> Identify(pid_t pid) {
   if (pid <= 0) return absl::InvalidArgumentError(absl::StrCat(pid, " is not the pid of a process"));
-  absl::StatusOr<uint64_t> ticks = StartTicks(pid);
-  if (!ticks.ok()) return ticks.status();
-  return ProcessIdentity{pid, *ticks};
+  absl::StatusOr<ProcessStat> stat = ReadProcessStat(pid);
+  if (!stat.ok()) return stat.status();
+  return ProcessIdentity{pid, stat->start_ticks};
 }
 
 ProcessIdentity Self() {
@@ -88,9 +66,9 @@ absl::StatusOr<UniqueFd> OpenPidfd(const ProcessIdentity& identity) {
   }
   // Only after the pidfd pins the process: if the times agree now, the pidfd is of the process that was
   // meant. (Were it reaped and its pid reused in between, the times differ, and it is dead.)
-  absl::StatusOr<uint64_t> ticks = StartTicks(identity.pid);
-  if (!ticks.ok()) return ticks.status();
-  if (*ticks != identity.start_ticks) return Gone(identity.pid);
+  absl::StatusOr<ProcessStat> stat = ReadProcessStat(identity.pid);
+  if (!stat.ok()) return stat.status();
+  if (stat->start_ticks != identity.start_ticks) return Gone(identity.pid);
   return fd;
 }
 

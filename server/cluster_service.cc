@@ -11,7 +11,7 @@ namespace sherd::server {
 namespace {
 
 // A person who asks how the job is must be told also when its coordinator stands still.
-constexpr absl::Duration kStatusPatience = absl::Seconds(3);
+constexpr absl::Duration kStatusPatience = absl::Milliseconds(1500);
 // On another host there is a view of its own to be shown, and within 2 s of a cut link it names the host.
 constexpr absl::Duration kOtherHostPatience = absl::Seconds(1);
 

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "proto/epoch_record.h"
+#include "runtime/clock.h"
 #include "runtime/process_identity.h"
 #include "server/coordinator_internal.h"
 #include "spdlog/spdlog.h"
@@ -19,6 +20,7 @@ using internal::DecidedByAll;
 using internal::kLookAgain;
 using internal::OnThisHost;
 using internal::RingSlots;
+using internal::Stopping;
 using runtime::MemberEntry;
 using runtime::MutexLock;
 
@@ -166,7 +168,7 @@ void Coordinator::Handle(const Event& event) {
   Changed();
 }
 
-// Waits for a store that is away: what was decided still holds, and training does not need it.
+// Waits for a store that is away or full: what was decided still holds, and training does not need it.
 absl::Status Coordinator::Commit(const EpochDoc& doc) {
   const std::string key = EpochKey(doc.epoch);
   const std::string bytes = EncodeEpochDoc(doc);
@@ -179,8 +181,13 @@ absl::Status Coordinator::Commit(const EpochDoc& doc) {
       if (absl::IsUnavailable(there.status())) stored = there.status();
     }
     MutexLock lock(mu_);
-    if (!absl::IsUnavailable(stored) || stop_) return stored;
-    spdlog::warn("coordinator: epoch {} waits to be committed: {}", doc.epoch.value(), stored.ToString());
+    const bool waits = absl::IsUnavailable(stored) || absl::IsResourceExhausted(stored);
+    std::string before = std::exchange(commit_waits_, "");
+    if (waits && stop_) return Stopping();
+    if (!waits) return stored;
+    commit_waits_ = absl::StrCat("waiting for the store to take epoch ", doc.epoch.value(), " (", doc.reason,
+                                 "): ", stored.message());
+    if (commit_waits_ != before) spdlog::warn("coordinator: {}", commit_waits_);
     changed_.WaitFor(mu_, kLookAgain);
   }
 }
@@ -370,12 +377,10 @@ void Coordinator::Look() {
     changed_.SignalAll();
   }
   if (m != nullptr) LookForReady(*m);
-  const absl::Time now = absl::Now();
+  const absl::Time now = runtime::SteadyNow();
   if (m != nullptr && now - stall_looked_ >= kLookAgain) {
     stall_looked_ = now;
-    std::vector<StallWatch::Stalled> stalled = stall_watch_.Look(*m, now);
-    if (stalled.size() != stalled_.size()) Changed();
-    stalled_ = std::move(stalled);
+    LookForStalled(*m, now);
     if (const absl::StatusOr<StepId> done = m->DoneByAll(); done.ok()) {
       import_sweeper_.Sweep(*m, DecidedByAll(*m).import, done->step);
     }
@@ -385,6 +390,24 @@ void Coordinator::Look() {
     described_ = std::move(described);
     Changed();
   }
+}
+
+void Coordinator::LookForStalled(runtime::JobMemory& memory, absl::Time now) {
+  std::vector<StallWatch::Stalled> stalled = stall_watch_.Look(memory, now);
+  const auto among = [](const std::vector<StallWatch::Stalled>& some, const StallWatch::Stalled& s) {
+    return std::any_of(some.begin(), some.end(), [&](const StallWatch::Stalled& o) {
+      return o.trainer == s.trainer && o.place == s.place;
+    });
+  };
+  for (const StallWatch::Stalled& s : stalled) {
+    if (!among(stalled_, s)) spdlog::warn("coordinator: stalled: {}", ShowStalled(s));
+  }
+  for (const StallWatch::Stalled& s : stalled_) {
+    if (!among(stalled, s)) spdlog::info("coordinator: no longer stalled: {}", ShowPlace(s));
+  }
+  // For how long is news, too: `sherd run --stall-timeout` goes by it.
+  if (!stalled.empty() || !stalled_.empty()) Changed();
+  stalled_ = std::move(stalled);
 }
 
 void Coordinator::LookForReady(runtime::JobMemory& memory) {

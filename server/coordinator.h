@@ -131,6 +131,8 @@ class Coordinator {
   bool TrainersAttached() const;
 
   v1::Cluster View() const;
+  // Who lives and does not move, for metrics.
+  std::vector<StallWatch::Stalled> stalled() const;
   // The view once its version is not `after`; UNAVAILABLE, DEADLINE_EXCEEDED.
   absl::StatusOr<v1::Cluster> WaitForChange(uint64_t after, absl::Time deadline) const;
 
@@ -170,6 +172,8 @@ class Coordinator {
   void Monitor();
   void Look();
   void LookAtProposals(runtime::JobMemory& memory);
+  // Who lives and does not move.
+  void LookForStalled(runtime::JobMemory& memory, absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Tells membership which of the trainers that join have said that they are ready.
   void LookForReady(runtime::JobMemory& memory) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Makes room for `rank` if a resize asks for it, and takes what a resized job leaves open from `job`.
@@ -186,6 +190,9 @@ class Coordinator {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void AddTrainer(int rank, v1::Cluster* out) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   std::string WaitsFor() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // "rank 1 (host a, process 7.3)", and what of it others wait for.
+  std::string ShowPlace(const StallWatch::Stalled& s) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  std::string ShowStalled(const StallWatch::Stalled& s) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   v1::Cluster ViewLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   const Options options_;
@@ -210,6 +217,8 @@ class Coordinator {
       0;  // Attach calls that wait for a boundary: no other one may be opened
   uint64_t version_ ABSL_GUARDED_BY(mu_) = 1;
   std::string described_ ABSL_GUARDED_BY(mu_);  // as last reported
+  std::string commit_waits_
+      ABSL_GUARDED_BY(mu_);  // why the store does not take the newest document; else empty
   std::vector<StallWatch::Stalled> stalled_ ABSL_GUARDED_BY(mu_);
   uint64_t applied_posted_ ABSL_GUARDED_BY(mu_) = 0;  // assignment last told to membership
   absl::Status status_ ABSL_GUARDED_BY(mu_);

@@ -40,25 +40,48 @@ int64_t StagingBytes(runtime::JobMemory& memory, Rank rank) {
 
 }  // namespace
 
+// Why a step does not end stands beside what waits for its end.
 std::string Coordinator::WaitsFor() const {
   if (std::string away = home_->StoreIsAway(); !away.empty()) return away;
-  if (state_.waiting()) return state_.Describe(absl::Now());
-  if (memory_ != nullptr && memory_->control().initialized.load(std::memory_order_acquire) == 0) {
-    return "waiting for rank 0 to write the initial values";
-  }
-  if (memory_ != nullptr) {
+  std::vector<std::string> waits;
+  if (!commit_waits_.empty()) {
+    waits.push_back(commit_waits_);
+  } else if (state_.waiting()) {
+    waits.push_back(state_.Describe(absl::Now()));
+  } else if (memory_ != nullptr && memory_->control().initialized.load(std::memory_order_acquire) == 0) {
+    waits.push_back("waiting for rank 0 to write the initial values");
+  } else if (memory_ != nullptr) {
     if (std::string link = memory_->control().LinkProblem(); !link.empty()) return link;
   }
-  std::vector<std::string> who;
-  for (const StallWatch::Stalled& s : stalled_) {
-    who.push_back(absl::StrCat(
-        s.trainer ? "rank " : "the server of slot ", s.place, " (process ",
-        s.trainer ? Show(committed_.trainers[s.place].process) : Show(committed_.servers[s.place].process),
-        ")"));
-  }
-  if (who.empty()) return "";
-  return absl::StrCat("waiting for ", absl::StrJoin(who, ", "), ", which ",
-                      who.size() == 1 ? "lives" : "live", " but did not move for 2 s");
+  constexpr size_t kNamed = 4;
+  for (size_t i = 0; i < stalled_.size() && i < kNamed; ++i)
+    waits.push_back(absl::StrCat(waits.empty() ? "waiting for " : "for ", ShowStalled(stalled_[i])));
+  if (stalled_.size() > kNamed) waits.push_back(absl::StrCat("for ", stalled_.size() - kNamed, " more"));
+  return absl::StrJoin(waits, "; ");
+}
+
+std::string Coordinator::ShowPlace(const StallWatch::Stalled& s) const {
+  const size_t place = s.place;
+  // A place that a resize has just taken away has no name any more.
+  if (place >= (s.trainer ? committed_.trainers.size() : committed_.servers.size()))
+    return absl::StrCat(s.trainer ? "rank " : "the server of slot ", s.place);
+  const std::string process = absl::StrCat(
+      "host ", s.trainer ? committed_.trainers[place].host : committed_.servers[place].host, ", process ",
+      Show(s.trainer ? committed_.trainers[place].process : committed_.servers[place].process));
+  return s.trainer
+             ? absl::StrCat("rank ", s.place, " (", process, ")")
+             : absl::StrCat("server ", committed_.servers[place].id, " (slot ", s.place, ", ", process, ")");
+}
+
+std::string Coordinator::ShowStalled(const StallWatch::Stalled& s) const {
+  return absl::StrCat(ShowPlace(s), ", which lives but has ",
+                      s.stopped ? "been stopped by a signal or a debugger" : "not moved", " for ",
+                      absl::ToInt64Seconds(s.since), " s: ", s.Missing());
+}
+
+std::vector<StallWatch::Stalled> Coordinator::stalled() const {
+  MutexLock lock(mu_);
+  return stalled_;
 }
 
 void Coordinator::AddServer(const ServerMember& member, int slot, v1::Member::State state,

@@ -39,7 +39,14 @@ class Collector final : public prometheus::Collectable {
     const auto counter = [&](const char* name, const char* help, double v) {
       add(name, help, MetricType::Counter, v);
     };
-    gauge("sherd_coordinator", "1 in the server that coordinates the job", node_->coordinator() != nullptr);
+    const std::shared_ptr<Coordinator> coordinator = node_->coordinator();
+    gauge("sherd_coordinator", "1 in the server that coordinates the job", coordinator != nullptr);
+    if (coordinator != nullptr) {
+      const v1::Cluster view = coordinator->View();
+      gauge("sherd_waiting", "1 while the job waits for somebody, whom `sherd status` names",
+            view.waiting_for().empty() ? 0 : 1);
+      AddStalled(coordinator->stalled(), &out);
+    }
     if (absl::StatusOr<runtime::JobMemory*> memory = node_->home().Memory(); memory.ok()) {
       const absl::StatusOr<StepId> done = (*memory)->DoneByAll();
       gauge("sherd_step", "Optimizer updates stored by all owners",
@@ -73,6 +80,24 @@ class Collector final : public prometheus::Collectable {
   }
 
  private:
+  // One metric for each member, named by its labels.
+  void AddStalled(const std::vector<StallWatch::Stalled>& stalled, std::vector<MetricFamily>* out) const {
+    MetricFamily family;
+    family.name = "sherd_stalled_seconds";
+    family.help = "For how long a member that others wait for has lived without moving";
+    family.type = MetricType::Gauge;
+    for (const StallWatch::Stalled& s : stalled) {
+      ClientMetric& metric = family.metric.emplace_back();
+      metric.label = {{"job", node_->options().job},
+                      {"kind", s.trainer ? "trainer" : "server"},
+                      {s.trainer ? "rank" : "slot", absl::StrCat(s.place)},
+                      {"step", absl::StrCat(s.step.value())},
+                      {"unit", s.unit < 0 ? "" : absl::StrCat(s.unit)}};
+      metric.gauge.value = absl::ToDoubleSeconds(s.since);
+    }
+    out->push_back(std::move(family));
+  }
+
   const Node* const node_;
 };
 

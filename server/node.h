@@ -77,8 +77,8 @@ class Node {
   // The job as this server last saw it, at its step now, when the coordinator cannot be asked: the store is
   // away and no coordinator with it, or the link to the coordinator's host is not up. nullopt otherwise.
   std::optional<v1::Cluster> ViewWithoutCoordinator() const;
-  // The same when it was asked, and `why` there is no answer. Nullopt on the coordinator's own host: who
-  // leads there may just be changing.
+  // The same when it was asked, and `why` there is no answer. Nullopt on the coordinator's own host where
+  // none could be reached: who leads there may just be changing.
   std::optional<v1::Cluster> ViewUnanswered(const absl::Status& why) const;
 
   // OK: this server was retired and may exit. Otherwise why it cannot be a member. Waits at most until

@@ -32,7 +32,9 @@ std::optional<v1::Cluster> Node::ViewWithoutCoordinator() const {
 }
 
 std::optional<v1::Cluster> Node::ViewUnanswered(const absl::Status& why) const {
-  if (options_.place.index == 0) return std::nullopt;
+  // Who leads there may just be changing; but one that is silent does not change.
+  if (options_.place.index == 0)
+    return absl::IsDeadlineExceeded(why) ? OwnView(std::string(why.message())) : std::nullopt;
   const std::optional<v1::Cluster> known = ViewWithoutCoordinator();  // it may have become known why
   return known.has_value()
              ? known

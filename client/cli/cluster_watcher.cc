@@ -2,6 +2,7 @@
 
 #include <sys/eventfd.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/numbers.h"
@@ -38,6 +39,8 @@ std::optional<ClusterWatcher::Seen> ClusterWatcher::Take() {
 
 namespace {
 
+constexpr absl::Duration kPatience = absl::Seconds(2);
+
 void SeeHosts(const v1::Cluster& cluster, ClusterWatcher::Seen* seen) {
   seen->waiting_for = cluster.waiting_for();
   for (const v1::Host& h : cluster.hosts()) {
@@ -69,21 +72,35 @@ void ClusterWatcher::Run() {
 void ClusterWatcher::FollowOnce() {
   absl::StatusOr<std::vector<std::string>> endpoints = rpc::JobEndpoints(job_dir_);
   if (!endpoints.ok()) return;
-  rpc::JobClient client(*endpoints, {});
+  // The coordinator itself, if it is one of them: what another server passes on stops when that one does.
+  With(*endpoints, [&](rpc::JobClient& client) {
+    const absl::StatusOr<v1::Cluster> cluster = client.GetCluster({}, absl::Now() + kPatience);
+    if (!cluster.ok()) return;
+    const auto at = std::find(endpoints->begin(), endpoints->end(), cluster->coordinator_address());
+    if (at != endpoints->end()) std::rotate(endpoints->begin(), at, at + 1);
+  });
+  With(*endpoints, [&](rpc::JobClient& client) {
+    // One try at each; then the sockets may be others.
+    for (size_t i = 0; i < endpoints->size(); ++i) {
+      const absl::Status status =
+          client.WatchCluster({}, absl::Now() + absl::Hours(1), [&](v1::Cluster& cluster) {
+            Post(cluster);
+            return absl::OkStatus();
+          });
+      if (status.code() != absl::StatusCode::kUnavailable) break;
+    }
+  });
+}
+
+void ClusterWatcher::With(const std::vector<std::string>& endpoints,
+                          absl::FunctionRef<void(rpc::JobClient&)> use) {
+  rpc::JobClient client(endpoints, {});
   {
     runtime::MutexLock lock(mu_);
     if (stop_) return;
     client_ = &client;
   }
-  // One try at each; then the sockets may be others.
-  for (size_t i = 0; i < endpoints->size(); ++i) {
-    const absl::Status status =
-        client.WatchCluster({}, absl::Now() + absl::Hours(1), [&](v1::Cluster& cluster) {
-          Post(cluster);
-          return absl::OkStatus();
-        });
-    if (status.code() != absl::StatusCode::kUnavailable) break;
-  }
+  use(client);
   runtime::MutexLock lock(mu_);
   client_ = nullptr;
 }
@@ -96,9 +113,15 @@ void ClusterWatcher::Post(const v1::Cluster& cluster) {
   for (const v1::Member& member : cluster.members()) {
     absl::string_view id = member.id();
     int index = 0;
-    if (member.kind() == v1::Member::KIND_SERVER && member.state() != v1::Member::STATE_LOST &&
-        absl::ConsumePrefix(&id, prefix_) && absl::SimpleAtoi(id, &index)) {
+    const bool stalled = member.state() == v1::Member::STATE_STALLED;
+    const absl::Duration lasts =
+        absl::Seconds(member.stalled_for().seconds()) + absl::Nanoseconds(member.stalled_for().nanos());
+    if (member.kind() == v1::Member::KIND_TRAINER) {
+      if (stalled) seen.stalled_trainers.emplace_back(member.rank(), lasts);
+    } else if (member.state() != v1::Member::STATE_LOST && absl::ConsumePrefix(&id, prefix_) &&
+               absl::SimpleAtoi(id, &index)) {
       seen.live_servers.push_back(index);
+      if (stalled) seen.stalled_servers.emplace_back(index, lasts);
     }
   }
   SeeHosts(cluster, &seen);

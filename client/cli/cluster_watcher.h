@@ -11,9 +11,12 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/functional/function_ref.h"
+#include "absl/time/time.h"
 #include "client/rpc/job_client.h"
 #include "runtime/mutex.h"
 #include "runtime/unique_fd.h"
@@ -26,6 +29,9 @@ class ClusterWatcher {
     std::vector<int> live_servers;  // n of those called "<prefix><n>"
     int desired_servers = 0;
     int world_size = 0, desired_trainers = 0;  // ranks there are, and as asked for; 0: none yet
+    // Who lives but does not move while others wait, and for how long: ranks, and numbers of servers as
+    // above.
+    std::vector<std::pair<int, absl::Duration>> stalled_trainers, stalled_servers;
     // Of a job of several hosts, by index; else empty. All are known once all have come.
     struct Host {
       bool come = false;
@@ -50,8 +56,10 @@ class ClusterWatcher {
 
  private:
   void Run();
-  // Calls with a client for the sockets that are there now.
+  // Follows the sockets that are there now.
   void FollowOnce();
+  // Calls `use` with a client that the destructor can cancel.
+  void With(const std::vector<std::string>& endpoints, absl::FunctionRef<void(rpc::JobClient&)> use);
   void Post(const v1::Cluster& cluster);
   bool Pause(absl::Duration duration);
 

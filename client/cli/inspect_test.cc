@@ -4,6 +4,7 @@
 #include <limits>
 #include <sstream>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "client/cli/resize.h"
 #include "client/rpc/fake_server.h"
@@ -144,8 +145,15 @@ TEST_F(InspectTest, FiguresThatAreNoNumbersAreNull) {
 }
 
 TEST_F(InspectTest, ResizeNamesItsJobAndTellsWhatItCost) {
-  server_.get_cluster = [](const v1::GetClusterRequest&, v1::Cluster* out) {
+  int asked = 0;
+  server_.get_cluster = [&](const v1::GetClusterRequest&, v1::Cluster* out) {
     out->set_job("gpt");
+    // At first nobody coordinates: it waits.
+    if (++asked % 3 != 0) {
+      out->set_waiting_for("etcd at 10.0.0.1:2379 does not answer");
+    } else {
+      out->set_coordinator_id("s0");
+    }
     return absl::OkStatus();
   };
   server_.resize = [](const v1::ResizeRequest& request,
@@ -168,6 +176,11 @@ TEST_F(InspectTest, ResizeNamesItsJobAndTellsWhatItCost) {
   out_.str("");
   ASSERT_TRUE(Resize(json, 4, 0, 0, false).ok());
   EXPECT_DOUBLE_EQ(Json()["pause_seconds"], 0.0015);
+  EXPECT_EQ(asked, 6);
+  text.deadline = absl::Now() + absl::Milliseconds(150);
+  EXPECT_EQ(Resize(text, 4, 0, 0, false),
+            absl::DeadlineExceededError(
+                "the resize to 4 servers was not begun in time: etcd at 10.0.0.1:2379 does not answer"));
 }
 
 TEST_F(InspectTest, Drain) {
@@ -196,10 +209,39 @@ TEST_F(InspectTest, Drain) {
   for (const char* nobody : {"s7", "7", "0", "-1", ""}) {
     const absl::Status s = DrainMember(text, nobody);
     EXPECT_TRUE(absl::IsNotFound(s)) << nobody << " " << s;
-    EXPECT_THAT(std::string(s.message()), HasSubstr("it has s1"));
+    EXPECT_THAT(std::string(s.message()), HasSubstr("its servers are s1"));
   }
-  EXPECT_TRUE(absl::IsUnimplemented(DrainMember(text, "rank-0")));
   EXPECT_EQ(drained.size(), 2u);
+}
+
+TEST_F(InspectTest, DrainOfTheLastTrainer) {
+  int world = 1;
+  server_.get_cluster = [&](const v1::GetClusterRequest&, v1::Cluster* out) {
+    *out = SomeCluster();
+    out->set_world_size(world);
+    for (int r = 1; r < world; ++r) {
+      v1::Member* m = out->add_members();
+      m->set_kind(v1::Member::KIND_TRAINER);
+      m->set_rank(r);
+      m->set_id(absl::StrCat("rank-", r));
+    }
+    return absl::OkStatus();
+  };
+  server_.resize = [&](const v1::ResizeRequest& request,
+                       const std::function<bool(const v1::ResizeProgress&)>& write) {
+    EXPECT_EQ(request.trainers(), 2);
+    EXPECT_EQ(request.servers(), 0);
+    v1::ResizeProgress progress;
+    progress.mutable_result()->set_step(9);
+    write(progress);
+    return absl::OkStatus();
+  };
+  Context text = context(false);
+  EXPECT_THAT(std::string(DrainMember(text, "rank-0").message()), HasSubstr("is the only trainer"));
+  world = 3;
+  EXPECT_THAT(std::string(DrainMember(text, "rank-1").message()), HasSubstr("`sherd drain rank-2`"));
+  ASSERT_TRUE(DrainMember(text, "rank-2").ok());
+  EXPECT_THAT(out_.str(), HasSubstr("without rank-2 from step 10 on"));
 }
 
 }  // namespace

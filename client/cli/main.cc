@@ -98,6 +98,18 @@ void DeclareRun(CLI::App& app, RunOptions& run) {
   sub->add_option("--restarts", run.restarts, "How often each process that was killed is started again")
       ->check(CLI::Range(0, 1000000))
       ->capture_default_str();
+  sub->add_option_function<std::string>(
+      "--stall-timeout",
+      [&run](const std::string& text) {
+        absl::StatusOr<absl::Duration> value = ParseTimeout(text);
+        if (!value.ok()) throw CLI::ValidationError("--stall-timeout", std::string(value.status().message()));
+        if (*value < absl::Seconds(3))
+          throw CLI::ValidationError("--stall-timeout",
+                                     "below 3 s: a busy machine holds processes up for as long");
+        run.stall_timeout = *value;
+      },
+      "Kill a process that lives but has not moved or answered for so long while others wait, and start it "
+      "again: seconds, or like 2m. Default: never");
   sub->add_option("--job", run.job, "Name of the job. Default: the program's, with a number");
   sub->add_option("--dir", run.dir, "Folder that keeps the servers' logs (in logs/)");
   sub->add_option("--config", run.config,
@@ -245,8 +257,12 @@ void Declare(CLI::App& app, Flags& f, std::map<std::string, Command>& commands) 
   commands["restore"] = {absl::InfiniteDuration(), [&f](Context& c) { return RestoreCommand(c, f.restore); }};
 
   CLI::App* drain = app.add_subcommand(
-      "drain", "Take a server's part of the state away, while training goes on, so that it may be stopped");
-  drain->add_option("member", f.drained, "Server: its name, or the number of a slot that it holds")
+      "drain",
+      "Take a server's part of the state away, so that it may be stopped, or let the last trainer go, while "
+      "training goes on");
+  drain
+      ->add_option("member", f.drained,
+                   "Server: its name, or the number of a slot that it holds. Trainer: rank-N")
       ->required();
   commands["drain"] = {absl::Minutes(5), [&f](Context& c) { return DrainMember(c, f.drained); }};
 

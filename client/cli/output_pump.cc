@@ -24,6 +24,15 @@ int PollTimeout(absl::Time deadline) {
 
 }  // namespace
 
+void WriteAll(int fd, absl::string_view text) {
+  while (!text.empty()) {
+    const ssize_t n = ::write(fd, text.data(), text.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return;  // nobody reads it any more
+    text.remove_prefix(n);
+  }
+}
+
 absl::StatusOr<std::unique_ptr<OutputPump>> OutputPump::Start() {
   runtime::UniqueFd wake(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!wake.ok()) return absl::ErrnoToStatus(errno, "cannot make an eventfd");

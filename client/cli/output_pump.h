@@ -26,6 +26,9 @@
 
 namespace sherd::cli {
 
+// Writes all of it, or as much as anybody reads. Blocks.
+void WriteAll(int fd, absl::string_view text);
+
 class OutputPump {
  public:
   // Gets a line with its newline. (One is added to what a child leaves without.)

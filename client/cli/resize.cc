@@ -3,12 +3,14 @@
 #include <algorithm>
 #include <functional>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
 #include "client/cli/text.h"
 #include "client/rpc/job_client.h"
 #include "nlohmann/json.hpp"
@@ -18,6 +20,8 @@ namespace {
 
 using Result = v1::ResizeProgress::Result;
 using Receive = std::function<absl::Status(v1::ResizeProgress&)>;
+
+constexpr absl::Duration kAskAgain = absl::Milliseconds(200);
 
 double Seconds(const google::protobuf::Duration& d) { return d.seconds() + d.nanos() * 1e-9; }
 
@@ -37,6 +41,20 @@ absl::StatusOr<Result> Carry(Context& context, const std::string& what,
   if (!status.ok()) return status;
   if (!result) return absl::DataLossError("it ended without a result; look at `sherd status`");
   return *std::move(result);
+}
+
+// The job, once it has a coordinator that answers: only that one can change it. `what` as above.
+absl::StatusOr<v1::Cluster> JobToChange(Context& context, const std::string& what) {
+  for (;;) {
+    absl::StatusOr<v1::Cluster> cluster = context.client.GetCluster({}, context.deadline);
+    if (!cluster.ok() || !cluster->coordinator_id().empty()) return cluster;
+    if (absl::Now() + kAskAgain >= context.deadline) {
+      return absl::DeadlineExceededError(
+          absl::StrCat("the ", what, " was not begun in time: ", cluster->waiting_for()));
+    }
+    context.progress.Show(absl::StrCat(what, ": ", cluster->waiting_for()));
+    absl::SleepFor(kAskAgain);
+  }
 }
 
 nlohmann::ordered_json Cost(const Result& r) {
@@ -64,17 +82,32 @@ void Write(Context& context, nlohmann::ordered_json json, const std::string& tex
       HumanBytes(r.least_bytes()), r.changed_elements(), Seconds(r.duration()));
 }
 
+// The rank that a person means by `member`, if it is a trainer; else -1. Ranks have no holes, so only the
+// last can go.
+absl::StatusOr<int> RankMeant(const v1::Cluster& cluster, const std::string& member) {
+  for (const v1::Member& m : cluster.members()) {
+    if (m.kind() != v1::Member::KIND_TRAINER || m.id() != member) continue;
+    const int last = cluster.world_size() - 1;
+    if (m.rank() == last) return last;
+    return absl::FailedPreconditionError(
+        absl::StrCat(member, " cannot go: ranks have no holes, so the last goes first: `sherd drain rank-",
+                     last, "`. If it is this process that is to go, end it: another one takes its place"));
+  }
+  return -1;
+}
+
+std::string Trainers(const v1::Cluster& cluster) {
+  return cluster.world_size() == 0 ? ""
+                                   : absl::StrCat(", its last trainer is rank-", cluster.world_size() - 1);
+}
+
 // The name of the server that a person means by `member`.
 absl::StatusOr<std::string> ServerMeant(const v1::Cluster& cluster, const std::string& member) {
   std::vector<std::string> names;
   int slot = -1;
   const bool number = absl::SimpleAtoi(member, &slot);
   for (const v1::Member& m : cluster.members()) {
-    if (m.kind() != v1::Member::KIND_SERVER) {
-      if (m.id() != member) continue;
-      return absl::UnimplementedError(absl::StrCat(
-          member, " is a trainer, and trainers cannot be drained: stop its process, and start another one"));
-    }
+    if (m.kind() != v1::Member::KIND_SERVER) continue;
     if (m.id() == member) return member;
     names.push_back(m.id());
   }
@@ -83,36 +116,64 @@ absl::StatusOr<std::string> ServerMeant(const v1::Cluster& cluster, const std::s
     const bool holds = std::find(slots.begin(), slots.end(), slot) != slots.end();
     if (number && m.kind() == v1::Member::KIND_SERVER && holds) return m.id();
   }
-  return absl::NotFoundError(absl::StrCat("job ", cluster.job(), " has no server '", member, "'; it has ",
-                                          absl::StrJoin(names, ", ")));
+  return absl::NotFoundError(absl::StrCat("job ", cluster.job(), " has no member '", member,
+                                          "'; its servers are ", absl::StrJoin(names, ", "),
+                                          Trainers(cluster)));
+}
+
+struct Wanted {
+  int servers, trainers;  // one of them is 0
+  uint64_t from_step;
+  bool give_up_step;
+};
+
+std::string Show(const Wanted& w) {
+  return w.trainers > 0 ? absl::StrCat(w.trainers, w.trainers == 1 ? " trainer" : " trainers")
+                        : absl::StrCat(w.servers, w.servers == 1 ? " server" : " servers");
+}
+
+// `json` and `text` as of Write.
+absl::Status ResizeJob(Context& context, const v1::Cluster& cluster, const Wanted& wanted,
+                       nlohmann::ordered_json json, const std::string& text) {
+  v1::ResizeRequest request;
+  // A change names its job, so that it reaches no other that has taken the address.
+  request.set_job(cluster.job());
+  request.set_token(rpc::NewToken());
+  request.set_servers(wanted.servers);
+  request.set_trainers(wanted.trainers);
+  request.set_from_step(wanted.from_step);
+  request.set_give_up_step(wanted.give_up_step);
+  const absl::StatusOr<Result> result = Carry(
+      context, absl::StrCat("resize to ", Show(wanted)),
+      [&](const Receive& receive) { return context.client.Resize(request, context.deadline, receive); });
+  if (!result.ok()) return result.status();
+  Write(context, std::move(json), text, *result);
+  return absl::OkStatus();
 }
 
 }  // namespace
 
 absl::Status Resize(Context& context, int servers, int trainers, uint64_t from_step, bool give_up_step) {
-  const std::string what = trainers > 0 ? absl::StrCat(trainers, trainers == 1 ? " trainer" : " trainers")
-                                        : absl::StrCat(servers, servers == 1 ? " server" : " servers");
-  // A change names its job, so that it reaches no other that has taken the address.
-  absl::StatusOr<v1::Cluster> cluster = context.client.GetCluster({}, context.deadline);
+  const Wanted wanted{servers, trainers, from_step, give_up_step};
+  absl::StatusOr<v1::Cluster> cluster = JobToChange(context, absl::StrCat("resize to ", Show(wanted)));
   if (!cluster.ok()) return cluster.status();
-  v1::ResizeRequest request;
-  request.set_job(cluster->job());
-  request.set_token(rpc::NewToken());
-  request.set_servers(servers);
-  request.set_trainers(trainers);
-  request.set_from_step(from_step);
-  request.set_give_up_step(give_up_step);
-  const absl::StatusOr<Result> result = Carry(
-      context, absl::StrCat("resize to ", what),
-      [&](const Receive& receive) { return context.client.Resize(request, context.deadline, receive); });
-  if (!result.ok()) return result.status();
-  Write(context, {{trainers > 0 ? "trainers" : "servers", trainers > 0 ? trainers : servers}}, what, *result);
-  return absl::OkStatus();
+  return ResizeJob(context, *cluster, wanted,
+                   {{trainers > 0 ? "trainers" : "servers", trainers > 0 ? trainers : servers}},
+                   Show(wanted));
 }
 
 absl::Status DrainMember(Context& context, const std::string& member) {
-  absl::StatusOr<v1::Cluster> cluster = context.client.GetCluster({}, context.deadline);
+  absl::StatusOr<v1::Cluster> cluster = JobToChange(context, absl::StrCat("drain of ", member));
   if (!cluster.ok()) return cluster.status();
+  const absl::StatusOr<int> rank = RankMeant(*cluster, member);
+  if (!rank.ok()) return rank.status();
+  if (*rank == 0) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(member, " is the only trainer: the job would wait for another one"));
+  }
+  if (*rank > 0)
+    return ResizeJob(context, *cluster, {0, *rank, 0, false}, {{"drained", member}},
+                     absl::StrCat("without ", member));
   const absl::StatusOr<std::string> id = ServerMeant(*cluster, member);
   if (!id.ok()) return id.status();
   v1::DrainRequest request;

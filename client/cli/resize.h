@@ -14,10 +14,10 @@ namespace sherd::cli {
 // are the call's; DATA_LOSS if it ended without a result.
 absl::Status Resize(Context& context, int servers, int trainers, uint64_t from_step, bool give_up_step);
 
-// The slots of one server go to others: `member` is its name, or the number of a slot that it holds. It may
-// be stopped afterwards.
-//   NOT_FOUND      no such server: says which there are
-//   UNIMPLEMENTED  a trainer
+// The slots of one server go to others, so that it may be stopped: `member` is its name, or the number of a
+// slot that it holds. Or the job goes on without its last trainer, "rank-2", which ends by itself.
+//   NOT_FOUND            no such member: says which there are
+//   FAILED_PRECONDITION  a trainer that is not the last one, or the only one: says what to do
 absl::Status DrainMember(Context& context, const std::string& member);
 
 }  // namespace sherd::cli

@@ -25,10 +25,12 @@
 #include "client/cli/output_pump.h"
 #include "client/cli/resize_caller.h"
 #include "client/cli/server_log.h"
+#include "client/cli/silence_watch.h"
 #include "client/cli/supervisor.h"
 #include "client/config/deepspeed_config.h"
 #include "client/rpc/endpoints.h"
 #include "runtime/child_process.h"
+#include "runtime/clock.h"
 #include "runtime/doorbell.h"
 #include "runtime/etcd/job_store.h"
 #include "runtime/formats/atomic_file.h"
@@ -41,14 +43,8 @@ namespace {
 using runtime::ChildProcess;
 using runtime::JobDir;
 
-void WriteAll(int fd, absl::string_view text) {
-  while (!text.empty()) {
-    const ssize_t n = ::write(fd, text.data(), text.size());
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return;  // nobody reads it any more
-    text.remove_prefix(n);
-  }
-}
+// Waits and graces go on as they are whatever happens to the time of day.
+absl::Time Now() { return runtime::SteadyNow(); }
 
 void Say(absl::string_view text) { WriteAll(STDERR_FILENO, absl::StrCat("sherd run: ", text, "\n")); }
 
@@ -80,6 +76,7 @@ class Run {
   absl::Status OpenStore();
 
   void SeeCluster(const ClusterWatcher::Seen& seen);
+  void SeeStalled(Member::Kind kind, int first, const std::vector<std::pair<int, absl::Duration>>& stalled);
   void Do(const Actions& actions);
   void Spawn(Member member);
   absl::StatusOr<ChildProcess> SpawnTrainer(int rank);
@@ -101,6 +98,7 @@ class Run {
   std::map<int, std::unique_ptr<ServerLog>> logs_;
   std::unique_ptr<ClusterWatcher> watcher_;
   std::unique_ptr<ResizeCaller> resizer_;
+  std::unique_ptr<SilenceWatch> silence_;  // null: nobody is killed for standing still
   std::map<Member, ChildProcess> children_;
   std::optional<Supervisor> supervisor_;
 };
@@ -192,6 +190,7 @@ absl::Status Run::Prepare() {
   rules.trainers = options_.trainers;
   rules.servers = servers;
   rules.restarts = options_.restarts;
+  rules.stall_timeout = options_.stall_timeout;
   rules.min_trainers = options_.min_trainers;
   rules.several_hosts = hosts_.place.several();
   if (rules.several_hosts) rules.start_limit = absl::InfiniteDuration();  // other hosts may come late
@@ -228,44 +227,56 @@ absl::Status Run::OpenStore() {
 }
 
 void Run::Loop() {
-  Do(supervisor_->Start(absl::Now()));
+  Do(supervisor_->Start(Now()));
   watcher_ = std::make_unique<ClusterWatcher>(dir_->path(), hosts_.ServerPrefix());
   resizer_ = std::make_unique<ResizeCaller>(dir_->path());
+  if (options_.stall_timeout < absl::InfiniteDuration())
+    silence_ = std::make_unique<SilenceWatch>(dir_->path(), hosts_.ServerPrefix());
   while (!supervisor_->done()) {
     std::vector<pollfd> polls = {
         {signals_.get(), POLLIN, 0}, {watcher_->fd(), POLLIN, 0}, {resizer_->fd(), POLLIN, 0}};
+    if (silence_ != nullptr) polls.push_back({silence_->fd(), POLLIN, 0});
     for (const auto& [member, child] : children_) polls.push_back({child.pidfd(), POLLIN, 0});
-    const absl::Duration wait = supervisor_->next_tick() - absl::Now();
+    const absl::Duration wait = supervisor_->next_tick() - Now();
     const int64_t wait_ms = wait >= absl::Hours(1)
                                 ? 3'600'000
                                 : absl::ToInt64Milliseconds(absl::Ceil(wait, absl::Milliseconds(1)));
     ::poll(polls.data(), polls.size(), std::max<int64_t>(wait_ms, 0));
     signalfd_siginfo info;
     while (::read(signals_.get(), &info, sizeof(info)) == sizeof(info)) {
-      Do(supervisor_->Interrupted(info.ssi_signo, absl::Now()));
+      Do(supervisor_->Interrupted(info.ssi_signo, Now()));
     }
     Reap();
     if (std::optional<ClusterWatcher::Seen> seen = watcher_->Take()) SeeCluster(*seen);
+    if (silence_ != nullptr) SeeStalled(Member::kServer, 0, silence_->Take());
     if (std::optional<absl::Status> resized = resizer_->Take(); resized.has_value() && !resized->ok()) {
-      Do(supervisor_->ResizeFailed(std::string(resized->message()), absl::Now()));
+      Do(supervisor_->ResizeFailed(std::string(resized->message()), Now()));
     }
-    Do(supervisor_->Tick(absl::Now()));
+    Do(supervisor_->Tick(Now()));
   }
 }
 
 void Run::SeeCluster(const ClusterWatcher::Seen& seen) {
+  SeeStalled(Member::kTrainer, place_.first_rank, seen.stalled_trainers);
+  SeeStalled(Member::kServer, 0, seen.stalled_servers);
   if (!progress_) {
-    Do(supervisor_->ClusterSeen(seen.live_servers, seen.desired_servers, absl::Now()));
-    Do(supervisor_->TrainersSeen(seen.world_size, seen.desired_trainers, absl::Now()));
+    Do(supervisor_->ClusterSeen(seen.live_servers, seen.desired_servers, Now()));
+    Do(supervisor_->TrainersSeen(seen.world_size, seen.desired_trainers, Now()));
     return;
   }
   const HostProgress::News news = progress_->See(seen.hosts, seen.waiting_for);
   if (!news.say.empty()) Say(news.say);
   if (!news.ranks.empty()) PlaceRanks(news.ranks, hosts_.place.index, &place_);
-  for (const std::string& line : news.lost) Do(supervisor_->HostLost(line, absl::Now()));
-  if (news.may_end_servers) Do(supervisor_->MayEndServers(absl::Now()));
+  for (const std::string& line : news.lost) Do(supervisor_->HostLost(line, Now()));
+  if (news.may_end_servers) Do(supervisor_->MayEndServers(Now()));
   // How many servers of several hosts are this one's, a resize does not say.
-  if (progress_->all_came()) Do(supervisor_->ClusterSeen(seen.live_servers, 0, absl::Now()));
+  if (progress_->all_came()) Do(supervisor_->ClusterSeen(seen.live_servers, 0, Now()));
+}
+
+// `first`: whose number is 0 on this host.
+void Run::SeeStalled(Member::Kind kind, int first,
+                     const std::vector<std::pair<int, absl::Duration>>& stalled) {
+  for (const auto& [index, lasts] : stalled) Do(supervisor_->Stalled({kind, index - first}, lasts, Now()));
 }
 
 void Run::Reap() {
@@ -278,7 +289,7 @@ void Run::Reap() {
     const auto it = children_.find(member);
     keeper_->DropGroup(it->second.identity().pid);
     children_.erase(it);
-    Do(supervisor_->Exited(member, status, absl::Now()));
+    Do(supervisor_->Exited(member, status, Now()));
   }
 }
 
@@ -310,7 +321,7 @@ void Run::Spawn(Member member) {
   absl::StatusOr<ChildProcess> child =
       member.kind == Member::kTrainer ? SpawnTrainer(member.index) : SpawnServer(member.index);
   if (!child.ok()) {
-    Do(supervisor_->SpawnFailed(member, std::string(child.status().message()), absl::Now()));
+    Do(supervisor_->SpawnFailed(member, std::string(child.status().message()), Now()));
     return;
   }
   keeper_->GuardGroup(child->identity().pid);
@@ -364,20 +375,12 @@ absl::StatusOr<ChildProcess> Run::SpawnServer(int index) {
                 absl::StrCat(place_.endpoints.size())};
   if (options_.min_trainers > 0) spawn.argv.push_back(absl::StrCat("--min-trainers=", options_.min_trainers));
   if (options_.max_trainers > 0) spawn.argv.push_back(absl::StrCat("--max-trainers=", options_.max_trainers));
-  if (store_ != nullptr) {
-    spawn.argv.push_back("--store");
-    spawn.argv.push_back(options_.store);
-  }
+  if (options_.threads > 0) spawn.argv.push_back(absl::StrCat("--threads=", options_.threads));
+  if (store_ != nullptr) spawn.argv.push_back(absl::StrCat("--store=", options_.store));
   for (std::string& flag : hosts_.ServerFlags(options_.trainers)) spawn.argv.push_back(std::move(flag));
-  if (hosts_.place.several() && hosts_.place.index == 0 && index == 0) {
-    // Others call it, and it passes on what is the coordinator's.
-    spawn.argv.push_back("--listen");
-    spawn.argv.push_back(hosts_.first_host);
-  }
-  if (options_.threads > 0) {
-    spawn.argv.push_back("--threads");
-    spawn.argv.push_back(absl::StrCat(options_.threads));
-  }
+  // Others call it, and it passes on what is the coordinator's.
+  if (hosts_.place.several() && hosts_.place.index == 0 && index == 0)
+    spawn.argv.push_back(absl::StrCat("--listen=", hosts_.first_host));
   spawn.stdout_stream.kind = ChildProcess::Stream::Kind::kPipe;
   spawn.stderr_stream.kind = ChildProcess::Stream::Kind::kPipe;
   absl::StatusOr<ChildProcess> child = ChildProcess::Spawn(spawn);
@@ -403,6 +406,7 @@ void Run::ShowLog(int server) {
 void Run::CleanUp() {
   watcher_.reset();
   resizer_.reset();
+  silence_.reset();
   children_.clear();
   if (trainer_output_) trainer_output_->Finish(absl::Seconds(1));
   if (server_output_) server_output_->Finish(absl::Seconds(1));

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/time/time.h"
 #include "client/cli/host_plan.h"
 
 namespace sherd::cli {
@@ -20,6 +21,8 @@ struct RunOptions {
   int trainers = 0;
   int servers = 0;  // 0: one per trainer
   int restarts = 3;
+  // One that lives but does not move for so long while others wait is killed and started again.
+  absl::Duration stall_timeout = absl::InfiniteDuration();
   // That a resize may ask for; 0: any. With a least number, the job goes on with fewer when one is out of
   // restarts.
   int min_trainers = 0, max_trainers = 0;

@@ -59,7 +59,7 @@ int Supervisor::ServersLeft() const {
 void Supervisor::Spawn(Member member, Actions* actions) {
   Process& p = process(member);
   p.state = State::kRunning;
-  p.up = false;
+  p.up = p.killed = false;
   actions->push_back({Action::kSpawn, member, 0, "", 0});
 }
 
@@ -119,6 +119,23 @@ bool Supervisor::GoOnWithout(int rank, const std::string& how, Actions* actions)
                                       left, left == 1 ? " trainer" : " trainers")));
   actions->push_back({Action::kResize, {}, 0, "", left});
   return true;
+}
+
+Actions Supervisor::Stalled(Member member, absl::Duration lasts, absl::Time now) {
+  Actions actions;
+  const bool known = member.index >= 0 && member.index < static_cast<int>(all(member.kind).size());
+  if (Ending() || lasts < options_.stall_timeout || !known) return actions;
+  Process& p = process(member);
+  // A server that starts may take its time: there is a limit for that.
+  if (p.state != State::kRunning || p.killed || (member.kind == Member::kServer && !p.up)) return actions;
+  p.killed = true;
+  actions.push_back(
+      Say(absl::StrCat(member.ToString(), ": lives but has ",
+                       member.kind == Member::kServer ? "not moved or answered" : "not moved", " for ",
+                       absl::ToInt64Seconds(lasts), " s while others wait; killing it (--stall-timeout ",
+                       absl::FormatDuration(options_.stall_timeout), ")")));
+  actions.push_back({Action::kSignal, member, SIGKILL, "", 0});
+  return actions;
 }
 
 Actions Supervisor::ResizeFailed(const std::string& why, absl::Time now) {

@@ -22,6 +22,9 @@
 // - Out of restarts with `min_trainers`: the job goes on with one rank less, as long as there are so many.
 // The
 //   trainer of the last rank is let go then, and the lost rank, if it was another, begins anew in its stead.
+// - One that lives but has not moved for `stall_timeout` while others wait for it, or does not answer for as
+// long,
+//   is killed, and then like any that was.
 // - In a job of several hosts trainers wait for all of them to have come; servers stay when the own trainers
 //   have finished until MayEndServers, as others may need them; and HostLost ends the job.
 // - The end: SIGTERM to the trainers, SIGKILL after a grace; then the same to the servers. At the first
@@ -85,6 +88,7 @@ class Supervisor {
     absl::Duration start_limit = absl::Seconds(60);  // for the servers to answer
     absl::Duration trainer_grace = absl::Seconds(5);
     absl::Duration server_grace = absl::Seconds(10);
+    absl::Duration stall_timeout = absl::InfiniteDuration();
     bool several_hosts = false;
     absl::Duration hosts_grace = absl::Minutes(1);  // for the others to finish too
   };
@@ -102,6 +106,8 @@ class Supervisor {
   Actions ClusterSeen(const std::vector<int>& live_servers, int desired_servers, absl::Time now);
   // How many ranks there are, and how many are asked for.
   Actions TrainersSeen(int world_size, int desired, absl::Time now);
+  // `member` lives but has not moved (a server: or not answered) for so long.
+  Actions Stalled(Member member, absl::Duration lasts, absl::Time now);
   // What kResize asked for was refused.
   Actions ResizeFailed(const std::string& why, absl::Time now);
   // Ranks there are or are to be: what a trainer is told when it is started.
@@ -130,6 +136,7 @@ class Supervisor {
     bool up = false;  // a server: was seen in the cluster
     int restarts = 0;
     bool gave_up = false;  // a trainer: failed too often
+    bool killed = false;   // for standing still
     absl::Time start_at;
   };
 

@@ -112,6 +112,36 @@ TEST_F(SupervisorTest, AKilledTrainerIsStartedAgainWithDoublingWaits) {
   EXPECT_EQ(s.exit_status(), 128 + SIGKILL);
 }
 
+TEST_F(SupervisorTest, WhoStandsStillIsKilledOnceAfterTheTimeoutAndStartedAgain) {
+  Supervisor::Options options;
+  options.trainers = 2, options.servers = 1, options.restarts = 1;
+  options.stall_timeout = absl::Seconds(30);
+  Supervisor s(options);
+  s.Start(now_);
+  EXPECT_THAT(Lines(s.Stalled(S(0), absl::Hours(1), now_)), IsEmpty()) << "it starts";
+  s.ClusterSeen({0}, 1, now_);
+  EXPECT_THAT(Lines(s.Stalled(T(1), absl::Seconds(29), now_)), IsEmpty());
+  EXPECT_THAT(Lines(s.Stalled(T(1), absl::Seconds(31), now_)),
+              ElementsAre("say trainer 1: lives but has not moved for 31 s while others wait; killing it "
+                          "(--stall-timeout 30s)",
+                          "signal 9 trainer 1"));
+  EXPECT_THAT(Lines(s.Stalled(T(1), absl::Seconds(32), now_)), IsEmpty()) << "killed already";
+  EXPECT_THAT(Lines(s.Exited(T(1), Killed(), now_)), ElementsAre(HasSubstr("restart 1 of 1 in 100ms")));
+  EXPECT_THAT(Lines(s.Stalled(T(1), absl::Seconds(33), now_)), IsEmpty()) << "does not run";
+  EXPECT_THAT(Lines(s.Tick(now_ + absl::Seconds(1))), ElementsAre("spawn trainer 1"));
+  EXPECT_THAT(Lines(s.Stalled(S(0), absl::Seconds(30), now_)),
+              ElementsAre(HasSubstr("server s0: lives but has not moved or answered for 30 s"),
+                          "signal 9 server s0"));
+  EXPECT_THAT(Lines(s.Stalled(T(7), absl::Seconds(30), now_)), IsEmpty()) << "none of this host's";
+  s.Interrupted(SIGINT, now_);
+  EXPECT_THAT(Lines(s.Stalled(T(0), absl::Seconds(30), now_)), IsEmpty()) << "the job ends anyway";
+}
+
+TEST_F(SupervisorTest, WithoutATimeoutNobodyIsKilledForStandingStill) {
+  Supervisor s = Running(1, 1);
+  EXPECT_THAT(Lines(s.Stalled(T(0), absl::Hours(1000), now_)), IsEmpty());
+}
+
 TEST_F(SupervisorTest, ATrainerThatFailsEndsTheJobWithItsStatus) {
   Supervisor s = Running(3, 1);
   EXPECT_THAT(

@@ -13,6 +13,7 @@
 #include "absl/strings/str_replace.h"
 #include "absl/strings/strip.h"
 #include "absl/types/optional.h"
+#include "client/rpc/listener.h"
 #include "grpc/grpc.h"
 #include "grpcpp/grpcpp.h"
 #include "proto/sherd/v1/checkpoint.grpc.pb.h"
@@ -65,13 +66,14 @@ Server Dial(const std::string& endpoint, const runtime::Access& access) {
   // A server that was killed is back within a fraction of a second: look for it that often.
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 20);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 200);
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 2000);  // longest wait for one connection
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
   Server server;
   server.endpoint = endpoint;
   server.over_tcp = !absl::StartsWith(endpoint, "unix:");
+  // Longest wait for one connection: on this host only one that is stopped takes longer.
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, server.over_tcp ? 2000 : 500);
   server.channel = grpc::CreateCustomChannel(
       endpoint, server.over_tcp ? Credentials(access.tls) : grpc::InsecureChannelCredentials(), arguments);
   server.cluster = v1::ClusterService::NewStub(server.channel);
@@ -249,6 +251,8 @@ class JobClient::Impl {
       names.push_back(server.endpoint);
       over_tcp |= server.over_tcp;
     }
+    if (const std::string stopped = StoppedListeners(names); !stopped.empty())
+      return absl::UnavailableError(absl::StrCat("no server answers: ", stopped));
     const char* const remedy =
         !over_tcp ? "is the job running? `sherd gc` removes what a dead one left"
         : options_.access.tls.empty()
