@@ -124,7 +124,8 @@ draw() {
     open_line=1
   elif ((at * 10 / steps != ${drawn:--1})); then
     drawn=$((at * 10 / steps))
-    echo "$line"
+    [[ $line == "$printed" ]] || echo "$line"
+    printed=$line
   fi
 }
 
@@ -139,7 +140,7 @@ train_until() {  # STEP: shows progress until it is done. The end of the run bef
 }
 
 start_run() {  # DIR STEPS
-  dir=$1 log=$1/run.log drawn=-1
+  dir=$1 log=$1/run.log drawn=-1 printed=''
   mkdir -p "$dir"
   # A process group of its own: Ctrl-C is for this script, which then ends the job in order.
   setsid "$sherd" run -n "$ranks" --job "$job" --dir "$dir" -- "$bin/client/examples/train_gpt" --size "$size" \
@@ -191,13 +192,19 @@ resize() {  # SERVERS
     "$(of_json "'%d moved' % d['moved_bytes']" <<<"$answer")" "$(of_json "'%.2f s' % d['seconds']" <<<"$answer")"
 }
 
-resize_trainers() {  # TRAINERS
-  local answer
+resize_trainers() {  # TRAINERS: then shows some steps of so many
+  local answer before what
+  before=$(step)
   answer=$(ask resize --trainers "$1" --json) || fail "sherd resize --trainers $1 failed"
-  say "  sherd resize --trainers $1: $(of_json "'from step %d on, pause %.1f ms' % (
-    d['step'] + 1, d['pause_seconds'] * 1e3)" <<<"$answer")"
-  cost "resize to $1 trainer(s)" "$(of_json "'%.1f ms' % (d['pause_seconds'] * 1e3)" <<<"$answer")" \
+  what="$1 trainers"; (($1 > 1)) || what="1 trainer"
+  say "  sherd resize --trainers $1: $(of_json "'%d from step %d on, pause %.1f ms' % (
+    d['trainers'], d['step'] + 1, d['pause_seconds'] * 1e3)" <<<"$answer");" \
+    "$(($(of_json "d['step']" <<<"$answer") - before)) steps were trained while it was prepared"
+  cost "resize to $what" "$(of_json "'%.1f ms' % (d['pause_seconds'] * 1e3)" <<<"$answer")" \
     "$(of_json "'%d moved' % d['moved_bytes']" <<<"$answer")" "$(of_json "'%.2f s' % d['seconds']" <<<"$answer")"
+  train_until $(($(of_json "d['step']" <<<"$answer") + (steps / 50 > 5 ? steps / 50 : 5)))
+  drawn=-1
+  draw
 }
 
 query() {
@@ -265,13 +272,11 @@ train_until $((steps / 2))
 say; say "Kill a shard server:"
 kill_one server $((ranks - 1))
 if [[ $elastic ]]; then
-  train_until $((steps * 55 / 100))
+  train_until $((steps * 52 / 100))
   say; say "Twice as many trainers, live:"
   resize_trainers $((ranks * 2))
-  train_until $(($(step) + 5))
   say; say "One alone, and back:"
   resize_trainers 1
-  train_until $(($(step) + 5))
   resize_trainers "$ranks"
 fi
 # While enough is left to train that the pull ends first, however fast the machine.

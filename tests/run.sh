@@ -22,7 +22,7 @@ stages=(
   "sanitize  tests with AddressSanitizer and UndefinedBehaviorSanitizer"
   "tsan      tests with ThreadSanitizer"
   "cuda      kernels for CUDA build, and run where there is a device"
-  "show      deploy/quickstart.sh --quick: the main job, with kills, resizes and a pull"
+  "show      deploy/quickstart.sh --quick, and with --elastic: the main job, with kills, resizes and a pull"
 )
 
 usage() { sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
@@ -107,7 +107,7 @@ stage_cuda() {
   bazel_tests cuda --config=cuda //kernels/cuda:all
 }
 
-stage_show() { bash deploy/quickstart.sh --quick; }
+stage_show() { bash deploy/quickstart.sh --quick && bash deploy/quickstart.sh --quick --elastic --steps 400; }
 
 for stage in "${selected[@]}"; do
   start=$SECONDS

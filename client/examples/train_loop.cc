@@ -4,10 +4,16 @@
 #include <torch/utils.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <memory>
 #include <optional>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
+#include "client/elastic_sampler.h"
 #include "client/examples/generate.h"
 #include "client/examples/progress.h"
 #include "client/examples/sampler.h"
@@ -88,26 +94,72 @@ class Reporter {
   std::optional<StepLog> log_;  // opened by the first step, which says where a continued file goes on
 };
 
-at::Tensor BatchLoss(const TrainOptions& options, const Text& text, const Sampler& sampler,
-                     const Batch& batch, Gpt& model) {
-  if (batch.samples.empty()) return at::Tensor();
-  std::vector<int64_t> offsets;
-  for (int64_t i = batch.samples.begin; i < batch.samples.end; ++i)
-    offsets.push_back(sampler.Offset(batch.step, i));
-  return model.Loss(MakeWindows(text.train(), offsets, options.context + 1));
+// Which windows of the text a micro-batch looks at: a function of its step and its place in it, so that any
+// rank of any incarnation, at any world size, takes the same.
+class Samples {
+ public:
+  Samples(const TrainOptions& options, const Text& text)
+      : options_(options),
+        random_(options.seed, text.train().size(), options.context),
+        pass_((static_cast<int64_t>(text.train().size()) - 1) / options.context, options.seed) {}
+
+  // Where they begin. Written to --log-samples before anything is computed of them.
+  absl::StatusOr<std::vector<int64_t>> Of(const Batch& batch) {
+    std::vector<int64_t> samples, offsets;
+    for (int64_t i = batch.samples.begin; i < batch.samples.end; ++i) {
+      const int64_t at = (static_cast<int64_t>(batch.step) - 1) * options_.global_batch + i;
+      samples.push_back(options_.by_pass ? pass_.Index(at) : random_.Offset(batch.step, i));
+      offsets.push_back(options_.by_pass ? samples.back() * options_.context : samples.back());
+    }
+    if (absl::Status logged = Log(batch, samples); !logged.ok()) return logged;
+    return offsets;
+  }
+
+ private:
+  // One line in one write: ranks share the file.
+  absl::Status Log(const Batch& batch, const std::vector<int64_t>& samples) {
+    if (options_.log_samples.empty()) return absl::OkStatus();
+    if (log_ == nullptr) log_.reset(std::fopen(options_.log_samples.c_str(), "a"));
+    const bool written =
+        log_ != nullptr &&
+        absl::FPrintF(
+            log_.get(), "{\"step\":%d,\"world_size\":%d,\"rank\":%d,\"micro\":%d,\"samples\":[%s]}\n",
+            batch.step, batch.world_size, batch.rank, batch.micro, absl::StrJoin(samples, ",")) > 0 &&
+        std::fflush(log_.get()) == 0;
+    return written ? absl::OkStatus()
+                   : absl::ErrnoToStatus(errno, absl::StrCat("cannot write ", options_.log_samples));
+  }
+
+  struct Close {
+    void operator()(FILE* file) const { std::fclose(file); }
+  };
+  const TrainOptions& options_;
+  const Sampler random_;
+  const ElasticSampler pass_;
+  std::unique_ptr<FILE, Close> log_;
+};
+
+absl::StatusOr<at::Tensor> BatchLoss(const TrainOptions& options, const Text& text, Samples& samples,
+                                     const Batch& batch, Gpt& model) {
+  const absl::StatusOr<std::vector<int64_t>> offsets = samples.Of(batch);
+  if (!offsets.ok()) return offsets.status();
+  if (offsets->empty()) return at::Tensor();
+  return model.Loss(MakeWindows(text.train(), *offsets, options.context + 1));
 }
 
 // Steps until the trainer has no more batches; returns the last step made (0 if none was left to make).
 absl::StatusOr<uint64_t> RunSteps(const TrainOptions& options, const Text& text, Gpt& model, Trainer& trainer,
                                   Reporter& reporter) {
-  const Sampler sampler(options.seed, text.train().size(), options.context);
+  Samples samples(options, text);
   uint64_t last_step = 0;
   absl::Time step_began = absl::Now();
   while (true) {
     const absl::StatusOr<std::optional<Batch>> batch = trainer.Begin();
     if (!batch.ok()) return batch.status();
     if (!batch->has_value()) return last_step;
-    const absl::StatusOr<StepInfo> info = trainer.Step(BatchLoss(options, text, sampler, **batch, model));
+    const absl::StatusOr<at::Tensor> loss = BatchLoss(options, text, samples, **batch, model);
+    if (!loss.ok()) return loss.status();
+    const absl::StatusOr<StepInfo> info = trainer.Step(*loss);
     if (!info.ok()) return info.status();
     if (!info->complete || info->aborted) continue;
     const absl::Time now = absl::Now();

@@ -102,6 +102,17 @@ absl::StatusOr<std::optional<TrainOptions>> ParseTrainOptions(int argc, const ch
       ->check(NotNegative);
   app.add_flag("--stochastic-rounding", options.stochastic_rounding,
                "round updated 16-bit parameters by chance, right in the mean, not to the nearest");
+  std::string sampling = "random";
+  app.add_option(
+         "--sampling", sampling,
+         "of the text: random, windows at any place; pass, each of its windows once a pass, in an order "
+         "drawn by seed and pass, whoever comes and goes")
+      ->check(CLI::IsMember({"random", "pass"}))
+      ->capture_default_str();
+  app.add_option("--log-samples", options.log_samples,
+                 "append to this file what each rank computes: step, world size, rank, micro-batch, numbers "
+                 "of windows (or "
+                 "where they begin, with random sampling)");
   app.add_option("--json", options.json, "write one JSON object a step to this file");
   app.add_option("--save", options.save,
                  "write the weights (fp32, whatever the precision) to this safetensors file at the end");
@@ -150,6 +161,7 @@ absl::StatusOr<std::optional<TrainOptions>> ParseTrainOptions(int argc, const ch
   for (const CLI::Option* flag : app.get_options()) {
     if (flag->count() > 0) options.given.insert("--" + flag->get_lnames().front());
   }
+  options.by_pass = sampling == "pass";
   options.init_sharded = init == "sharded";
   options.compute = precision == "bf16"   ? DType::kBFloat16
                     : precision == "fp16" ? DType::kFloat16

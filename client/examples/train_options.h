@@ -48,6 +48,8 @@ struct TrainOptions : OptimizerChoice {
   std::string restore_tag;                     // empty: the newest
   bool weights_only = false, partial = false;  // of the restore
   bool save_optimizer = false;                 // with `reference`: the optimizer's planes too
+  bool by_pass = false;                        // samples: each window of the text once a pass
+  std::string log_samples;                     // file; empty: none
   std::set<std::string> given;                 // flags that stood on the command line, by their first name
 };
 

@@ -2,6 +2,8 @@
 
     bazel test //tests/cluster:elastic_test [--test_arg=--seed=N]
 """
+import json
+import os
 import random
 import signal
 
@@ -10,10 +12,37 @@ from tests.cluster import harness
 SCHEDULE = [(60, 3), (120, 1), (180, 4), (240, 2)]  # from this step on, so many trainers
 
 
+def samples_of(job):
+    """What ranks computed: {(step, world size): {(rank, micro-batch): samples}}. Fails if a rank computed a step of one
+    world more than once, as successors and steps that are given up do, with other samples."""
+    found = {}
+    with open(os.path.join(job.dir, "samples")) as f:
+        for line in map(json.loads, f):
+            place = found.setdefault((line["step"], line["world_size"]), {})
+            same = place.setdefault((line["rank"], line["micro"]), line["samples"])
+            job.test.assertEqual(same, line["samples"], line)
+    return found
+
+
 class ElasticTest(harness.ClusterTest):
     steps = 300
     batch = 12
-    args = ["--stage", 2]
+    context = 32
+    args = ["--stage", 2, "--sampling", "pass", "--log-samples", "samples"]
+
+    def assertEachSampleOncePerPass(self, job, world_of):
+        """Steps 1, 2, ... used up the windows of the text, each once a pass. `world_of`: how many ranks a step had."""
+        used = []
+        found = samples_of(job)
+        for step in range(1, self.steps + 1):
+            parts = found[step, world_of(step)]
+            self.assertEqual(sorted({rank for rank, _ in parts}), list(range(world_of(step))), step)
+            used += [sample for place in sorted(parts) for sample in parts[place]]
+            self.assertEqual(len(used), step * self.batch, step)
+        size = max(used) + 1
+        self.assertGreater(len(used), 1.5 * size, "too few steps to see more than a pass")
+        for begin in range(0, len(used) - size + 1, size):
+            self.assertEqual(sorted(used[begin:begin + size]), list(range(size)), "pass %d" % (begin // size))
 
     def resize(self, job, trainers, from_step=None):
         """`sherd resize`, to its end; with `from_step`, in force exactly from there."""
@@ -38,9 +67,10 @@ class ElasticTest(harness.ClusterTest):
                 between(job, trainers)
             job.finish()
             records = job.log.records()
-            world = 2
+            world_of = lambda step: max([(0, 2), *(entry for entry in SCHEDULE if entry[0] <= step)])[1]
+            self.assertEachSampleOncePerPass(job, world_of)
             for step in range(1, self.steps + 1):
-                world = dict(SCHEDULE).get(step, world)
+                world = world_of(step)
                 if step in records:  # a trainer killed between an update and its log line leaves that step out
                     self.assertEqual(records[step]["world_size"], world, step)
             return job.weights(), {step: record["loss"] for step, record in records.items()}

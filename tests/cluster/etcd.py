@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import urllib.error
 import urllib.request
 
 from tests.cluster import harness
@@ -31,8 +32,9 @@ def free_ports(count):
 class Etcd:
     """with Etcd(3) as etcd: ... etcd.url("prefix"), etcd.kill(etcd.leader())"""
 
-    def __init__(self, servers):
+    def __init__(self, servers, flags=()):
         self.count = servers
+        self.flags = flags
         self.processes = [None] * servers
 
     def __enter__(self):
@@ -58,7 +60,8 @@ class Etcd:
                 [PROGRAM, "--name", "e%d" % server, "--data-dir", os.path.join(self.dir, "e%d" % server),
                  "--listen-client-urls", client, "--advertise-client-urls", client,
                  "--listen-peer-urls", self.peers[server], "--initial-advertise-peer-urls", self.peers[server],
-                 "--initial-cluster", cluster, "--initial-cluster-token", self.dir, "--logger", "zap"],
+                 "--initial-cluster", cluster, "--initial-cluster-token", self.dir, "--logger", "zap",
+                 *self.flags],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     def kill(self, server):
@@ -77,8 +80,39 @@ class Etcd:
     def go_on(self, server):
         self.signal(server, signal.SIGCONT)
 
-    def url(self, prefix=""):
-        return "etcd://%s%s" % (",".join(self.clients), "/" + prefix if prefix else "")
+    def url(self, prefix="", clients=None):
+        """`clients`: other addresses, that lead there."""
+        return "etcd://%s%s" % (",".join(clients or self.clients), "/" + prefix if prefix else "")
+
+    def call(self, path, **body):
+        """A call of etcd's JSON gateway, to whichever server answers first."""
+        for server, address in enumerate(self.clients):
+            if self.processes[server] is None:
+                continue
+            request = urllib.request.Request("http://%s/v3/%s" % (address, path), json.dumps(body).encode())
+            with urllib.request.urlopen(request, timeout=harness.LIMIT) as reply:
+                return json.loads(reply.read())
+        raise AssertionError("no server of etcd runs")
+
+    def fill(self):
+        """Stores values until etcd takes no more, and raises its alarm."""
+        value = base64.b64encode(os.urandom(512 << 10)).decode()
+        for number in range(1000):
+            key = base64.b64encode(b"/ballast/%d" % number).decode()
+            try:
+                self.call("kv/put", key=key, value=value)
+            except urllib.error.HTTPError:
+                return
+        raise AssertionError("etcd takes everything")
+
+    def make_room(self):
+        """Deletes what fill() stored, compacts and ends the alarm."""
+        key, end = base64.b64encode(b"/ballast/").decode(), base64.b64encode(b"/ballast0").decode()
+        revision = self.call("kv/deleterange", key=key, range_end=end)["header"]["revision"]
+        self.call("kv/compaction", revision=revision, physical=True)
+        self.call("maintenance/defragment")
+        for alarm in self.call("maintenance/alarm").get("alarms", []):
+            self.call("maintenance/alarm", action="DEACTIVATE", memberID=alarm["memberID"], alarm=alarm["alarm"])
 
     def keys(self, prefix):
         """How many keys begin with `prefix`."""

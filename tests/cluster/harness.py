@@ -16,8 +16,8 @@ import sys
 import tempfile
 import time
 import unittest
-import xml.sax.saxutils
 
+import tests.cluster.results as results
 import tests.cluster.safetensors as safetensors
 
 SHM = "/dev/shm/sherd-%d" % os.geteuid()
@@ -90,10 +90,10 @@ def processes_of(job):
     return found
 
 
-def left_over(job):
+def left_over(job, shm=SHM):
     """What a job left behind: descriptions, empty if nothing."""
     left = ["process %s %d, pid %d" % (*key, pid) for key, pid in processes_of(job).items()]
-    left += glob.glob("%s/%s-*" % (SHM, job))
+    left += glob.glob("%s/%s-*" % (shm, job))
     with open("/proc/net/unix") as f:
         left += ["socket " + line.split()[-1] for line in f if "/%s-" % job in line]
     return left
@@ -159,8 +159,11 @@ class Job:
 
     count = 0
 
-    def __init__(self, test, trainers, servers, args=(), run_args=(), steps=None, command=None, name=None):
+    def __init__(self, test, trainers, servers, args=(), run_args=(), steps=None, command=None, name=None,
+                 shm_root=None):
         Job.count += 1
+        self.env = {"SHERD_SHM_ROOT": shm_root} if shm_root else {}
+        self.shm = "%s/sherd-%d" % (shm_root, os.geteuid()) if shm_root else SHM
         self.test = test
         self.name = name or "%s-%d-%d" % (test.job_prefix, os.getpid(), Job.count)
         self.dir = os.path.join(test.dir, self.name)
@@ -176,7 +179,7 @@ class Job:
     def __enter__(self):
         self.stdout = open(os.path.join(self.dir, "stdout"), "w+")
         self.stderr = open(os.path.join(self.dir, "stderr"), "w+")
-        self.process = subprocess.Popen(self.command, env=environment(), stdin=subprocess.DEVNULL,
+        self.process = subprocess.Popen(self.command, env=environment(self.env), stdin=subprocess.DEVNULL,
                                         stdout=self.stdout, stderr=self.stderr, cwd=self.dir)
         return self
 
@@ -195,7 +198,7 @@ class Job:
                 with open(path) as f:
                     print("---- %s\n%s" % (path, "".join(f.readlines()[-30:])))
             print("----")
-            for path in glob.glob("%s/%s-*" % (SHM, self.name)):
+            for path in glob.glob("%s/%s-*" % (self.shm, self.name)):
                 shutil.rmtree(path, ignore_errors=True)
         self.stdout.close()
         self.stderr.close()
@@ -244,8 +247,13 @@ class Job:
         wait_for("pid %d to die" % pid, lambda: not is_running(pid))
         return True
 
+    def wait_for_successor(self, kind, index, dead):
+        """Another process has the place of the one with pid `dead`."""
+        self.wait_for("a successor of %s %d" % (kind, index),
+                      lambda: processes_of(self.name).get((kind, index)) not in (None, dead))
+
     def job_dir(self):
-        return self.wait_for("the job's directory", lambda: glob.glob("%s/%s-*" % (SHM, self.name)))[0]
+        return self.wait_for("the job's directory", lambda: glob.glob("%s/%s-*" % (self.shm, self.name)))[0]
 
     def endpoints(self):
         """Addresses of all its servers."""
@@ -272,8 +280,39 @@ class Job:
         got = wait_for("the end of job %s, at step %d" % (self.name, self.log.last_step()),
                        lambda: self.process.poll() is not None, limit=3 * LIMIT) and self.process.returncode
         self.test.assertEqual(got, status, self.output("stderr"))
-        self.test.assertEqual(left_over(self.name), [])
+        self.test.assertEqual(left_over(self.name, self.shm), [])
         return self
+
+    def interrupt(self):
+        """Ctrl-C, to the end."""
+        self.process.send_signal(signal.SIGINT)
+        return self.finish(status=128 + signal.SIGINT)
+
+    def status(self):
+        """As `sherd status` tells it, {} when it cannot."""
+        done = self.cli("status", "--json")
+        return json.loads(done.stdout) if done.status == 0 else {}
+
+    def coordinator(self):
+        """Number of the server that coordinates, once one does."""
+        return int(self.wait_for("a coordinator", lambda: self.status().get("coordinator", {}).get("id"))[1:])
+
+    def waits_for(self, *words):
+        """Waits until status says that the job waits for something with all of `words` in it; what it says."""
+        def look():
+            said = self.status().get("waiting_for", "")
+            return said if all(word in said for word in words) else None
+        return self.wait_for("the job to wait for " + " ".join(words), look)
+
+    @contextlib.contextmanager
+    def held(self, kind="trainer", index=0):
+        """No step ends meanwhile: one process stands still."""
+        pid = self.signal(kind, index, signal.SIGSTOP)
+        try:
+            yield pid
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
     def weights(self):
         return safetensors.read(self.saved)[0]
@@ -351,48 +390,6 @@ class ClusterTest(unittest.TestCase):
         self.assertLessEqual(worst, tolerance, message)
 
 
-class _Result(unittest.TextTestResult):
-    """Also keeps what Bazel wants in its XML file."""
-
-    outcome = ""  # a class that is skipped starts no test
-
-    def __init__(self, *args, **more):
-        super().__init__(*args, **more)
-        self.cases = []
-
-    def startTest(self, test):
-        self.began = time.monotonic()
-        self.outcome = ""
-        super().startTest(test)
-
-    def _tag(self, tag, text):
-        self.outcome += "<%s message=%s/>" % (tag, xml.sax.saxutils.quoteattr(text))
-
-    def addFailure(self, test, err):
-        super().addFailure(test, err)
-        self._tag("failure", str(err[1]))
-
-    def addError(self, test, err):
-        super().addError(test, err)
-        self._tag("error", str(err[1]))
-
-    def addSubTest(self, test, subtest, err):
-        super().addSubTest(test, subtest, err)
-        if err is not None:
-            self._tag("failure", "%s: %s" % (subtest, err[1]))
-
-    def addSkip(self, test, reason):
-        super().addSkip(test, reason)
-        self._tag("skipped", reason)
-
-    def stopTest(self, test):
-        super().stopTest(test)
-        kind, _, name = test.id().rpartition(".")
-        self.cases.append('<testcase name=%s classname=%s time="%.3f">%s</testcase>' % (
-            xml.sax.saxutils.quoteattr(name), xml.sax.saxutils.quoteattr(kind), time.monotonic() - self.began,
-            self.outcome))
-
-
 # Tests that take long: with main()'s argument --full only.
 only_full = unittest.skipUnless("--full" in sys.argv, "takes long: bazel run its full variant")
 
@@ -416,11 +413,9 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if not os.path.isdir("/proc/self"):
         sys.exit("these tests need Linux's /proc")
-    runner = unittest.TextTestRunner(verbosity=2, resultclass=_Result, stream=sys.stdout)
+    runner = unittest.TextTestRunner(verbosity=2, resultclass=results.Result, stream=sys.stdout)
     suite = unittest.main(module="__main__", argv=argv, testRunner=runner, exit=False)
     path = os.environ.get("XML_OUTPUT_FILE")
     if path:
-        with open(path, "w") as f:
-            f.write("<testsuites><testsuite name=%s>%s</testsuite></testsuites>" % (
-                xml.sax.saxutils.quoteattr(os.path.basename(argv[0])), "".join(suite.result.cases)))
+        results.write(path, os.path.basename(argv[0]), suite.result.cases)
     sys.exit(not suite.result.wasSuccessful())
