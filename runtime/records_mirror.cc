@@ -213,6 +213,19 @@ bool OwnerRecords::Put(absl::string_view copy) {
     pieces.Read(&mark, sizeof(mark));
     Consumed(static_cast<int>(u)).store(mark, std::memory_order_seq_cst);
   }
+  // First: whoever sees that an attempt is over, by REJECTED or by a boundary after it, finds its verdict,
+  // which is absent for a moment here.
+  if (c.verdict != 0 && p.verdict.load(std::memory_order_relaxed) != c.verdict) {
+    Invalidate(p.verdict);
+    p.kind = c.kind, p.groups = c.groups, p.imports = c.imports, p.reason_bytes = c.reason_bytes;
+    p.grad_norm = c.grad_norm, p.grad_scale = c.grad_scale, p.clip = c.clip, p.loss = c.loss;
+    p.samples = c.samples, p.loss_scale = c.loss_scale, p.verdict_proposals = c.verdict_proposals;
+    std::memcpy(p.import_ids, imports, c.imports * sizeof(uint64_t));
+    std::memcpy(p.reason, reason, c.reason_bytes);
+    std::memcpy(base_ + groups_at_, groups, c.groups * sizeof(GroupScalars));
+    std::memcpy(base_ + bits_at_, tensors, bits);
+    p.verdict.store(c.verdict, std::memory_order_seq_cst);
+  }
   const auto boundary = [](const BoundaryCopy& from, BoundaryRecord& to) {
     if (from.mark == 0 || to.mark.load(std::memory_order_relaxed) == from.mark) return;
     Invalidate(to.mark);
@@ -229,17 +242,6 @@ bool OwnerRecords::Put(absl::string_view copy) {
     p.prepared.store(c.prepared, std::memory_order_seq_cst);
   }
   p.phased.store(c.phased, std::memory_order_seq_cst);
-  if (c.verdict != 0 && p.verdict.load(std::memory_order_relaxed) != c.verdict) {
-    Invalidate(p.verdict);
-    p.kind = c.kind, p.groups = c.groups, p.imports = c.imports, p.reason_bytes = c.reason_bytes;
-    p.grad_norm = c.grad_norm, p.grad_scale = c.grad_scale, p.clip = c.clip, p.loss = c.loss;
-    p.samples = c.samples, p.loss_scale = c.loss_scale, p.verdict_proposals = c.verdict_proposals;
-    std::memcpy(p.import_ids, imports, c.imports * sizeof(uint64_t));
-    std::memcpy(p.reason, reason, c.reason_bytes);
-    std::memcpy(base_ + groups_at_, groups, c.groups * sizeof(GroupScalars));
-    std::memcpy(base_ + bits_at_, tensors, bits);
-    p.verdict.store(c.verdict, std::memory_order_seq_cst);
-  }
   std::memcpy(p.waits_for, c.waits_for, sizeof c.waits_for - 1);
   p.closed_ns.store(c.closed_ns, std::memory_order_relaxed);
   p.opened_ns.store(c.opened_ns, std::memory_order_relaxed);

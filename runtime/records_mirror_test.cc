@@ -1,6 +1,8 @@
 // Records copied to the page of another host.
+#include <atomic>
 #include <optional>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -148,6 +150,36 @@ TEST(RecordsMirror, WhatAnOwnerPublishes) {
   EXPECT_EQ(page.boundary.n, 2);
   EXPECT_EQ(page.boundary_done.n, 1);
   EXPECT_EQ(page.phased, id);
+}
+
+// Whoever begins the next attempt takes the loss scale from the verdict of the last one, which must not be
+// absent then, not for a moment.
+TEST(RecordsMirror, AnAttemptThatABoundaryEndedHasItsVerdict) {
+  const JobSpec spec = Spec(1);
+  Pair<OwnerRecords> owner(spec);
+  constexpr uint64_t kRounds = 4000;
+  std::atomic<uint64_t> seen{0};
+  std::atomic<bool> absent{false};
+  std::thread trainer([&] {
+    for (uint64_t step = 1; step <= kRounds; ++step) {
+      while (owner.b.Rejected().step < Step(step)) continue;
+      if (!owner.b.LastVerdict().has_value()) absent = true;
+      seen = step;
+    }
+  });
+  for (uint64_t step = 1; step <= kRounds; ++step) {
+    Verdict verdict;
+    verdict.id = {Step(step), 0};
+    verdict.kind = VerdictKind::kReject;
+    verdict.groups.resize(1);
+    verdict.has_grad = {5};
+    owner.a.WriteVerdict(verdict);
+    owner.a.PublishBoundaryDone({{Step(step), 1}, 1, 1, {}});
+    EXPECT_TRUE(owner.b.Put(owner.a.Copy()));
+    while (seen < step) continue;
+  }
+  trainer.join();
+  EXPECT_FALSE(absent);
 }
 
 }  // namespace

@@ -277,6 +277,13 @@ class Agent {
         o.consumed[u] = c.consumed[u];
         w.Tick();
       }
+      // Whoever sees that an attempt is over, by REJECTED or by a boundary after it, finds its verdict.
+      if (verdict && !(o.verdict.has_value() && o.verdict->id == c.verdict->id)) {
+        o.verdict.reset();
+        w.Tick();
+        o.verdict = c.verdict;
+        w.Tick();
+      }
       if (boundary) Put(w, c.boundary, &o.boundary);
       if (d0) Put(w, c.boundary_done[0], &o.boundary_done[0]);
       if (d1) Put(w, c.boundary_done[1], &o.boundary_done[1]);
@@ -289,12 +296,6 @@ class Agent {
       }
       o.phased = c.phased;
       w.Tick();
-      if (verdict && !(o.verdict.has_value() && o.verdict->id == c.verdict->id)) {
-        o.verdict.reset();
-        w.Tick();
-        o.verdict = c.verdict;
-        w.Tick();
-      }
       o.rejected = c.rejected;
       w.Tick();
       const int parity = c.done.step.value() & 1;
