@@ -116,6 +116,11 @@ class Session {
   //   NOT_FOUND, INVALID_ARGUMENT  no such tensor, or another shape: nothing was handed over
   absl::StatusOr<uint64_t> StageWrite(const std::vector<NamedValues>& tensors);
 
+  // The fp32 parameters of all tensors, in the layout's order, as the servers have them after one step, which
+  // is returned; from all hosts, where a host has only its share of them. REQUIRES: tensors[t] has room for
+  // what tensor t has.
+  absl::StatusOr<uint64_t> ReadMasters(const std::vector<absl::Span<float>>& tensors);
+
   // Leaves. `finished`: training is complete and nobody is to take the place.
   absl::Status Detach(bool finished);
 

@@ -20,11 +20,15 @@ std::string ControlPage::LinkState::Words() const {
 }
 
 std::string ControlPage::LinkProblem() const {
-  for (const LinkState& link : links) {
-    const uint32_t state = link.state.load(std::memory_order_acquire);
-    if (state == LinkState::kSilent || state == LinkState::kDown) return link.Words();
+  for (int h = 0; h < kHosts; ++h) {
+    if (std::string problem = LinkProblem(h); !problem.empty()) return problem;
   }
   return "";
+}
+
+std::string ControlPage::LinkProblem(int host) const {
+  const uint32_t state = links[host].state.load(std::memory_order_acquire);
+  return state == LinkState::kSilent || state == LinkState::kDown ? links[host].Words() : "";
 }
 
 void ControlPage::PutAssignment(uint64_t epoch, const HostMap& hosts, int world_size, Step not_before) {

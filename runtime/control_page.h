@@ -133,8 +133,9 @@ class ControlPage {
   };
   static constexpr int kHosts = 64;
   LinkState links[kHosts];
-  // What is wrong with a link, in words; empty: nothing.
+  // What is wrong with any link, or with that to one host, in words; empty: nothing.
   std::string LinkProblem() const;
+  std::string LinkProblem(int host) const;
   SnapshotEntry snapshots[kSnapshots];
   MemberEntry servers[kMaxSlots];
 

@@ -14,11 +14,13 @@
 #include "runtime/doorbell.h"
 #include "runtime/mutex.h"
 #include "server/chunk_frame.h"
+#include "server/host_part.h"
 #include "server/import_stream.h"
 #include "server/operation_gate.h"
 #include "server/read_ahead.h"
 #include "server/restore_operation.h"
 #include "server/save_operation.h"
+#include "server/snapshot_table.h"
 #include "server/tensor_stream.h"
 #include "server/token_bucket.h"
 
@@ -100,7 +102,8 @@ class CheckpointServiceImpl final : public v1::CheckpointService::Service {
     const CoordinatorOr c = context_->FindCoordinator(*call);
     if (!c.ok()) return ToGrpc(c.status());
     if (*c == nullptr)
-      return context_->Forward<v1::CheckpointService>(*call, &CheckpointStub::Snapshot, *request, response);
+      return context_->ForwardWhileLinked<v1::CheckpointService>(*call, &CheckpointStub::Snapshot, *request,
+                                                                 response);
     const absl::StatusOr<JobMemory*> memory = context_->Memory();
     if (!memory.ok()) return ToGrpc(memory.status());
     const absl::StatusOr<SnapshotOptions> options = OptionsFrom(**memory, *request);
@@ -118,7 +121,8 @@ class CheckpointServiceImpl final : public v1::CheckpointService::Service {
     const CoordinatorOr c = context_->FindCoordinator(*call);
     if (!c.ok()) return ToGrpc(c.status());
     if (*c == nullptr)
-      return context_->Forward<v1::CheckpointService>(*call, &CheckpointStub::Release, *request, response);
+      return context_->ForwardWhileLinked<v1::CheckpointService>(*call, &CheckpointStub::Release, *request,
+                                                                 response);
     const absl::StatusOr<JobMemory*> memory = context_->Memory();
     if (!memory.ok()) return ToGrpc(memory.status());
     (*c)->snapshots().Release(**memory, request->id());
@@ -234,6 +238,35 @@ class CheckpointServiceImpl final : public v1::CheckpointService::Service {
     return ToGrpc(read.status());
   }
 
+  Status OpenPool(ServerContext* call, const v1::OpenPoolRequest* request, v1::OpenPoolResponse*) override {
+    if (absl::Status s = context_->Admit(*call, request->job()); !s.ok()) return ToGrpc(s);
+    return ToGrpc(OpenPoolHere(context_, *request));
+  }
+
+  Status AwaitCut(ServerContext* call, const v1::AwaitCutRequest* request,
+                  v1::AwaitCutResponse* response) override {
+    if (absl::Status s = context_->Admit(*call, request->job()); !s.ok()) return ToGrpc(s);
+    const absl::StatusOr<Step> step =
+        AwaitCutHere(context_, *request, DeadlineOf(*call), [&] { return !call->IsCancelled(); });
+    if (step.ok()) response->set_step(step->value());
+    return ToGrpc(step.status());
+  }
+
+  Status ReleasePool(ServerContext* call, const v1::ReleaseRequest* request, v1::ReleaseResponse*) override {
+    if (absl::Status s = context_->Admit(*call, request->job()); !s.ok()) return ToGrpc(s);
+    const absl::StatusOr<JobMemory*> memory = context_->Memory();
+    if (memory.ok()) server::ReleasePool(**memory, request->id());
+    return ToGrpc(memory.status());
+  }
+
+  Status ReadShare(ServerContext* call, const v1::ReadShareRequest* request,
+                   grpc::ServerWriter<v1::Chunk>* writer) override {
+    if (absl::Status s = context_->Admit(*call, request->job()); !s.ok()) return ToGrpc(s);
+    return ToGrpc(ReadShareHere(context_, *request, [&](const v1::Chunk& chunk) {
+      return !call->IsCancelled() && writer->Write(chunk);
+    }));
+  }
+
  private:
   Status RawPull(ServerContext* call, PullStream* stream) {
     v1::PullRequest request;
@@ -257,12 +290,17 @@ class CheckpointServiceImpl final : public v1::CheckpointService::Service {
     const absl::StatusOr<std::unique_ptr<SnapshotReader>> reader =
         SnapshotReader::Open(*memory, request.snapshot_id());
     if (!reader.ok()) return reader.status();
-    TensorStream values(*memory, reader->get());
+    const absl::StatusOr<std::unique_ptr<HostShares>> shares =
+        SharesOf(context_, **reader, DeadlineOf(*call));
+    if (!shares.ok()) return shares.status();
+    TensorStream values(*memory, reader->get(), shares->get());
     for (const v1::TensorRef& ref : request.tensors()) {
       const absl::StatusOr<ValueRef> found = FindValues(**memory, ref.name(), PlaneOf(ref));
       if (!found.ok()) return found.status();
       const bool param = found->kind == ValueRef::kPlane && found->plane == 0;
-      if (absl::Status s = values.Add(*found, param ? *dtype : DType::kFloat32); !s.ok()) return s;
+      const DType as = param ? *dtype : DType::kFloat32;
+      if (absl::Status s = values.Add(*found, as); !s.ok()) return s;
+      if (*shares != nullptr && found->kind == ValueRef::kPlane) (*shares)->Add(ref, {}, ToProto(as));
     }
     if (request.offset() > values.bytes()) {
       return absl::OutOfRangeError(

@@ -58,7 +58,8 @@ Coordinator::Coordinator(Options options, JobHome* home, runtime::ExitWatch* wat
       home_(home),
       watch_(watch),
       host_(options_.host.empty() ? HostName() : options_.host),
-      state_(std::move(state)) {
+      state_(std::move(state)),
+      snapshots_(options_.others) {
   MutexLock lock(mu_);
   committed_ = state_.doc();
   // Not OK: no trainer has attached yet.
@@ -368,7 +369,7 @@ void Coordinator::Look() {
   runtime::JobMemory* m = memory();
   if (m != nullptr) {
     LookAtProposals(*m);
-    snapshots_.Sweep(*m);
+    SweepPools(*m);  // as each host does
   }
   MutexLock lock(mu_);
   if (m == nullptr && committed_.proposed_epoch.value() != 0 && events_.empty()) {

@@ -50,6 +50,7 @@ class Coordinator {
     std::string host;  // that it is a process of, as members of the job name it; empty: this host's own name
     int hosts = 1;     // of the job
     runtime::MetaStore* store = nullptr;  // as the leadership it acts under may change it; borrowed
+    const OtherHosts* others = nullptr;   // of the job, if there are any; borrowed
   };
 
   // What a trainer learns when it has its place.

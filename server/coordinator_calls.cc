@@ -125,7 +125,8 @@ absl::Status Coordinator::ReportHost(const v1::ReportHostRequest& report) {
     return std::count_if(r.links().begin(), r.links().end(), [](const v1::HostLink& l) { return l.up(); });
   };
   // Bytes sent change all the time: they are read, not told.
-  const bool changed = known.data_address() != report.data_address() || up(known) != up(report);
+  const bool changed = known.data_address() != report.data_address() ||
+                       known.rpc_address() != report.rpc_address() || up(known) != up(report);
   known = report;
   if (changed) Changed();
   return absl::OkStatus();

@@ -8,6 +8,7 @@
 #include "grpcpp/client_context.h"
 #include "proto/sherd/v1/cluster.grpc.pb.h"
 #include "proto/status.h"
+#include "server/snapshot_table.h"
 #include "spdlog/spdlog.h"
 
 namespace sherd::server {
@@ -51,7 +52,7 @@ absl::StatusOr<std::unique_ptr<Node>> Node::Start(Options options, JobHome* home
   if (node->options_.agent.has_value()) {
     HostAgent::Options agent = *node->options_.agent;
     agent.place = node->options_.place;
-    agent.tick = [n = node.get()] { n->TryEngine(); };
+    agent.tick = [n = node.get()] { n->Tick(); };
     agent.report = [n = node.get()](v1::ReportHostRequest report) {
       return n->ReportHost(std::move(report));
     };
@@ -62,7 +63,14 @@ absl::StatusOr<std::unique_ptr<Node>> Node::Start(Options options, JobHome* home
 }
 
 Node::Node(Options options, JobHome* home, Peers* peers, runtime::ExitWatch* watch)
-    : options_(std::move(options)), home_(home), peers_(peers), watch_(watch), self_(runtime::Self()) {}
+    : options_(std::move(options)),
+      home_(home),
+      peers_(peers),
+      watch_(watch),
+      self_(runtime::Self()),
+      others_(options_.place.several()
+                  ? std::make_unique<OtherHosts>(home, peers, [this](int host) { return HostAddress(host); })
+                  : nullptr) {}
 
 Node::~Node() {
   {
@@ -154,10 +162,11 @@ void Node::Steer() {
 
 void Node::StartCoordinator() {
   spdlog::info("server {} coordinates job {}", options_.id, options_.job);
-  absl::StatusOr<std::unique_ptr<Coordinator>> c = Coordinator::Start(
-      {options_.job, options_.expected_servers, options_.id, options_.address, options_.min_trainers,
-       options_.max_trainers, options_.place.Name(), options_.place.count, &leadership_->store()},
-      home_, watch_);
+  absl::StatusOr<std::unique_ptr<Coordinator>> c =
+      Coordinator::Start({options_.job, options_.expected_servers, options_.id, options_.address,
+                          options_.min_trainers, options_.max_trainers, options_.place.Name(),
+                          options_.place.count, &leadership_->store(), others_.get()},
+                         home_, watch_);
   MutexLock lock(mu_);
   if (c.ok()) {
     coordinator_ = *std::move(c);
@@ -313,11 +322,23 @@ absl::Status Node::ReportHost(v1::ReportHostRequest report) {
   grpc::ClientContext context;
   peers_->Prepare(&context, absl::Now() + kReportPatience);
   report.set_job(options_.job);
+  report.set_rpc_address(options_.rpc_address);
   v1::ReportHostResponse response;
   return FromGrpc(v1::ClusterService::NewStub(peers_->To(*address))->ReportHost(&context, report, &response));
 }
 
-void Node::TryEngine() {
+std::string Node::HostAddress(int host) const {
+  MutexLock lock(mu_);
+  for (const v1::Host& h : seen_.hosts()) {
+    if (h.index() == host) return h.rpc_address();
+  }
+  return "";
+}
+
+void Node::Tick() {
+  if (options_.place.index > 0) {
+    if (const absl::StatusOr<runtime::JobMemory*> memory = home_->Memory(); memory.ok()) SweepPools(**memory);
+  }
   int slot = -1;
   {
     MutexLock lock(engine_mu_);

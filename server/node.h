@@ -36,6 +36,7 @@
 #include "server/host_agent.h"
 #include "server/host_watch.h"
 #include "server/job_home.h"
+#include "server/other_hosts.h"
 #include "server/peers.h"
 
 namespace grpc {
@@ -55,6 +56,7 @@ class Node {
     // In a job of several hosts: which this is, 0 being the coordinator's, and how many.
     runtime::HostPlace place;
     v1::HostShare share;                       // what this host brings, if there are several
+    std::string rpc_address;                   // where servers of other hosts call this one, if there are
     absl::optional<HostAgent::Options> agent;  // if there are several; `tick` and `report` are the node's
     EngineOptions engine;
   };
@@ -68,6 +70,8 @@ class Node {
   const Options& options() const { return options_; }
   JobHome& home() const { return *home_; }
   Peers& peers() const { return *peers_; }
+  // The other hosts of the job; null if there are none.
+  const OtherHosts* others() const { return others_.get(); }
 
   // The coordinator, if it lives here; null otherwise.
   std::shared_ptr<Coordinator> coordinator() const;
@@ -100,12 +104,15 @@ class Node {
   void Follow();
   absl::Status FollowOnce();
   std::optional<v1::Cluster> OwnView(std::string waits_for) const;
+  // Where a server of that host answers, as far as this one has seen; empty: not known.
+  std::string HostAddress(int host) const;
   absl::Status ReportExit(const runtime::ProcessIdentity& process);
   absl::Status ReportHost(v1::ReportHostRequest report);
   void OnCluster(const v1::Cluster& cluster);
   void RunEngine(int slot);
-  // On another host than the coordinator's the control page follows a moment after the cluster's change.
-  void TryEngine();
+  // About twenty times a second in a job of several hosts. On another host than the coordinator's the control
+  // page follows a moment after the cluster's change, and nobody else sweeps up snapshots.
+  void Tick();
   void End(absl::Status why);
   bool stopping() const;
 
@@ -114,6 +121,7 @@ class Node {
   Peers* const peers_;
   runtime::ExitWatch* const watch_;
   const runtime::ProcessIdentity self_;
+  const std::unique_ptr<OtherHosts> others_;
 
   mutable runtime::Mutex mu_;
   mutable runtime::CondVar changed_;

@@ -11,14 +11,6 @@ namespace {
 
 using runtime::MutexLock;
 
-// Empty: it is up, or has never been.
-std::string ProblemOf(const runtime::ControlPage::LinkState& link) {
-  const uint32_t state = link.state.load(std::memory_order_acquire);
-  using runtime::ControlPage;
-  return state == ControlPage::LinkState::kSilent || state == ControlPage::LinkState::kDown ? link.Words()
-                                                                                            : "";
-}
-
 }  // namespace
 
 std::optional<v1::Cluster> Node::ViewWithoutCoordinator() const {
@@ -27,7 +19,7 @@ std::optional<v1::Cluster> Node::ViewWithoutCoordinator() const {
   if (options_.place.index == 0) return std::nullopt;
   const absl::StatusOr<runtime::JobMemory*> memory = home_->Memory();
   if (!memory.ok()) return std::nullopt;
-  const std::string problem = ProblemOf((*memory)->control().links[0]);
+  const std::string problem = (*memory)->control().LinkProblem(0);
   return problem.empty() ? std::nullopt : OwnView(problem);
 }
 
@@ -61,7 +53,7 @@ std::optional<v1::Cluster> Node::OwnView(std::string waits_for) const {
     if (host.index() != options_.place.index) continue;
     for (v1::HostLink& link : *host.mutable_links()) {
       const int peer = std::clamp(link.peer(), 0, runtime::ControlPage::kHosts - 1);
-      link.set_problem(ProblemOf((*memory)->control().links[peer]));
+      link.set_problem((*memory)->control().LinkProblem(peer));
       link.set_up(link.problem().empty());
     }
   }

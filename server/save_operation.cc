@@ -263,6 +263,7 @@ absl::StatusOr<v1::SaveProgress::Result> SaveCheckpoint(
   if (absl::Status s = CheckRequest(request); !s.ok()) return s;
   const absl::StatusOr<JobMemory*> memory = context->Memory();
   if (!memory.ok()) return memory.status();
+  if (absl::Status s = runtime::CheckOneHost((*memory)->place(), "a save"); !s.ok()) return s;
   return Save(context, coordinator, *memory, request, deadline, tell).Run();
 }
 

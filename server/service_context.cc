@@ -59,6 +59,11 @@ absl::StatusOr<std::shared_ptr<Coordinator>> ServiceContext::FindCoordinator(
   return c;
 }
 
+const OtherHosts* ServiceContext::OthersIfJoined() const {
+  const absl::StatusOr<Node*> n = node();
+  return n.ok() && (*n)->home().place().index > 0 ? (*n)->others() : nullptr;
+}
+
 absl::StatusOr<runtime::JobMemory*> ServiceContext::Memory() const {
   absl::StatusOr<Node*> n = node();
   if (!n.ok()) return n.status();
@@ -90,8 +95,8 @@ absl::StatusOr<std::unique_ptr<SnapshotLease>> SnapshotLease::Take(const Service
   }
   if (buffers) request.add_planes("buffer");
   v1::SnapshotInfo info;
-  const absl::Status opened = FromGrpc(
-      context->Forward<v1::CheckpointService>(call, &v1::CheckpointService::Stub::Snapshot, request, &info));
+  const absl::Status opened = FromGrpc(context->ForwardWhileLinked<v1::CheckpointService>(
+      call, &v1::CheckpointService::Stub::Snapshot, request, &info));
   if (!opened.ok()) return opened;
   return std::unique_ptr<SnapshotLease>(new SnapshotLease(context, info.id()));
 }
@@ -106,6 +111,8 @@ SnapshotLease::~SnapshotLease() {
   }
   absl::StatusOr<std::string> address = (*node)->CoordinatorAddress();
   if (!address.ok()) return;  // it expires
+  const OtherHosts* const others = context_->OthersIfJoined();
+  if (others != nullptr && !others->Problem(0).empty()) return;
   grpc::ClientContext client;
   (*node)->peers().Prepare(&client, absl::Now() + absl::Seconds(5));
   v1::ReleaseRequest request;

@@ -25,6 +25,7 @@
 #include "grpcpp/server_context.h"
 #include "grpcpp/support/sync_stream.h"
 #include "proto/status.h"
+#include "server/link_guard.h"
 #include "server/node.h"
 #include "server/peers.h"
 #include "server/snapshots.h"
@@ -88,6 +89,13 @@ class ServiceContext {
                        grpc::Status (Service::Stub::*method)(grpc::ClientContext*, const Request&, Response*),
                        const Request& request, Response* response,
                        absl::Duration patience = absl::InfiniteDuration()) const;
+  // The same of a method that changes nothing that lasts: on another host than the coordinator's it is given
+  // up with UNAVAILABLE, in the link's words, when the link to that is not up.
+  template <typename Service, typename Request, typename Response>
+  grpc::Status ForwardWhileLinked(const grpc::ServerContext& context,
+                                  grpc::Status (Service::Stub::*method)(grpc::ClientContext*, const Request&,
+                                                                        Response*),
+                                  const Request& request, Response* response) const;
   // The same of a method that answers with a stream.
   template <typename Service, typename Request, typename Message>
   grpc::Status ForwardAnswers(const grpc::ServerContext& context,
@@ -103,6 +111,9 @@ class ServiceContext {
 
   // The job's memory; FAILED_PRECONDITION before the first Attach.
   absl::StatusOr<runtime::JobMemory*> Memory() const;
+
+  // The other hosts of the job, on one that is not the coordinator's; else null.
+  const OtherHosts* OthersIfJoined() const;
 
   StreamBudget& reads() { return reads_; }
   StreamBudget& writes() { return writes_; }
@@ -146,6 +157,21 @@ grpc::Status ServiceContext::Forward(const grpc::ServerContext& context,
                            absl::FormatDuration(patience), ": it is stopped or very busy")));
         }
         return status;
+      });
+}
+
+template <typename Service, typename Request, typename Response>
+grpc::Status ServiceContext::ForwardWhileLinked(const grpc::ServerContext& context,
+                                                grpc::Status (Service::Stub::*method)(grpc::ClientContext*,
+                                                                                      const Request&,
+                                                                                      Response*),
+                                                const Request& request, Response* response) const {
+  return AtCoordinator<Service>(
+      context, absl::InfiniteFuture(), [&](auto& stub, grpc::ClientContext* client, const std::string&) {
+        LinkGuard guard(OthersIfJoined(), 0, client);
+        const grpc::Status status = (stub.*method)(client, request, response);
+        const std::string problem = guard.End();
+        return status.ok() || problem.empty() ? status : ToGrpc(absl::UnavailableError(problem));
       });
 }
 

@@ -12,6 +12,8 @@
 #include "proto/epoch_record.h"
 #include "proto/sherd/v1/shard.grpc.pb.h"
 #include "runtime/crc32c.h"
+#include "server/host_limits.h"
+#include "server/host_part.h"
 #include "server/import_stream.h"
 #include "server/operation_gate.h"
 #include "server/restore_operation.h"
@@ -28,35 +30,6 @@ using CoordinatorOr = absl::StatusOr<std::shared_ptr<Coordinator>>;
 using ShardStub = v1::ShardService::Stub;
 
 constexpr int kChunkBytes = 1 << 20;
-
-// What a job of several hosts cannot do.
-absl::Status CheckForSeveralHosts(const runtime::HostPlace& place, const JobSpec& spec, bool restore) {
-  if (!place.several()) return absl::OkStatus();
-  const kernels::OptimizerInfo& optimizer = kernels::Info(spec.optimizer);
-  if (optimizer.norms || optimizer.directions) {
-    return absl::FailedPreconditionError(absl::StrCat("optimizer ", Name(spec.optimizer),
-                                                      " needs whole tensors, which a job of ", place.count,
-                                                      " hosts divides: use another one, or one host"));
-  }
-  if (spec.stage >= 3) {
-    return absl::FailedPreconditionError(absl::StrCat("stage ", spec.stage, " is for one host; this job has ",
-                                                      place.count, ": use stage 0, 1 or 2"));
-  }
-  if (spec.virtual_ranks > 0) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("virtual ranks are for one host; this job has ", place.count, ": use none"));
-  }
-  if (restore) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("a job of ", place.count, " hosts cannot begin from a checkpoint: use one host"));
-  }
-  if (spec.world_size < place.count || spec.reduction.size() != place.count) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "a job of ", place.count, " hosts adds up its gradients host by host, but this trainer asks for ",
-        Describe(spec.reduction), ": start every trainer with `sherd run`"));
-  }
-  return absl::OkStatus();
-}
 
 bool Matches(const std::string& glob, const std::string& name) {
   return glob.empty() || ::fnmatch(glob.c_str(), name.c_str(), 0) == 0;
@@ -340,8 +313,12 @@ class ShardServiceImpl final : public v1::ShardService::Service {
     absl::StatusOr<std::unique_ptr<SnapshotReader>> reader = OpenReader(
         call, *memory, request.snapshot_id(), plane ? uint64_t{1} << values->plane : 1, !plane, &lease);
     if (!reader.ok()) return reader.status();
-    TensorStream stream(*memory, reader->get());
+    const absl::StatusOr<std::unique_ptr<HostShares>> shares =
+        SharesOf(context_, **reader, DeadlineOf(*call));
+    if (!shares.ok()) return shares.status();
+    TensorStream stream(*memory, reader->get(), shares->get());
     if (absl::Status s = stream.Add(*values, *slice, *dtype); !s.ok()) return s;
+    if (*shares != nullptr && plane) (*shares)->Add(request.tensor(), request.slice(), ToProto(*dtype));
 
     v1::ReadTensorResponse message;
     v1::ReadTensorResponse::Header* header = message.mutable_header();
@@ -381,12 +358,19 @@ class ShardServiceImpl final : public v1::ShardService::Service {
     for (const TensorInfo& t : (*memory)->layout().tensors()) {
       if (!Matches(request.glob(), t.spec.name) || (*plane > 0 && !t.spec.trainable)) continue;
       any = true;
-      TensorStream stream(*memory, reader->get());
+      const absl::StatusOr<std::unique_ptr<HostShares>> shares =
+          SharesOf(context_, **reader, DeadlineOf(*call));
+      if (!shares.ok()) return shares.status();
+      TensorStream stream(*memory, reader->get(), shares->get());
       ValueRef values;
       values.tensor = &t;
       values.plane = *plane;
       values.shape = t.spec.shape;
       if (absl::Status s = stream.Add(values, DType::kFloat32); !s.ok()) return s;
+      v1::TensorRef ref;
+      ref.set_name(t.spec.name);
+      ref.set_plane(name);
+      if (*shares != nullptr) (*shares)->Add(ref, {}, v1::DTYPE_FLOAT32);
       const absl::StatusOr<TensorFigures> figures = ComputeFigures(stream, request.histogram_bins());
       if (!figures.ok()) return figures.status();
       v1::TensorStat out;

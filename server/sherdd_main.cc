@@ -261,6 +261,12 @@ class Program {
     rpc.listen = flags_.listen;
     if (rpc.listen.empty())
       rpc.listen.push_back(absl::StrCat("unix:", dir_->path(), "/", flags_.id, ".sock"));
+    if (agent_.has_value()) {
+      // Servers of other hosts ask any of this one's for what this host has.
+      runtime::SocketAddress others = agent_->listen;
+      others.set_port(0);
+      rpc.listen.push_back(others.ToString());
+    }
     rpc.allow_remote = flags_.allow_remote;
     rpc.asks_token = !access.token.empty();
     rpc.tls = access.tls;
@@ -286,6 +292,7 @@ class Program {
       node.share.set_ranks(flags_.trainers);
       node.share.set_servers(flags_.expect);
       node.share.set_address(agent_->listen.host());
+      node.rpc_address = server_->addresses().back();
     }
     node.agent = agent_;
     const int cores = runtime::UsableCores();

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "core/host_map.h"
 #include "kernels/stream_copy.h"
 
 namespace sherd::server {
@@ -73,11 +74,7 @@ int64_t SnapshotPool::BytesFor(const JobMemory& memory, int64_t places, uint64_t
 absl::StatusOr<SnapshotPool> SnapshotPool::Create(const JobMemory& memory, uint64_t id, uint64_t plane_mask,
                                                   int64_t pool_blocks) {
   const int64_t places = memory.places();
-  absl::StatusOr<Segment> segment = Segment::Create(memory.dir(), SegmentName(id), SegmentKind::kSnapshot,
-                                                    BytesFor(memory, places, plane_mask, pool_blocks));
-  if (!segment.ok()) return segment.status();
-  SnapshotPool pool(*std::move(segment));
-  Header& h = *pool.header();
+  Header h = {};
   h.plane_mask = plane_mask;
   h.pool_blocks = pool_blocks + kSpareBlocks;
   h.job_blocks = memory.layout().total_blocks();
@@ -89,9 +86,31 @@ absl::StatusOr<SnapshotPool> SnapshotPool::Create(const JobMemory& memory, uint6
   h.trainers_at = h.buffers_at + AlignUp(h.buffer_bytes);
   h.index_at = h.trainers_at + TrainerBytes(memory.spec(), places, plane_mask);
   h.data_at = h.index_at + AlignUp(memory.layout().total_blocks() * 4);
-  h.total = pool.segment_.size();
+  h.total = BytesFor(memory, places, plane_mask, pool_blocks);
+  absl::StatusOr<Segment> segment = Segment::CreateSparse(
+      memory.dir(), SegmentName(id), SegmentKind::kSnapshot, h.total, Reserved(memory, h));
+  if (!segment.ok()) return segment.status();
+  SnapshotPool pool(*std::move(segment));
+  *pool.header() = h;
   return pool;
 }
+
+// Where a block has a place of its own, nobody keeps those of other hosts here.
+std::vector<Segment::Range> SnapshotPool::Reserved(const JobMemory& memory, const Header& h) {
+  const runtime::HostPlace& place = memory.place();
+  if (!place.several() || !HasRoomForAll(h)) return {{0, h.total}};
+  std::vector<Segment::Range> ranges = {{0, h.data_at}};
+  for (int p = 0; p < PlanesIn(h.plane_mask); ++p) {
+    for (const UnitInfo& unit : memory.layout().units()) {
+      const BlockRange own = HostShare(unit.blocks, place.index, place.count);
+      const int64_t at = h.data_at + (p * h.pool_blocks + own.begin) * kBlockBytes;
+      if (!own.empty()) ranges.push_back({at, own.size() * kBlockBytes});
+    }
+  }
+  return ranges;
+}
+
+bool SnapshotPool::HasRoomForAll(const Header& h) { return h.pool_blocks - kSpareBlocks >= h.job_blocks; }
 
 absl::StatusOr<SnapshotPool> SnapshotPool::Open(const JobMemory& memory, uint64_t id) {
   absl::StatusOr<Segment> segment =
@@ -119,7 +138,7 @@ std::atomic<uint32_t>* SnapshotPool::index() const {
   return reinterpret_cast<std::atomic<uint32_t>*>(segment_.data() + header()->index_at);
 }
 
-bool SnapshotPool::whole() const { return header()->pool_blocks - kSpareBlocks >= header()->job_blocks; }
+bool SnapshotPool::whole() const { return HasRoomForAll(*header()); }
 
 int SnapshotPool::PlanesBefore(int plane) const {
   return PlanesIn(header()->plane_mask & ((uint64_t{1} << plane) - 1));

@@ -26,6 +26,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -46,8 +47,8 @@ class SnapshotPool {
   static int PlanesIn(uint64_t plane_mask) { return __builtin_popcountll(plane_mask & ~kTrainerState); }
   static int64_t BytesFor(const runtime::JobMemory& memory, uint64_t plane_mask, int64_t pool_blocks);
 
-  // Reserves the segment, with a few blocks to spare for those a death wastes. RESOURCE_EXHAUSTED names the
-  // bytes needed and free.
+  // Reserves the segment, with a few blocks to spare for those a death wastes; on a host of several, with
+  // room for all, what it owns of them. RESOURCE_EXHAUSTED names the bytes needed and free.
   static absl::StatusOr<SnapshotPool> Create(const runtime::JobMemory& memory, uint64_t id,
                                              uint64_t plane_mask, int64_t pool_blocks);
   // NOT_FOUND once the snapshot is released.
@@ -90,6 +91,8 @@ class SnapshotPool {
  private:
   struct Header;
   struct TrainerState;
+  static bool HasRoomForAll(const Header& h);
+  static std::vector<runtime::Segment::Range> Reserved(const runtime::JobMemory& memory, const Header& h);
   static int64_t BlobStride(const JobSpec& spec);
   static int64_t TrainerBytes(const JobSpec& spec, int64_t places, uint64_t plane_mask);
   static int64_t BytesFor(const runtime::JobMemory& memory, int64_t places, uint64_t plane_mask,

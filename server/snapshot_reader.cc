@@ -45,8 +45,8 @@ absl::StatusOr<std::unique_ptr<SnapshotReader>> SnapshotReader::Open(runtime::Jo
   }
   absl::StatusOr<SnapshotPool> pool = SnapshotPool::Open(*memory, id);
   if (!pool.ok()) return pool.status();
-  std::unique_ptr<SnapshotReader> reader(
-      new SnapshotReader(memory, id, Step(cut_plus_1 - 1), *std::move(pool)));
+  std::unique_ptr<SnapshotReader> reader(new SnapshotReader(
+      memory, id, Step(cut_plus_1 - 1), absl::Nanoseconds(entry->idle_ns.load()), *std::move(pool)));
   if (absl::Status s = reader->Check(); !s.ok()) return s;
   return reader;
 }

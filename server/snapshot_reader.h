@@ -13,6 +13,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "core/types.h"
 #include "runtime/job_memory.h"
@@ -31,10 +32,11 @@ class SnapshotReader {
 
   uint64_t id() const { return id_; }
   Step step() const { return step_; }
+  absl::Duration idle_timeout() const { return idle_timeout_; }
   bool HasPlane(int plane) const { return pool_.plane_mask() >> plane & 1; }
 
   // Elements [first, first + count) of a tensor, fp32, to `out` (any alignment). REQUIRES: HasPlane, the
-  // tensor has the plane, and the range is in it.
+  // tensor has the plane, and the range is in it and, in a job of several hosts, this host's.
   void Read(const TensorInfo& tensor, int plane, int64_t first, int64_t count, char* out) const;
   // Whole blocks, counted from block 0 of the layout, padding included. REQUIRES: HasPlane, and the plane
   // reaches so far.
@@ -50,12 +52,14 @@ class SnapshotReader {
   absl::Status Check();
 
  private:
-  SnapshotReader(runtime::JobMemory* memory, uint64_t id, Step step, SnapshotPool pool)
-      : memory_(memory), id_(id), step_(step), pool_(std::move(pool)) {}
+  SnapshotReader(runtime::JobMemory* memory, uint64_t id, Step step, absl::Duration idle_timeout,
+                 SnapshotPool pool)
+      : memory_(memory), id_(id), step_(step), idle_timeout_(idle_timeout), pool_(std::move(pool)) {}
 
   runtime::JobMemory* const memory_;
   const uint64_t id_;
   const Step step_;
+  const absl::Duration idle_timeout_;
   const SnapshotPool pool_;
 };
 

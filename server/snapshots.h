@@ -1,7 +1,8 @@
 // Opens and releases snapshots: the coordinator's side of DESIGN.md, proposals and boundaries. Owners cut
-// them, server/snapshot_reader.h reads them.
+// them, server/snapshot_reader.h reads them. In a job of several hosts a snapshot has a pool on each, which
+// stands there before it is proposed (server/snapshot_table.h).
 //
-//   Snapshots snapshots;
+//   Snapshots snapshots(nullptr);
 //   absl::StatusOr<SnapshotState> s = snapshots.Open(memory, options, deadline);
 //   snapshots.Release(memory, s->id);
 //
@@ -22,7 +23,9 @@
 #include "core/types.h"
 #include "runtime/job_memory.h"
 #include "runtime/mutex.h"
+#include "server/other_hosts.h"
 #include "server/snapshot_pool.h"
+#include "server/snapshot_table.h"
 
 namespace sherd::server {
 
@@ -54,24 +57,36 @@ struct SnapshotState {
 
 class Snapshots {
  public:
+  // `others`: the other hosts of the job, borrowed; null if there are none.
+  explicit Snapshots(const OtherHosts* others) : others_(others) {}
+
   //   FAILED_PRECONDITION  the initial values are not whole yet; or after_step is stored already
   //   RESOURCE_EXHAUSTED   too many are open, or no room for the pool
   //   CANCELLED            see above
   //   DEADLINE_EXCEEDED    says which owner had not come to a boundary; nothing is left behind
+  //   UNAVAILABLE          another host cannot be reached: names it; nothing is left behind but what expires
   absl::StatusOr<SnapshotState> Open(runtime::JobMemory& memory, const SnapshotOptions& options,
                                      absl::Time deadline);
 
-  // Unknown ids are no error.
+  // Unknown ids are no error. On a host that does not answer it expires.
   void Release(runtime::JobMemory& memory, uint64_t id);
 
+  // As they are on this host.
   static std::vector<SnapshotState> List(runtime::JobMemory& memory);
 
-  // Releases what nobody has read for its idle_timeout.
-  void Sweep(runtime::JobMemory& memory);
-
  private:
-  absl::StatusOr<uint64_t> Begin(runtime::JobMemory& memory, const SnapshotOptions& options);
+  absl::StatusOr<uint64_t> Begin(runtime::JobMemory& memory, const SnapshotOptions& options,
+                                 absl::Time deadline);
+  absl::Status MakePools(runtime::JobMemory& memory, const PoolOrder& order, absl::Time deadline);
+  absl::StatusOr<Step> AwaitCutEverywhere(runtime::JobMemory& memory, uint64_t id,
+                                          const SnapshotOptions& options, absl::Time deadline);
+  // The step after which each of the other hosts has cut it, if it is one. `patient`: how long their servers
+  // may be away.
+  absl::StatusOr<Step> AwaitCutElsewhere(uint64_t id, absl::Time deadline, absl::Time patient,
+                                         const std::function<bool()>& go_on) const;
+  void ReleaseElsewhere(uint64_t id) const;
 
+  const OtherHosts* const others_;
   runtime::Mutex mu_;
   bool beginning_ ABSL_GUARDED_BY(mu_) = false;  // one at a time: ids are proposed in order
   runtime::CondVar begun_;

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "core/host_map.h"
 #include "core/job_spec.h"
 #include "runtime/formats/half.h"
 
@@ -75,28 +76,92 @@ absl::Status TensorStream::Add(const ValueRef& values, const Slice& slice, DType
                                             "\": name it when the snapshot is taken"));
   }
   const int64_t element = values.kind == ValueRef::kPlane ? SizeOf(dtype) : BufferElementBytes(values.dtype);
-  items_.push_back({values, slice, dtype, bytes(), static_cast<uint64_t>(slice.numel() * element)});
+  items_.push_back({values, slice, dtype, element});
+  const runtime::HostPlace& place = memory_->place();
+  if (!place.several() || values.kind != ValueRef::kPlane) {
+    AddPiece(0, slice.numel(), place.index);
+    return absl::OkStatus();
+  }
+  // A host owns a stretch of blocks of each unit, and a slice's elements are in the order of the tensor's.
+  const BlockRange unit = memory_->layout().units()[values.tensor->unit].blocks;
+  int64_t first = 0;
+  for (int h = 0; h < place.count; ++h) {
+    const int64_t end = h + 1 == place.count
+                            ? slice.numel()
+                            : ElementsBefore(items_.back(), HostShare(unit, h, place.count).end);
+    AddPiece(first, end - first, h);
+    first = end;
+  }
   return absl::OkStatus();
 }
 
+void TensorStream::AddPiece(int64_t first, int64_t count, int host) {
+  if (count <= 0 || (own_share_ && host != memory_->place().index)) return;
+  const uint64_t bytes = static_cast<uint64_t>(count * items_.back().element_bytes);
+  pieces_.push_back({items_.size() - 1, first, host, bytes_, bytes, share_bytes_[host]});
+  bytes_ += bytes;
+  share_bytes_[host] += bytes;
+}
+
+int64_t TensorStream::ElementsBefore(const Item& item, int64_t block) {
+  const int64_t limit = (block - item.values.tensor->blocks.begin) * kBlockElements;
+  int64_t low = 0, high = item.slice.numel();
+  while (low < high) {
+    const int64_t middle = low + (high - low) / 2;
+    int64_t element = 0;
+    item.slice.ForEachRun(middle, middle + 1, [&](int64_t at, int64_t, int64_t) { element = at; });
+    if (element < limit) {
+      low = middle + 1;
+    } else {
+      high = middle;
+    }
+  }
+  return low;
+}
+
+// All other hosts send at once, while this one reads its own.
+void TensorStream::BeginOthers(uint64_t offset) {
+  std::vector<bool> begun(share_bytes_.size(), false);
+  begun[memory_->place().index] = true;
+  for (const Piece& piece : pieces_) {
+    if (begun[piece.host] || piece.begin + piece.bytes <= offset) continue;
+    begun[piece.host] = true;
+    others_->Begin(piece.host, piece.share_begin + (offset > piece.begin ? offset - piece.begin : 0));
+  }
+}
+
 absl::Status TensorStream::Fill(uint64_t offset, absl::Span<char> out) {
-  // The first item that ends after `offset`.
-  auto item = std::partition_point(items_.begin(), items_.end(),
-                                   [&](const Item& i) { return i.begin + i.bytes <= offset; });
+  if (others_ != nullptr && !others_begun_) BeginOthers(offset);
+  others_begun_ = true;
+  // The first piece that ends after `offset`.
+  auto piece = std::partition_point(pieces_.begin(), pieces_.end(),
+                                    [&](const Piece& p) { return p.begin + p.bytes <= offset; });
   while (!out.empty()) {
-    const uint64_t within = offset - item->begin;
-    const size_t n = std::min<uint64_t>(out.size(), item->bytes - within);
-    FillItem(*item, within, out.first(n));
+    const uint64_t within = offset - piece->begin;
+    const size_t n = std::min<uint64_t>(out.size(), piece->bytes - within);
+    if (absl::Status s = FillPiece(*piece, within, out.first(n)); !s.ok()) return s;
     out.remove_prefix(n);
     offset += n;
-    ++item;
+    ++piece;
+  }
+  if (others_ != nullptr) {
+    if (absl::Status s = others_->KeepAlive(); !s.ok()) return s;
   }
   return reader_->Check();
 }
 
+absl::Status TensorStream::FillPiece(const Piece& piece, uint64_t within, absl::Span<char> out) {
+  if (piece.host != memory_->place().index) {
+    return others_->Read(piece.host, piece.share_begin + within, out);
+  }
+  const Item& item = items_[piece.item];
+  FillItem(item, static_cast<uint64_t>(piece.first * item.element_bytes) + within, out);
+  return absl::OkStatus();
+}
+
 void TensorStream::FillItem(const Item& item, uint64_t offset, absl::Span<char> out) {
   if (out.empty()) return;
-  const int64_t element = static_cast<int64_t>(item.bytes) / item.slice.numel();
+  const int64_t element = item.element_bytes;
   const auto part = [&](int64_t index, int64_t skip, size_t n) {  // some bytes of one element
     char whole[8];
     FillElements(item, index, 1, whole);

@@ -15,10 +15,10 @@
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "client/cli/pull_plan.h"
-#include "client/cli/pull_stream.h"
 #include "client/cli/pull_target.h"
 #include "client/cli/tensor_list.h"
 #include "client/cli/text.h"
+#include "client/rpc/pull_stream.h"
 #include "runtime/formats/atomic_file.h"
 
 namespace sherd::cli {
@@ -175,7 +175,7 @@ absl::Status Pull::Fill(uint64_t snapshot, PullTarget& target, bool* lost) {
       Show(before + offset, total, start);
       return target.Write(data);
     };
-    PullOutcome outcome = PullBytes(client_, std::move(request), bytes, sink, deadline_);
+    rpc::PullOutcome outcome = rpc::PullBytes(client_, std::move(request), bytes, sink, deadline_);
     result_.resumed += outcome.resumed;
     *lost = outcome.snapshot_lost;
     if (!outcome.status.ok()) return outcome.status;

@@ -14,6 +14,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "client/examples/optimizer_choice.h"
 #include "client/examples/torch_errors.h"
 #include "client/examples/weights.h"
@@ -51,17 +52,6 @@ void TellRestored(const v1::RestoreReport& r) {
   list("not in the checkpoint, begin with initial values", r.missing());
   list("in the checkpoint and not in this model", r.extra());
   list("of another shape, begin with initial values", r.mismatched());
-}
-
-// --save writes the masters. In 16 bits a host of several has those of its own share alone; said now, not
-// after the last step.
-absl::Status CheckSave(const runtime::JobMemory& memory, const TrainOptions& options) {
-  if (options.save.empty() || !memory.place().several() || memory.compute() == nullptr)
-    return absl::OkStatus();
-  return absl::FailedPreconditionError(absl::StrCat("--save ", options.save, ": in 16 bits each of the ",
-                                                    memory.place().count,
-                                                    " hosts of this job has its share of the fp32 parameters "
-                                                    "alone: leave --save out, or use --precision fp32"));
 }
 
 class SherdTrainer : public Trainer {
@@ -107,13 +97,21 @@ class SherdTrainer : public Trainer {
     return StatusOfException();
   }
 
-  // The masters: what the model computes with in 16 bits is rounded.
+  // The masters: what the model computes with in 16 bits is rounded. Then a host of several has those of its
+  // own share alone.
   absl::Status Save(const std::string& path) override try {
     const runtime::JobMemory& memory = session_->memory();
+    const bool here = !memory.place().several() || memory.compute() == nullptr;
     WeightList masters;
+    std::vector<absl::Span<float>> room;
     for (const TensorInfo& t : memory.layout().tensors()) {
       float* const at = memory.plane(0) + t.blocks.begin * kBlockElements;
-      masters.emplace_back(t.spec.name, at::from_blob(at, t.spec.shape, at::kFloat));
+      masters.emplace_back(t.spec.name, here ? at::from_blob(at, t.spec.shape, at::kFloat)
+                                             : at::empty(t.spec.shape, at::kFloat));
+      room.push_back(absl::MakeSpan(masters.back().second.data_ptr<float>(), t.numel));
+    }
+    if (!here) {
+      if (absl::Status read = session_->ReadMasters(room).status(); !read.ok()) return read;
     }
     return SaveTensors(masters, path);
   } catch (...) {
@@ -200,7 +198,6 @@ absl::StatusOr<std::unique_ptr<Trainer>> MakeSherdTrainer(const std::string& end
       sherd::torch::ZeroOptimizer::Create(**session, model->named_parameters(), Groups(*model, options), how,
                                           sherd::torch::NamedTensors(), model->sharded_blocks());
   if (!zero.ok()) return zero.status();
-  if (absl::Status can = CheckSave((*session)->memory(), options); !can.ok()) return can;
   absl::StatusOr<std::optional<Schedule>> schedule = ChooseSchedule(options, options.steps);
   if (!schedule.ok()) return schedule.status();
   if (schedule->has_value()) (*zero)->SetSchedule(**std::move(schedule));

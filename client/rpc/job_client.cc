@@ -34,6 +34,8 @@ constexpr int kMaxMessageBytes = 64 << 20;
 
 // While no server can be reached, one after the other is waited for.
 constexpr absl::Duration kLookAtOneServer = absl::Milliseconds(20);
+// Less than this is no time for a call.
+constexpr absl::Duration kLeastTry = absl::Milliseconds(50);
 
 struct Server {
   std::string endpoint;
@@ -144,6 +146,8 @@ class JobClient::Impl {
       if (!wait) return status;
       if (!WaitToRepeat(std::min(*wait, deadline - now)))
         return absl::CancelledError("the call was cancelled");
+      // One more try would be cut short, and say less.
+      if (absl::Now() + kLeastTry >= deadline) return status;
     }
   }
 

@@ -157,6 +157,17 @@ TEST(JobClient, PatienceEndsWithTheServersOwnWords) {
   EXPECT_EQ(client.GetCluster({}, Soon()).status(), absl::UnavailableError("no coordinator at the moment"));
 }
 
+TEST(JobClient, ADeadlineEndsWithTheServersOwnWordsToo) {
+  runtime::TestRoot root("/tmp");
+  FakeServer server(root.path() + "/s0.sock");
+  server.get_cluster = [](const v1::GetClusterRequest&, v1::Cluster*) {
+    return absl::UnavailableError("host 1 has said nothing for 1.6 s");
+  };
+  JobClient client({server.endpoint()}, {});
+  EXPECT_EQ(client.GetCluster({}, absl::Now() + absl::Milliseconds(300)).status(),
+            absl::UnavailableError("host 1 has said nothing for 1.6 s"));
+}
+
 TEST(JobClient, StreamsAreReadInOrderAndStoppedByTheReader) {
   runtime::TestRoot root("/tmp");
   FakeServer server(root.path() + "/s0.sock");

@@ -9,6 +9,7 @@ import threading
 import time
 
 from tests.cluster import harness
+from tests.cluster import safetensors
 from tests.hosts import network
 from tests.hosts import two_hosts
 
@@ -63,6 +64,52 @@ class CableTest(network.NetworkTest):
                         pair.wait_for_step(before + 3)
                 pair.finish()
                 self.assertBitsOfOneHost(pair)
+
+    def start_pull(self, pair, host, name, *args):
+        """A slow pull on a host, once some of it is there."""
+        process = pair.places[host].start(harness.program(harness.SHERD), "pull", os.path.join(pair.dir, name), "--rate",
+                                          "1M", *args)
+        pair.wait_for("the pull to have begun", lambda: [
+            n for n in os.listdir(pair.dir) if name in n and os.path.getsize(os.path.join(pair.dir, n)) > 200000])
+        return process
+
+    def test_a_cut_during_a_pull(self):
+        """It goes on once the cable is back, or ends and says which host is silent; it is never a mixture."""
+        pulled = []
+        with network.TestNetwork(hosts=2) as net:
+            with two_hosts.TwoHosts(self, 1, 1, self.args, places=net.hosts, steps=1500) as pair:
+                pair.wait_for_step(3)
+                for host in (0, 1):
+                    pulling = self.start_pull(pair, host, "resumed-%d.safetensors" % host)
+                    net.cut(net.hosts[1])
+                    self.time_until_named(pair, 2.5)
+                    net.restore(net.hosts[1])
+                    done = pulling.finish()
+                    self.assertEqual(done.status, 0, done)
+                    pulled.append(safetensors.read(os.path.join(pair.dir, "resumed-%d.safetensors" % host)))
+                    pair.wait_for_step(pair.log.last_step() + 3)
+                    net.cut(net.hosts[1])
+                    self.time_until_named(pair, 2.5)
+                    # Whoever asks now is told whom it waits for.
+                    for command in (("pull", os.path.join(pair.dir, "never.safetensors")), ("stat", "ln_f.bias")):
+                        done = pair.cli(host, *command, "--timeout", "4s")
+                        self.assertEqual(done.status, 1, done)
+                        self.assertIn("host %d" % (1 - host), done.stderr)
+                    self.assertEqual([n for n in os.listdir(pair.dir) if "never" in n], [])
+                    late = pair.places[host].start(harness.program(harness.SHERD), "pull",
+                                                   os.path.join(pair.dir, "late-%d.safetensors" % host))
+                    net.restore(net.hosts[1])
+                    done = late.finish()
+                    self.assertEqual(done.status, 0, done)
+                    pulled.append(safetensors.read(os.path.join(pair.dir, "late-%d.safetensors" % host)))
+                    pair.wait_for_step(pair.log.last_step() + 3)
+                for process in pair.processes:
+                    process.terminate()
+                    process.wait(timeout=harness.LIMIT)
+        for tensors, metadata in pulled:
+            with self.job(2, 2, self.args, run_args=["--reduce-groups", "1,1"],
+                          steps=int(metadata["sherd_step"])) as job:
+                self.assertSameWeights(tensors, job.finish().weights(), metadata)
 
     def noise(self, host, address):
         name, port = address.rsplit(":", 1)

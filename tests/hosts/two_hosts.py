@@ -47,7 +47,7 @@ def free_port():
 class TwoHosts:
     count = 0
 
-    def __init__(self, test, ranks, servers, args=(), run_args=(), steps=None, places=None, save=True):
+    def __init__(self, test, ranks, servers, args=(), run_args=(), steps=None, places=None):
         TwoHosts.count += 1
         self.test = test
         self.name = "%s-two-%d-%d" % (test.job_prefix, os.getpid(), TwoHosts.count)
@@ -65,7 +65,7 @@ class TwoHosts:
         with open(os.open(secret, os.O_CREAT | os.O_WRONLY, 0o600), "w") as f:
             f.write("a secret of the tests, %d\n" % os.getpid())
         train = [harness.program(harness.TRAIN), "--text", test.text(), "--json", self.log.path,
-                 *(("--save", self.saved) if save else ()), *test.training(steps), *map(str, args)]
+                 "--save", self.saved, *test.training(steps), *map(str, args)]
         self.address = "%s:%d" % (places[0].address, free_port())  # of the first host
         self.commands = [
             [harness.program(harness.SHERD), "run", "-n", str(ranks), "--servers", str(servers), "--job", self.name,

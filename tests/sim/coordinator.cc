@@ -226,23 +226,35 @@ class Coordinator {
       return asked.ok() || absl::IsInvalidArgument(asked);  // more of them cannot be had at once
     }
     uint64_t Proposals::*word = &Proposals::import;
+    const bool late = op.kind == Operation::kSnapshot && w_.bug == Bug::kPoolsLate;
     if (op.kind == Operation::kSnapshot) {
       word = &Proposals::snapshot;
-      for (HostMemory& m : w_.memory) {
-        // A coordinator that died before it proposed it may have got this far.
-        if (!m.snapshots.empty() && m.snapshots.back().id > m_.proposals.snapshot) continue;
-        Snapshot s;
-        s.id = m_.proposals.snapshot + 1;
-        s.index.assign(w_.job.blocks, -1);
-        m.snapshots.push_back(std::move(s));
-        w_.Tick();
-      }
+      if (!late) MakePools(m_.proposals.snapshot + 1);
     }
     ++(m_.proposals.*word);
+    if (late) MakePools(m_.proposals.snapshot);
     w_.Trace(absl::StrCat("proposes ", op.kind == Operation::kSnapshot ? "snapshot " : "import ",
                           m_.proposals.*word));
     w_.s.Ring();
     return true;
+  }
+
+  // On every host, the coordinator's own last: by calls to a server of each, which may take a while. One that
+  // was made of this id and never proposed is a dead coordinator's, and as good.
+  void MakePools(uint64_t id) {
+    for (int h = w_.job.hosts - 1; h >= 0; --h) {
+      HostMemory& m = w_.memory[h];
+      if (!m.snapshots.empty() && m.snapshots.back().id >= id) continue;
+      if (w_.job.hosts > 1) {
+        const uint64_t until = w_.s.now() + random_.Below(random_.Chance(30) ? 3000 : 100);
+        while (w_.s.now() < until) w_.s.Wait(w_.s.Listen(), until - w_.s.now());
+      }
+      Snapshot s;
+      s.id = id;
+      s.index.assign(w_.job.blocks, -1);
+      m.snapshots.push_back(std::move(s));
+      w_.Tick();
+    }
   }
 
   // Snapshots may be cut between steps at any time; the rest only while no trainer is there.
@@ -275,6 +287,7 @@ class Coordinator {
   HostMemory& m_;
   MembershipState state_;
   std::set<int> announced_, dead_;
+  Random random_{Random::Mix(w_.job.seed ^ 0x9001)};
 };
 
 }  // namespace

@@ -309,7 +309,8 @@ class Owner {
     std::vector<uint64_t> imports = v.imports;
     for (uint64_t i = decided_before_.import + 1; i <= v.proposals.import; ++i) imports.push_back(i);
     blocks_.Apply(v, imports, assignment_.hosts);
-    blocks_.CutSnapshots(decided_before_.snapshot, v.proposals.snapshot, v.id.step);
+    const uint64_t seen = w_.bug == Bug::kCutAtSight ? m_.proposals.snapshot : 0;
+    blocks_.CutSnapshots(decided_before_.snapshot, std::max(seen, v.proposals.snapshot), v.id.step);
     w_.Tick();
     pipeline_->OnApplied(&effects_);
   }

@@ -37,7 +37,9 @@ const char* BugName(Bug bug) {
                                            "verdict_early",
                                            "off_by_one_plan",
                                            "skip_fence",
-                                           "two_coordinators"};
+                                           "two_coordinators",
+                                           "pools_late",
+                                           "cut_at_sight"};
   static_assert(sizeof(kNames) / sizeof(kNames[0]) == static_cast<size_t>(Bug::kBugs));
   return kNames[static_cast<int>(bug)];
 }

@@ -60,6 +60,8 @@ enum class Bug {
   kOffByOnePlan,        // an owner takes its range to end one block earlier
   kSkipFence,           // a rank is given to a successor while its trainer is merely stopped
   kTwoCoordinators,     // a coordinator takes over from one that is merely stopped
+  kPoolsLate,           // a snapshot is proposed before it stands on every host
+  kCutAtSight,          // owners cut what they see proposed with the step in hand, decided or not
   kBugs,
 };
 const char* BugName(Bug bug);

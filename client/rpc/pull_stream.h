@@ -4,8 +4,8 @@
 //
 // Every chunk must follow the one before and match its crc32c before `sink` gets it, so what was handed over
 // is a verified prefix: after a break the stream is asked for again, from any server, from its end on.
-#ifndef SHERD_CLIENT_CLI_PULL_STREAM_H_
-#define SHERD_CLIENT_CLI_PULL_STREAM_H_
+#ifndef SHERD_CLIENT_RPC_PULL_STREAM_H_
+#define SHERD_CLIENT_RPC_PULL_STREAM_H_
 
 #include <cstdint>
 
@@ -16,7 +16,7 @@
 #include "client/rpc/job_client.h"
 #include "proto/sherd/v1/checkpoint.pb.h"
 
-namespace sherd::cli {
+namespace sherd::rpc {
 
 struct PullOutcome {
   absl::Status status;
@@ -28,10 +28,10 @@ struct PullOutcome {
 // Pulls `total` bytes as `request` says (its offset is set here). `sink` gets them in order, from this
 // thread; its error ends the pull and is the outcome. Errors of the call; DATA_LOSS for damage that came
 // three times in one place, and for streams of another length. Blocks.
-PullOutcome PullBytes(rpc::JobClient& client, v1::PullRequest request, uint64_t total,
+PullOutcome PullBytes(JobClient& client, v1::PullRequest request, uint64_t total,
                       absl::FunctionRef<absl::Status(uint64_t offset, absl::string_view bytes)> sink,
                       absl::Time deadline);
 
-}  // namespace sherd::cli
+}  // namespace sherd::rpc
 
-#endif  // SHERD_CLIENT_CLI_PULL_STREAM_H_
+#endif  // SHERD_CLIENT_RPC_PULL_STREAM_H_

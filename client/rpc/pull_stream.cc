@@ -1,9 +1,9 @@
-#include "client/cli/pull_stream.h"
+#include "client/rpc/pull_stream.h"
 
 #include "absl/strings/str_cat.h"
 #include "runtime/crc32c.h"
 
-namespace sherd::cli {
+namespace sherd::rpc {
 namespace {
 
 constexpr int kMostDamage = 3;
@@ -24,7 +24,7 @@ absl::Status Check(const v1::Chunk& chunk, uint64_t done, uint64_t total) {
 
 }  // namespace
 
-PullOutcome PullBytes(rpc::JobClient& client, v1::PullRequest request, uint64_t total,
+PullOutcome PullBytes(JobClient& client, v1::PullRequest request, uint64_t total,
                       absl::FunctionRef<absl::Status(uint64_t offset, absl::string_view bytes)> sink,
                       absl::Time deadline) {
   PullOutcome outcome;
@@ -64,4 +64,4 @@ PullOutcome PullBytes(rpc::JobClient& client, v1::PullRequest request, uint64_t 
   return outcome;
 }
 
-}  // namespace sherd::cli
+}  // namespace sherd::rpc

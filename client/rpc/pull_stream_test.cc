@@ -1,4 +1,4 @@
-#include "client/cli/pull_stream.h"
+#include "client/rpc/pull_stream.h"
 
 #include <random>
 #include <string>
@@ -10,11 +10,9 @@
 #include "runtime/crc32c.h"
 #include "runtime/test_root.h"
 
-namespace sherd::cli {
+namespace sherd::rpc {
 namespace {
 
-using rpc::FakeServer;
-using rpc::JobClient;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using Write = std::function<bool(const v1::Chunk&)>;
@@ -209,4 +207,4 @@ TEST_F(PullStreamTest, NothingIsAskedForNothing) {
 }
 
 }  // namespace
-}  // namespace sherd::cli
+}  // namespace sherd::rpc

@@ -1,0 +1,36 @@
+#include "server/host_limits.h"
+
+#include "absl/strings/str_cat.h"
+#include "kernels/optimizer.h"
+
+namespace sherd::server {
+
+absl::Status CheckForSeveralHosts(const runtime::HostPlace& place, const JobSpec& spec, bool restore) {
+  if (!place.several()) return absl::OkStatus();
+  const kernels::OptimizerInfo& optimizer = kernels::Info(spec.optimizer);
+  if (optimizer.norms || optimizer.directions) {
+    return absl::FailedPreconditionError(absl::StrCat("optimizer ", Name(spec.optimizer),
+                                                      " needs whole tensors, which a job of ", place.count,
+                                                      " hosts divides: use another one, or one host"));
+  }
+  if (spec.stage >= 3) {
+    return absl::FailedPreconditionError(absl::StrCat("stage ", spec.stage, " is for one host; this job has ",
+                                                      place.count, ": use stage 0, 1 or 2"));
+  }
+  if (spec.virtual_ranks > 0) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("virtual ranks are for one host; this job has ", place.count, ": use none"));
+  }
+  if (restore) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("a job of ", place.count, " hosts cannot begin from a checkpoint: use one host"));
+  }
+  if (spec.world_size < place.count || spec.reduction.size() != place.count) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "a job of ", place.count, " hosts adds up its gradients host by host, but this trainer asks for ",
+        Describe(spec.reduction), ": start every trainer with `sherd run`"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace sherd::server
