@@ -3,7 +3,8 @@
 //   JournalSlot& slot = ...;                       // one per worker, in memory that survives it
 //   JournaledMutate(slot, stamp, mark, block, [&] { copy the block's planes to the slot's buffer },
 //                   [&] { update them in place });
-//   JournaledPass(slot, stamp, mark, block, [&] { piece by piece: copy, raise slot.saved, update });  // in one pass
+//   // In one pass, piece by piece: copy, raise slot.saved, update.
+//   JournaledPass(slot, stamp, mark, block, [&] { ... });
 // After a death: RecoverSlot puts the block in hand back, if it was not stamped; then every block whose stamp
 // is older than the mark is mutated again. So each block is mutated exactly once per mark.
 //
