@@ -61,8 +61,13 @@ std::unique_ptr<SnapshotKeeper::Opened> SnapshotKeeper::Open(SnapshotEntry& entr
     }
   }
   absl::StatusOr<SnapshotPool> pool = SnapshotPool::Open(*memory_, id);
-  // Released at this moment: nobody reads it any more.
-  if (!pool.ok()) return nullptr;
+  if (!pool.ok()) {
+    // Released at this moment: nobody reads it any more. Or there is no memory to map it with: its reader
+    // finds out that it is lost, before anything of it changes.
+    if (!absl::IsNotFound(pool.status()) && entry.id.load(std::memory_order_acquire) == id)
+      entry.overflowed.store(1, std::memory_order_seq_cst);
+    return nullptr;
+  }
   return std::make_unique<Opened>(&entry, id, *std::move(pool));
 }
 

@@ -2,6 +2,7 @@
 
     bazel test //tests/cluster:resources_test
 """
+import concurrent.futures
 import contextlib
 import os
 import resource
@@ -55,7 +56,7 @@ def can_squeeze():
 
 
 class ResourcesTest(harness.ClusterTest):
-    steps = 300
+    steps = 2000  # some twenty seconds: nobody is to be done before three successors stand
     args = ["--stage", 2]
     run_args = ["--restarts", 100]
 
@@ -115,13 +116,12 @@ class ResourcesTest(harness.ClusterTest):
             pid = job.pid("server", 1)
             # What it has it keeps; it gets no more.
             resource.prlimit(pid, resource.RLIMIT_AS, (1 << 20, 1 << 20))
-            path = os.path.join(job.dir, "w.safetensors")
-            said = []
-            for _ in range(8):
-                done = job.cli("pull", path)
-                said.append(done)
-                if done.status != 0:
-                    self.assertEqual(done.stderr.count("\n"), 1, done)
+            # Callers at once take a thread each, and what they are sent.
+            paths = [os.path.join(job.dir, "w%d.safetensors" % i) for i in range(24)]
+            with concurrent.futures.ThreadPoolExecutor(len(paths)) as callers:
+                said = list(callers.map(lambda path: job.cli("pull", path), paths))
+            for done in said:
+                self.assertEqual(done.stderr.count("\n"), 0 if done.status == 0 else 1, done)
             replaced = not harness.is_running(pid)
             print("pulls ended with", [d.status for d in said], "the server", "was replaced" if replaced else "lives")
             self.assertTrue(replaced or any(d.status != 0 for d in said), "it wanted no memory")
