@@ -121,7 +121,10 @@ class ResourcesTest(harness.ClusterTest):
             with concurrent.futures.ThreadPoolExecutor(len(paths)) as callers:
                 said = list(callers.map(lambda path: job.cli("pull", path), paths))
             for done in said:
-                self.assertEqual(done.stderr.count("\n"), 0 if done.status == 0 else 1, done)
+                # A snapshot that the server could not keep is lost, which the CLI says when it takes another.
+                errors = [line for line in done.stderr.splitlines()
+                          if not line.endswith("starting over with a new one")]
+                self.assertEqual(len(errors), 0 if done.status == 0 else 1, done)
             replaced = not harness.is_running(pid)
             print("pulls ended with", [d.status for d in said], "the server", "was replaced" if replaced else "lives")
             self.assertTrue(replaced or any(d.status != 0 for d in said), "it wanted no memory")
