@@ -16,6 +16,7 @@
 #include "server/chunk_frame.h"
 #include "server/host_part.h"
 #include "server/import_stream.h"
+#include "server/live_sends.h"
 #include "server/operation_gate.h"
 #include "server/read_ahead.h"
 #include "server/restore_operation.h"
@@ -287,7 +288,7 @@ class CheckpointServiceImpl final : public v1::CheckpointService::Service {
     if (absl::Status s = CheckRate(rate); !s.ok()) return s;
     if (request.snapshot_id() == 0) return absl::InvalidArgumentError("snapshot_id=0: take a snapshot first");
     if (request.tensors().empty()) return absl::InvalidArgumentError("tensors is empty: name what to pull");
-    const absl::StatusOr<std::unique_ptr<SnapshotReader>> reader =
+    const absl::StatusOr<std::shared_ptr<SnapshotReader>> reader =
         SnapshotReader::Open(*memory, request.snapshot_id());
     if (!reader.ok()) return reader.status();
     const absl::StatusOr<std::unique_ptr<HostShares>> shares =
@@ -306,12 +307,16 @@ class CheckpointServiceImpl final : public v1::CheckpointService::Service {
       return absl::OutOfRangeError(
           absl::StrCat("offset=", request.offset(), " is past the end of ", values.bytes(), " bytes"));
     }
-    return Send(call, request.offset(), rate, **reader, values, out);
+    return Send(call, request.offset(), rate, *reader, values, out);
   }
 
-  static absl::Status Send(ServerContext* call, uint64_t offset, uint64_t rate, SnapshotReader& reader,
-                           TensorStream& values, PullStream* out) {
+  static absl::Status Send(ServerContext* call, uint64_t offset, uint64_t rate,
+                           const std::shared_ptr<SnapshotReader>& reader, TensorStream& values,
+                           PullStream* out) {
     ChunkBuffers buffers(kChunkBytes);
+    LiveSends live_sends(reader);
+    // What goes on after a break goes the sure way.
+    const bool may_send_live = offset == 0 && rate == 0;
     TokenBucket bucket(rate);
     // A slow rate goes in small chunks, so that it is even.
     const uint64_t step = bucket.Piece(kChunkBytes);
@@ -319,6 +324,15 @@ class CheckpointServiceImpl final : public v1::CheckpointService::Service {
     const auto make = [&]() -> ReadAhead::Result {
       if (filled == values.bytes()) return std::nullopt;
       const uint64_t n = std::min(step, values.bytes() - filled);
+      if (may_send_live && !reader->JobTrains()) {
+        const TensorStream::Live live = values.FindLive(filled, n);
+        std::optional<grpc::ByteBuffer> message;
+        if (live.data != nullptr) message = live_sends.Make(filled, live, n);
+        if (message.has_value()) {
+          filled += n;
+          return message;
+        }
+      }
       ChunkBuffers::Buffer buffer = buffers.Take();
       uint32_t crc = 0;
       for (uint64_t at = 0; at < n; at += kPieceBytes) {
@@ -338,12 +352,12 @@ class CheckpointServiceImpl final : public v1::CheckpointService::Service {
       const absl::Time go = absl::Now() + bucket.Spend(std::min(step, values.bytes() - offset));
       while (absl::Now() < go) {
         if (call->IsCancelled()) return absl::CancelledError("the reader has gone");
-        if (absl::Status s = reader.Check(); !s.ok()) return s;
+        if (absl::Status s = reader->Check(); !s.ok()) return s;
         absl::SleepFor(std::min(go - absl::Now(), absl::Milliseconds(50)));
       }
       if (!out->Write(**message)) return absl::CancelledError("the reader has gone");
     }
-    return absl::OkStatus();
+    return live_sends.Await([&] { return !call->IsCancelled(); });
   }
 
   absl::StatusOr<Step> Store(ServerContext* call, const v1::PushRequest::Begin& begin,

@@ -24,7 +24,24 @@ constexpr uint32_t kOffsetTag = 1 << 3 | 0;  // varint
 constexpr uint32_t kDataTag = 2 << 3 | 2;    // length-delimited
 constexpr uint32_t kCrcTag = 3 << 3 | 5;     // 32 bits
 
+// The fields in front of n bytes of data; returns their end.
+uint8_t* PutHeader(uint64_t offset, size_t n, uint32_t crc, uint8_t* at) {
+  at = CodedOutputStream::WriteTagToArray(kOffsetTag, at);
+  at = CodedOutputStream::WriteVarint64ToArray(offset, at);
+  at = CodedOutputStream::WriteTagToArray(kCrcTag, at);
+  at = CodedOutputStream::WriteLittleEndian32ToArray(crc, at);
+  at = CodedOutputStream::WriteTagToArray(kDataTag, at);
+  return CodedOutputStream::WriteVarint32ToArray(static_cast<uint32_t>(n), at);
+}
+
 }  // namespace
+
+grpc::ByteBuffer ChunkMessage(uint64_t offset, uint32_t crc, const grpc::Slice& data) {
+  uint8_t header[kHeaderRoom];
+  const uint8_t* const end = PutHeader(offset, data.size(), crc, header);
+  const grpc::Slice slices[] = {grpc::Slice(header, end - header), data};
+  return grpc::ByteBuffer(slices, 2);
+}
 
 struct ChunkBuffers::Pool {
   explicit Pool(size_t n) : bytes(n) {}
@@ -71,12 +88,7 @@ ChunkBuffers::Buffer ChunkBuffers::Take() {
 
 grpc::ByteBuffer ChunkBuffers::Buffer::ToMessage(uint64_t offset, size_t n, uint32_t crc) && {
   uint8_t header[kHeaderRoom];
-  uint8_t* end = CodedOutputStream::WriteTagToArray(kOffsetTag, header);
-  end = CodedOutputStream::WriteVarint64ToArray(offset, end);
-  end = CodedOutputStream::WriteTagToArray(kCrcTag, end);
-  end = CodedOutputStream::WriteLittleEndian32ToArray(crc, end);
-  end = CodedOutputStream::WriteTagToArray(kDataTag, end);
-  end = CodedOutputStream::WriteVarint32ToArray(static_cast<uint32_t>(n), end);
+  const uint8_t* const end = PutHeader(offset, n, crc, header);
   // Right before the data, so that the message is one piece.
   const size_t header_bytes = end - header;
   char* begin = data() - header_bytes;

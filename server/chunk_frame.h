@@ -15,8 +15,12 @@
 #include <memory>
 
 #include "grpcpp/support/byte_buffer.h"
+#include "grpcpp/support/slice.h"
 
 namespace sherd::server {
+
+// The message {offset, data, crc}. `crc` is crc32c of the data.
+grpc::ByteBuffer ChunkMessage(uint64_t offset, uint32_t crc, const grpc::Slice& data);
 
 class ChunkBuffers {
  public:

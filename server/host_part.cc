@@ -61,7 +61,7 @@ absl::Status ReadShareHere(ServiceContext* context, const v1::ReadShareRequest& 
   if (!place.ok()) return place.status();
   const absl::StatusOr<JobMemory*> memory = context->Memory();
   if (!memory.ok()) return memory.status();
-  const absl::StatusOr<std::unique_ptr<SnapshotReader>> reader =
+  const absl::StatusOr<std::shared_ptr<SnapshotReader>> reader =
       SnapshotReader::Open(*memory, request.snapshot_id());
   if (!reader.ok()) return reader.status();
   if ((*reader)->step().value() != request.step()) {

@@ -172,11 +172,11 @@ TEST_P(HostSnapshotTest, AStreamAskedOfAnyHostIsThatOfAll) {
   const uint32_t seed = std::random_device()();
   SCOPED_TRACE(absl::StrCat("seed ", seed));
   std::mt19937 rng(seed);
-  std::vector<std::unique_ptr<SnapshotReader>> readers;
+  std::vector<std::shared_ptr<SnapshotReader>> readers;
   std::vector<TensorStream> shares;
   uint64_t sum = 0;
   for (const std::unique_ptr<Host>& host : hosts_) {
-    absl::StatusOr<std::unique_ptr<SnapshotReader>> reader = SnapshotReader::Open(host->memory.get(), 1);
+    absl::StatusOr<std::shared_ptr<SnapshotReader>> reader = SnapshotReader::Open(host->memory.get(), 1);
     ASSERT_TRUE(reader.ok()) << reader.status();
     readers.push_back(*std::move(reader));
     shares.push_back(TensorStream::OwnShare(host->memory.get(), readers.back().get()));

@@ -160,7 +160,7 @@ absl::StatusOr<v1::SaveProgress::Result> Save::Run() {
   snapshot_ = state->id;
   const auto release = absl::MakeCleanup([&] { coordinator_->snapshots().Release(*memory_, snapshot_); });
   manifest_.set_epoch(memory_->control().epoch.load());
-  absl::StatusOr<std::unique_ptr<SnapshotReader>> reader = SnapshotReader::Open(memory_, snapshot_);
+  absl::StatusOr<std::shared_ptr<SnapshotReader>> reader = SnapshotReader::Open(memory_, snapshot_);
   if (!reader.ok()) return reader.status();
   if (absl::Status s = WriteParts(**dir); !s.ok()) return s;
   if (absl::Status s = WriteRest(**dir, **reader); !s.ok()) return s;
@@ -276,7 +276,7 @@ absl::StatusOr<v1::PartFile> WritePartHere(ServiceContext* context, const v1::Wr
   if (s.ok() && (request.path().empty() || request.path()[0] != '/'))
     s = absl::InvalidArgumentError(absl::StrCat("path \"", request.path(), "\" is not absolute"));
   if (!s.ok()) return s;
-  const absl::StatusOr<std::unique_ptr<SnapshotReader>> reader =
+  const absl::StatusOr<std::shared_ptr<SnapshotReader>> reader =
       SnapshotReader::Open(*memory, request.snapshot_id());
   if (!reader.ok()) return reader.status();
   for (int p = 0; p < (*memory)->planes(); ++p) {

@@ -282,7 +282,7 @@ class ShardServiceImpl final : public v1::ShardService::Service {
   }
 
   // The snapshot that a read names, or one of the current step that `lease` then holds.
-  absl::StatusOr<std::unique_ptr<SnapshotReader>> OpenReader(ServerContext* call, JobMemory* memory,
+  absl::StatusOr<std::shared_ptr<SnapshotReader>> OpenReader(ServerContext* call, JobMemory* memory,
                                                              uint64_t id, uint64_t mask, bool buffers,
                                                              std::unique_ptr<SnapshotLease>* lease) {
     if (id == 0) {
@@ -310,7 +310,7 @@ class ShardServiceImpl final : public v1::ShardService::Service {
     if (!dtype.ok()) return dtype.status();
     const bool plane = values->kind == ValueRef::kPlane;
     std::unique_ptr<SnapshotLease> lease;
-    absl::StatusOr<std::unique_ptr<SnapshotReader>> reader = OpenReader(
+    absl::StatusOr<std::shared_ptr<SnapshotReader>> reader = OpenReader(
         call, *memory, request.snapshot_id(), plane ? uint64_t{1} << values->plane : 1, !plane, &lease);
     if (!reader.ok()) return reader.status();
     const absl::StatusOr<std::unique_ptr<HostShares>> shares =
@@ -351,7 +351,7 @@ class ShardServiceImpl final : public v1::ShardService::Service {
     if (!plane.has_value() || *plane < 0)
       return absl::NotFoundError(absl::StrCat("there is no plane \"", name, "\" with figures"));
     std::unique_ptr<SnapshotLease> lease;
-    absl::StatusOr<std::unique_ptr<SnapshotReader>> reader =
+    absl::StatusOr<std::shared_ptr<SnapshotReader>> reader =
         OpenReader(call, *memory, request.snapshot_id(), uint64_t{1} << *plane, false, &lease);
     if (!reader.ok()) return reader.status();
     bool any = false;

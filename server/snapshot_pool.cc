@@ -303,6 +303,13 @@ void SnapshotPool::Read(int plane, const float* live, int64_t first, int64_t cou
   }
 }
 
+bool SnapshotPool::IsLive(BlockRange blocks) const {
+  std::atomic_thread_fence(std::memory_order_acquire);
+  const std::atomic<uint32_t>* const slots = index();
+  return std::all_of(slots + blocks.begin, slots + blocks.end,
+                     [](const std::atomic<uint32_t>& s) { return s.load(std::memory_order_acquire) == 0; });
+}
+
 absl::Span<const uint64_t> SnapshotPool::tensor_steps() const {
   return absl::MakeConstSpan(reinterpret_cast<const uint64_t*>(segment_.data() + header()->steps_at),
                              header()->tensors);

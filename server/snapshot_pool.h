@@ -78,6 +78,10 @@ class SnapshotPool {
   // and reaches so far.
   void Read(int plane, const float* live, int64_t first, int64_t count, char* out) const;
 
+  // Whether none of them is kept: what was copied or summed before this call from where they live in the job
+  // is as at the cut.
+  bool IsLive(BlockRange blocks) const;
+
   // What SaveAtCut kept.
   absl::Span<const uint64_t> tensor_steps() const;
   absl::Span<const char> buffers() const;

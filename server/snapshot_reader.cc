@@ -33,7 +33,7 @@ runtime::SnapshotEntry* FindSnapshot(runtime::ControlPage& control, uint64_t id)
   return nullptr;
 }
 
-absl::StatusOr<std::unique_ptr<SnapshotReader>> SnapshotReader::Open(runtime::JobMemory* memory,
+absl::StatusOr<std::shared_ptr<SnapshotReader>> SnapshotReader::Open(runtime::JobMemory* memory,
                                                                      uint64_t id) {
   runtime::SnapshotEntry* entry = FindSnapshot(memory->control(), id);
   if (absl::Status s = CheckEntry(entry, id); !s.ok()) return s;
@@ -45,7 +45,7 @@ absl::StatusOr<std::unique_ptr<SnapshotReader>> SnapshotReader::Open(runtime::Jo
   }
   absl::StatusOr<SnapshotPool> pool = SnapshotPool::Open(*memory, id);
   if (!pool.ok()) return pool.status();
-  std::unique_ptr<SnapshotReader> reader(new SnapshotReader(
+  std::shared_ptr<SnapshotReader> reader(new SnapshotReader(
       memory, id, Step(cut_plus_1 - 1), absl::Nanoseconds(entry->idle_ns.load()), *std::move(pool)));
   if (absl::Status s = reader->Check(); !s.ok()) return s;
   return reader;
@@ -59,6 +59,20 @@ void SnapshotReader::Read(const TensorInfo& tensor, int plane, int64_t first, in
 void SnapshotReader::ReadBlocks(int plane, BlockRange blocks, char* out) const {
   pool_.Read(plane, memory_->plane(plane), blocks.begin * kBlockElements, blocks.size() * kBlockElements,
              out);
+}
+
+const char* SnapshotReader::Live(const TensorInfo& tensor, int plane, int64_t first) const {
+  return reinterpret_cast<const char*>(memory_->plane(plane) + tensor.blocks.begin * kBlockElements + first);
+}
+
+bool SnapshotReader::IsLive(BlockRange blocks) { return pool_.IsLive(blocks) && Check().ok(); }
+
+bool SnapshotReader::JobTrains() const {
+  for (int r = 0; r < memory_->places(); ++r) {
+    const uint32_t state = memory_->trainer(Rank(r)).state.load(std::memory_order_acquire);
+    if (state == runtime::MemberEntry::kAttached || state == runtime::MemberEntry::kDead) return true;
+  }
+  return false;
 }
 
 absl::Status SnapshotReader::Check() {

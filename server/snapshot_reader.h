@@ -1,6 +1,6 @@
 // Reads an open snapshot: any tensor in any of its planes, as after its step, while training goes on.
 //
-//   absl::StatusOr<std::unique_ptr<SnapshotReader>> r = SnapshotReader::Open(&memory, id);
+//   absl::StatusOr<std::shared_ptr<SnapshotReader>> r = SnapshotReader::Open(&memory, id);
 //   (*r)->Read(tensor, plane, 0, 1000, out);
 //   absl::Status whole = (*r)->Check();      // what was read so far may be used only if this is OK
 //
@@ -28,7 +28,7 @@ class SnapshotReader {
  public:
   // NOT_FOUND: released, expired or never there. UNAVAILABLE: its step is not stored everywhere yet.
   // RESOURCE_EXHAUSTED: it overflowed. `memory` must outlive the reader.
-  static absl::StatusOr<std::unique_ptr<SnapshotReader>> Open(runtime::JobMemory* memory, uint64_t id);
+  static absl::StatusOr<std::shared_ptr<SnapshotReader>> Open(runtime::JobMemory* memory, uint64_t id);
 
   uint64_t id() const { return id_; }
   Step step() const { return step_; }
@@ -41,6 +41,13 @@ class SnapshotReader {
   // Whole blocks, counted from block 0 of the layout, padding included. REQUIRES: HasPlane, and the plane
   // reaches so far.
   void ReadBlocks(int plane, BlockRange blocks, char* out) const;
+  // Where those elements lie in the job's memory.
+  const char* Live(const TensorInfo& tensor, int plane, int64_t first) const;
+  // Whether what was read there of these blocks before this call is of the snapshot: nothing has mutated
+  // them, and the snapshot is still there.
+  bool IsLive(BlockRange blocks);
+  // Whether a trainer is there, whose next step would mutate blocks.
+  bool JobTrains() const;
   // Updates of a tensor up to the snapshot; the bytes of a buffer.
   uint64_t UpdateCount(int tensor) const { return pool_.tensor_steps()[tensor]; }
   absl::Span<const char> buffers() const { return pool_.buffers(); }

@@ -7,11 +7,15 @@
 #include <string>
 #include <thread>
 
+#include "grpcpp/impl/codegen/proto_utils.h"
 #include "gtest/gtest.h"
+#include "proto/sherd/v1/checkpoint.pb.h"
 #include "runtime/clock.h"
+#include "runtime/crc32c.h"
 #include "runtime/formats/half.h"
 #include "runtime/test_root.h"
 #include "server/import_segment.h"
+#include "server/live_sends.h"
 #include "server/snapshot_pool.h"
 #include "server/snapshot_reader.h"
 #include "server/tensor_stream.h"
@@ -241,6 +245,53 @@ TEST_F(StateSegmentsTest, StreamIsTheSameFromEveryOffset) {
     ASSERT_TRUE(stream.Fill(begin, absl::MakeSpan(&out[0], out.size())).ok());
     ASSERT_TRUE(out == expected.substr(begin, size)) << begin << " " << size;
   }
+}
+
+TEST_F(StateSegmentsTest, ValuesAreSentFromWhereTheyLieOnlyWhileTheyAreOfTheCut) {
+  runtime::SnapshotEntry& e = Cut(11, 100);
+  auto reader = SnapshotReader::Open(memory_.get(), 11);
+  ASSERT_TRUE(reader.ok());
+  TensorStream stream(memory_.get(), reader->get());
+  ASSERT_TRUE(stream.Add(*FindValues(*memory_, "w", "exp_avg"), DType::kFloat32).ok());
+  ASSERT_TRUE(stream.Add(*FindValues(*memory_, "w", "param"), DType::kBFloat16).ok());
+  ASSERT_TRUE(stream.Add(*FindValues(*memory_, "mean", "buffer"), DType::kFloat32).ok());
+  const uint64_t w = Tensor("w").numel * 4;
+  EXPECT_EQ(stream.FindLive(0, w + 4).data, nullptr) << "two tensors do not lie in a row";
+  EXPECT_EQ(stream.FindLive(2, 4).data, nullptr) << "a cut element";
+  EXPECT_EQ(stream.FindLive(w, 4).data, nullptr) << "converted";
+  EXPECT_EQ(stream.FindLive(w + w / 2, 4).data, nullptr) << "a buffer";
+  const uint64_t at = kBlockElements * 4 - 40;  // the end of a block and the beginning of the next
+  const TensorStream::Live live = stream.FindLive(at, 80);
+  ASSERT_NE(live.data, nullptr);
+  EXPECT_EQ(live.blocks.size(), 2);
+  std::string want(80, '?');
+  ASSERT_TRUE(stream.Fill(at, absl::MakeSpan(&want[0], want.size())).ok());
+
+  LiveSends sends(*reader);
+  const auto go_on = [] { return true; };
+  std::optional<grpc::ByteBuffer> message = sends.Make(at, live, 80);
+  ASSERT_TRUE(message.has_value());
+  EXPECT_EQ(sends.Await([] { return false; }).code(), absl::StatusCode::kCancelled) << "it is still held";
+  v1::Chunk chunk;
+  ASSERT_TRUE(grpc::SerializationTraits<v1::Chunk>::Deserialize(&*message, &chunk).ok());
+  EXPECT_EQ(chunk.offset(), at);
+  EXPECT_EQ(chunk.data(), want);
+  EXPECT_EQ(chunk.crc32c(), runtime::Crc32c(want));
+  message.reset();
+  EXPECT_TRUE(sends.Await(go_on).ok());
+
+  message = sends.Make(at, live, 80);
+  ASSERT_TRUE(Mutate(e, live.blocks.begin + 1, 3));  // before gRPC has read it
+  message.reset();
+  EXPECT_EQ(sends.Await(go_on).code(), absl::StatusCode::kAborted);
+  LiveSends later(*reader);
+  EXPECT_FALSE(later.Make(at, live, 80).has_value());
+  const TensorStream::Live other = stream.FindLive(0, 80);
+  message = later.Make(0, other, 80);
+  ASSERT_TRUE(message.has_value()) << "its block has not changed";
+  e.id = 0;  // released: blocks are not kept any more
+  message.reset();
+  EXPECT_EQ(later.Await(go_on).code(), absl::StatusCode::kAborted);
 }
 
 TEST_F(StateSegmentsTest, SlicesAndUnknownNames) {

@@ -130,12 +130,36 @@ void TensorStream::BeginOthers(uint64_t offset) {
   }
 }
 
+std::vector<TensorStream::Piece>::const_iterator TensorStream::PieceAt(uint64_t offset) const {
+  return std::partition_point(pieces_.begin(), pieces_.end(),
+                              [&](const Piece& p) { return p.begin + p.bytes <= offset; });
+}
+
+TensorStream::Live TensorStream::FindLive(uint64_t offset, uint64_t size) const {
+  if (others_ != nullptr) return {};  // Fill keeps the snapshot on their hosts
+  const Piece& piece = *PieceAt(offset);
+  const Item& item = items_[piece.item];
+  const uint64_t within = offset - piece.begin;
+  if (item.values.kind != ValueRef::kPlane || item.dtype != DType::kFloat32 ||
+      piece.host != memory_->place().index || size > piece.bytes - within || within % 4 != 0 || size % 4 != 0)
+    return {};
+  const int64_t first = piece.first + static_cast<int64_t>(within / 4),
+                count = static_cast<int64_t>(size / 4);
+  Live live;
+  item.slice.ForEachRun(first, first + count, [&](int64_t from, int64_t n, int64_t stride) {
+    if (n != count || stride != 1) return;
+    const TensorInfo& tensor = *item.values.tensor;
+    live.data = reader_->Live(tensor, item.values.plane, from);
+    live.blocks.begin = tensor.blocks.begin + from / kBlockElements;
+    live.blocks.end = tensor.blocks.begin + (from + n - 1) / kBlockElements + 1;
+  });
+  return live;
+}
+
 absl::Status TensorStream::Fill(uint64_t offset, absl::Span<char> out) {
   if (others_ != nullptr && !others_begun_) BeginOthers(offset);
   others_begun_ = true;
-  // The first piece that ends after `offset`.
-  auto piece = std::partition_point(pieces_.begin(), pieces_.end(),
-                                    [&](const Piece& p) { return p.begin + p.bytes <= offset; });
+  auto piece = PieceAt(offset);
   while (!out.empty()) {
     const uint64_t within = offset - piece->begin;
     const size_t n = std::min<uint64_t>(out.size(), piece->bytes - within);

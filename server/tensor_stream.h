@@ -82,6 +82,14 @@ class TensorStream {
   // Others are those of OtherShares.
   absl::Status Fill(uint64_t offset, absl::Span<char> out);
 
+  // The same bytes where they lie in the job's memory, if they lie there in a row, as they are to be; else
+  // data is null. What is read there holds only if the reader's IsLive(blocks) is true afterwards.
+  struct Live {
+    const char* data = nullptr;
+    BlockRange blocks;
+  };
+  Live FindLive(uint64_t offset, uint64_t size) const;
+
  private:
   struct Item {
     ValueRef values;
@@ -103,6 +111,8 @@ class TensorStream {
         others_(others),
         own_share_(own_share),
         share_bytes_(memory->place().count, 0) {}
+  // The first piece that ends after `offset`.
+  std::vector<Piece>::const_iterator PieceAt(uint64_t offset) const;
   void AddPiece(int64_t first, int64_t count, int host);
   // How many of the slice's elements lie before a block.
   static int64_t ElementsBefore(const Item& item, int64_t block);

@@ -40,7 +40,10 @@ PullOutcome PullBytes(JobClient& client, v1::PullRequest request, uint64_t total
       if (sunk.ok()) done += chunk.data().size();
       return sunk;
     });
-    if (!sunk.ok() || done == total) return absl::OkStatus();
+    if (!sunk.ok()) return absl::OkStatus();
+    // The server's last word: what was sent, and passed for whole here, is not of the snapshot.
+    if (absl::IsAborted(status)) return status;
+    if (done == total) return absl::OkStatus();
     if (status.ok()) {
       return absl::DataLossError(absl::StrCat("the stream ended after ", done, " of ", total, " bytes"));
     }
@@ -52,8 +55,8 @@ PullOutcome PullBytes(JobClient& client, v1::PullRequest request, uint64_t total
     outcome.status = client.RetryUnavailable(deadline, attempt);
     if (outcome.status.ok()) continue;
     if (outcome.status.code() != absl::StatusCode::kDataLoss) {
-      outcome.snapshot_lost = outcome.status.code() == absl::StatusCode::kNotFound ||
-                              outcome.status.code() == absl::StatusCode::kResourceExhausted;
+      outcome.snapshot_lost = absl::IsNotFound(outcome.status) || absl::IsResourceExhausted(outcome.status) ||
+                              absl::IsAborted(outcome.status);
       return outcome;
     }
     damage = done == damaged_at ? damage + 1 : 1;

@@ -20,7 +20,7 @@ namespace sherd::rpc {
 
 struct PullOutcome {
   absl::Status status;
-  // The snapshot is gone or lost: another one may do.
+  // The snapshot is gone or lost, or what came is not of it: another one may do.
   bool snapshot_lost = false;
   int resumed = 0;  // times the stream went on after a break or damage
 };

@@ -185,6 +185,17 @@ TEST_F(PullStreamTest, ALostSnapshotIsSaid) {
   EXPECT_FALSE(other.snapshot_lost);
 }
 
+TEST_F(PullStreamTest, TheServersLastWordCounts) {
+  const absl::Status changed = absl::AbortedError("the bytes from 4000 on changed while they were sent");
+  const PullOutcome outcome = Pull([&](int, uint64_t offset, const Write& write) {
+    Send(offset, bytes_.size(), write);
+    return changed;
+  });
+  EXPECT_EQ(outcome.status, changed);
+  EXPECT_TRUE(outcome.snapshot_lost);
+  EXPECT_THAT(offsets_, ElementsAre(0));
+}
+
 TEST_F(PullStreamTest, TheSinksErrorIsTheOutcome) {
   server_.pull = [&](const v1::PullRequest&, const Write& write) {
     Send(0, bytes_.size(), write);

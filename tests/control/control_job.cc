@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "proto/convert.h"
+#include "runtime/doorbell.h"
 #include "runtime/process_identity.h"
 
 namespace sherd::tests {
@@ -196,6 +197,8 @@ void ControlJob::Initialise(const std::string& id) {
   auto writable = runtime::Segment::Open(dir_, "plane.param", runtime::Segment::Access::kReadWrite,
                                          runtime::SegmentKind::kParameters);
   ASSERT_TRUE(writable.ok()) << writable.status();
+  // As Session does: memory that is written first stays in small pages.
+  ASSERT_TRUE(writable->Populate(runtime::UsableCores(), nullptr).ok());
   for (const TensorInfo& t : memory_->layout().tensors()) {
     for (int64_t e = 0; e < t.numel; ++e)
       writable->as<float>()[t.blocks.begin * kBlockElements + e] = static_cast<float>(e) * 0.001f;
