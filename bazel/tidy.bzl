@@ -43,6 +43,8 @@ def _tidy_impl(target, ctx):
             cc_infos = [d[CcInfo] for d in rule.deps if CcInfo in d],
         ).compilation_context
     flags = ["-std=c++17", "-iquote", "."]
+    # The analyzer's paths through one function: of 225,000 nodes, its default, most lie in gRPC and take half the time.
+    flags += ["-Xclang", "-analyzer-config", "-Xclang", "max-nodes=30000"]
     flags += ["-D" + d for d in getattr(rule, "local_defines", [])]
     flags += getattr(rule, "copts", [])
     outs = []
