@@ -33,6 +33,11 @@ SessionOptions Where(const std::string& job, const std::string& endpoint, int ra
   return o;
 }
 
+OptimizerOptions OptimizerOf(const StepModel& model) {
+  if (model.lamb) return LambOptions().lr(3e-4).betas(0.9, 0.95).eps(1e-8).weight_decay(0.1);
+  return AdamWOptions().lr(3e-4).betas(0.9, 0.95).eps(1e-8).weight_decay(0.1);
+}
+
 }  // namespace
 
 class SherdRank::Impl {
@@ -48,15 +53,13 @@ class SherdRank::Impl {
     }
     ::torch::manual_seed(2 + rank);
     input_ = at::randn({model.batch, model.width});
-    zero_ = Must(
-        torch::ZeroOptimizer::Create(*session_, model_.named_parameters(),
-                                     AdamWOptions().lr(3e-4).betas(0.9, 0.95).eps(1e-8).weight_decay(0.1),
-                                     ZeroOptions()
-                                         .stage(stage)
-                                         .max_grad_norm(1.0)
-                                         .global_batch(world_size * model.batch)
-                                         .compute(model.precision),
-                                     torch::NamedTensors(), model_.sharded_blocks()));
+    zero_ = Must(torch::ZeroOptimizer::Create(*session_, model_.named_parameters(), OptimizerOf(model),
+                                              ZeroOptions()
+                                                  .stage(stage)
+                                                  .max_grad_norm(1.0)
+                                                  .global_batch(world_size * model.batch)
+                                                  .compute(model.precision),
+                                              torch::NamedTensors(), model_.sharded_blocks()));
   }
   ~Impl() { zero_->Detach(true).IgnoreError(); }
 

@@ -43,8 +43,9 @@ Bytes BytesOf(const StepModel& model, const StepArm& arm) {
   const auto staged = static_cast<double>(SizeOf(model.precision));
   const double rounded = model.precision == DType::kFloat32 ? 0 : staged;
   // A copy reads and writes. The reduce reads every rank's gradient and writes the sum. AdamW reads
-  // parameter, moments and gradient and writes the first three, and the parameter once more in 16 bits.
-  return {2 * arm.staged_bytes, n * (staged * kWorld + 4), n * (28 + rounded)};
+  // parameter, moments and gradient and writes the first three, and the parameter once more in 16 bits. LAMB
+  // reads the four for its norms as well.
+  return {2 * arm.staged_bytes, n * (staged * kWorld + 4), n * (28 + rounded + (model.lamb ? 16 : 0))};
 }
 
 class StepBench {
@@ -191,6 +192,7 @@ int Main(int argc, char** argv) {
   std::string precision = "fp32";
   app.add_option("--precision", precision, "of parameters and gradients: fp32, or bf16 or fp16 without DDP")
       ->check(CLI::IsMember({"fp32", "bf16", "fp16"}));
+  app.add_flag("--lamb", options.model.lamb, "Sherd's arms by LAMB instead of AdamW");
   app.add_flag("--no-ddp", no_ddp, "leave out the data-parallel arms");
   app.add_option("--sherdd", options.sherdd, "the server's program");
   CLI11_PARSE(app, argc, argv);

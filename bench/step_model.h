@@ -13,6 +13,7 @@ struct StepModel {
   int64_t width = 2828;
   int64_t batch = 4;                  // samples a rank
   DType precision = DType::kFloat32;  // of parameters and gradients
+  bool lamb = false;                  // by LAMB instead of AdamW
   int64_t elements() const { return blocks * width * width; }
 };
 
