@@ -66,7 +66,7 @@ constexpr KeySpec kKeys[] = {
     Bool("optimizer.params.bias_correction")
         .Default("true")
         .Unless("true")
-        .Refused("Adam is always corrected for its zero start; set it to true"),
+        .Refused("moments are always corrected for their zero start; set it to true"),
     Bool("optimizer.params.amsgrad")
         .Default("false")
         .Unless("false")
