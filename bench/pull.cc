@@ -18,6 +18,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "bench/median.h"
 #include "grpcpp/server.h"
 #include "grpcpp/server_builder.h"
 #include "tests/control/control_job.h"
@@ -62,11 +63,6 @@ double Receive(v1::CheckpointService::Stub& stub, const v1::PullRequest& request
     std::exit(1);
   }
   return static_cast<double>(bytes) / absl::ToDoubleSeconds(absl::Now() - begun) * 1e-9;
-}
-
-double Median(std::vector<double> v) {
-  std::nth_element(v.begin(), v.begin() + v.size() / 2, v.end());
-  return v[v.size() / 2];
 }
 
 int Main(int argc, char** argv) {

@@ -22,6 +22,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "bench/median.h"
 #include "client/pending_save.h"
 #include "client/rpc/job_client.h"
 #include "runtime/formats/summed_file.h"
@@ -113,11 +114,6 @@ struct Figures {
          restore_other = 0;  // bytes/s
   double step_ms = 0, stall_ms = 0, after_ms = 0, writing_ms = 0, all_ms = 0;
 };
-
-double Median(std::vector<double> v) {
-  std::sort(v.begin(), v.end());
-  return v.empty() ? 0 : v[v.size() / 2];
-}
 
 class SaveBench {
  public:
@@ -221,7 +217,7 @@ class SaveBench {
 
 int Main(int argc, char** argv) {
   int64_t mib = 768, rate = 200;
-  int compute_ms = 150, rounds = 3;
+  int compute_ms = 150, rounds = 6;
   bool json = false;
   std::string dir = "/tmp";
   CLI::App app("A save and a restore beside the disk.", "save");

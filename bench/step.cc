@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "bench/median.h"
 #include "bench/memory_rate.h"
 #include "bench/process_stats.h"
 #include "bench/sherd_servers.h"

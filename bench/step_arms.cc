@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "bench/ddp_rank.h"
+#include "bench/median.h"
 #include "bench/process_stats.h"
 #include "bench/sherd_rank.h"
 
@@ -41,12 +42,6 @@ double MedianDifference(const std::vector<double>& a, const std::vector<double>&
 }
 
 }  // namespace
-
-double Median(std::vector<double> v) {
-  if (v.empty()) return 0;
-  std::nth_element(v.begin(), v.begin() + v.size() / 2, v.end());
-  return v[v.size() / 2];
-}
 
 double StepArm::best_ms() const { return ms.empty() ? 0 : *std::min_element(ms.begin(), ms.end()); }
 double StepArm::BeyondMs(const StepArm& other) const { return MedianDifference(turn_ms, other.turn_ms); }

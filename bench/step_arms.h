@@ -21,8 +21,6 @@
 
 namespace sherd::bench {
 
-double Median(std::vector<double> v);
-
 struct StepArm {
   std::string name;
   int command = 0;
