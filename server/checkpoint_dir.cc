@@ -107,6 +107,20 @@ bool CheckpointDir::RemoveTree(const std::string& name) {
   return unlinkat(fd_.get(), name.c_str(), AT_REMOVEDIR) == 0;
 }
 
+absl::Status CheckpointDir::Settle(const std::map<std::string, int64_t>& files) const {
+  for (const std::string& name : NamesIn(staging_fd_.get())) {
+    if (files.count(name) == 0) unlinkat(staging_fd_.get(), name.c_str(), 0);
+  }
+  for (const auto& [name, bytes] : files) {
+    struct stat there;
+    const bool found = fstatat(staging_fd_.get(), name.c_str(), &there, AT_SYMLINK_NOFOLLOW) == 0;
+    if (found && S_ISREG(there.st_mode) && there.st_size == bytes) continue;
+    return absl::DataLossError(absl::StrCat(staging(), "/", name, ", written a moment ago, ",
+                                            found ? "has another size" : "is not there"));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckpointDir::Commit(const std::string& tag) {
   if (absl::Status s = CheckTag(tag); !s.ok()) return s;
   struct stat there;
@@ -119,6 +133,13 @@ absl::Status CheckpointDir::Commit(const std::string& tag) {
   // A checkpoint of this tag changes places with ours, so that at every instant one of them has the name.
   if (renameat2(fd_.get(), staging_name_.c_str(), fd_.get(), tag.c_str(), exists ? RENAME_EXCHANGE : 0) !=
       0) {
+    // Not every shared file system can (NFS cannot).
+    if (exists && (errno == EINVAL || errno == ENOSYS)) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("cannot save as ", path_, "/", tag,
+                       ": it is there, and this file system cannot exchange two directories; choose another "
+                       "--tag, or remove that one"));
+    }
     return FileError(errno, "rename the finished checkpoint to", absl::StrCat(path_, "/", tag));
   }
   if (exists) {

@@ -12,6 +12,8 @@
 #ifndef SHERD_SERVER_CHECKPOINT_DIR_H_
 #define SHERD_SERVER_CHECKPOINT_DIR_H_
 
+#include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -38,8 +40,13 @@ class CheckpointDir {
   // Path of the directory to write into; made by Open.
   std::string staging() const { return path_ + "/" + staging_name_; }
 
+  // Removes from the staging directory all but `files` (bytes by name): what writers who died have left.
+  //   DATA_LOSS  names one that is not there in its size
+  absl::Status Settle(const std::map<std::string, int64_t>& files) const;
+
   // Gives the staging directory its name, durably, in the place of what had it, and lets `latest` name it.
-  // REQUIRES: the files in it are synced and a manifest is among them. After an error the directory is as
+  // REQUIRES: the files in it are synced and a manifest is among them. FAILED_PRECONDITION: the tag is a
+  // file, or is there on a file system that cannot exchange directories. After an error the directory is as
   // before, or (when only `latest` could not be written, which the message then says) has one more
   // checkpoint.
   absl::Status Commit(const std::string& tag);

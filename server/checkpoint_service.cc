@@ -168,7 +168,8 @@ class CheckpointServiceImpl final : public v1::CheckpointService::Service {
     const CoordinatorOr c = context_->FindCoordinator(*call);
     if (!c.ok()) return ToGrpc(c.status());
     if (*c == nullptr)
-      return context_->ForwardAnswers<v1::CheckpointService>(*call, &CheckpointStub::Save, *request, writer);
+      return context_->ForwardAnswers<v1::CheckpointService>(*call, &CheckpointStub::Save, *request, writer,
+                                                             /*while_linked=*/true);
     using Result = v1::SaveProgress::Result;
     const auto tell = [&](const v1::SaveProgress& m) {
       if (m.has_cut()) NoteCut(request->token(), m);

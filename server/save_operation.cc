@@ -1,6 +1,10 @@
 #include "server/save_operation.h"
 
+#include <sys/stat.h>
+
 #include <atomic>
+#include <cerrno>
+#include <map>
 #include <memory>
 #include <random>
 #include <string>
@@ -43,6 +47,22 @@ std::string TagOf(const v1::SaveRequest& request, uint64_t step) {
   return request.tag().empty() ? absl::StrCat("step-", step) : request.tag();
 }
 
+// A part of several hosts: it is this one's own, and goes where the first host has made room.
+absl::Status CheckHostPart(const runtime::HostPlace& place, const v1::WritePartRequest& request) {
+  if (request.slot() != place.index || request.servers() != place.count) {
+    return absl::InvalidArgumentError(absl::StrCat("part ", request.slot(), " of ", request.servers(),
+                                                   " is not that of host ", place.index, " of ", place.count,
+                                                   ", which alone is here"));
+  }
+  const std::string staging = request.path().substr(0, request.path().rfind('/'));
+  struct stat there;
+  if (stat(staging.c_str(), &there) == 0 || (errno != ENOENT && errno != ENOTDIR)) return absl::OkStatus();
+  const std::string directory = staging.substr(0, staging.rfind('/'));
+  return absl::FailedPreconditionError(
+      absl::StrCat("host ", place.index, " does not see what host 0 writes into ", directory,
+                   ": save into a directory of a file system that all hosts share, with one path on all"));
+}
+
 // One save, from the cut on.
 class Save {
  public:
@@ -60,9 +80,10 @@ class Save {
  private:
   absl::StatusOr<SnapshotState> Cut();
   void TellCut(Step step);
-  absl::Status WriteParts(const CheckpointDir& dir);
+  absl::Status WriteParts(const CheckpointDir& dir, SnapshotReader& reader);
   absl::Status WriteRest(const CheckpointDir& dir, SnapshotReader& reader);
   v1::WritePartRequest PartRequest(const CheckpointDir& dir, Slot slot, int attempt) const;
+  absl::Status Settle(const CheckpointDir& dir) const;
   static std::string PartName(Slot slot, int servers, int attempt);
   void TakePart(Slot slot, int attempt, const v1::PartFile& file);
   bool TellWritten();
@@ -76,7 +97,7 @@ class Save {
   const std::function<bool(const v1::SaveProgress&)>& tell_;
 
   uint64_t snapshot_ = 0;
-  int servers_ = 1;
+  int servers_ = 1;    // parts: of as many slots, or of hosts if there are several
   int64_t bytes_ = 0;  // of all parts
   bool gone_ = false;  // the caller
   bool told_ = false;  // a trainer, that it may publish its step
@@ -152,6 +173,8 @@ absl::StatusOr<v1::SaveProgress::Result> Save::Run() {
   if (!dir.ok()) return dir.status();
   const std::optional<runtime::Assignment> owners = memory_->control().Newest();
   servers_ = owners.has_value() ? owners->servers : 1;
+  // What a host owns is what a slot of so many would: files of hosts are read as those of slots are.
+  if (memory_->place().several()) servers_ = memory_->place().count;
   written_ = std::vector<std::atomic<int64_t>>(servers_);
   for (int p = 0; p < memory_->planes(); ++p) bytes_ += memory_->plane_blocks(p) * kBlockElements * 4;
   const absl::StatusOr<SnapshotState> state = Cut();
@@ -162,7 +185,7 @@ absl::StatusOr<v1::SaveProgress::Result> Save::Run() {
   manifest_.set_epoch(memory_->control().epoch.load());
   absl::StatusOr<std::shared_ptr<SnapshotReader>> reader = SnapshotReader::Open(memory_, snapshot_);
   if (!reader.ok()) return reader.status();
-  if (absl::Status s = WriteParts(**dir); !s.ok()) return s;
+  if (absl::Status s = WriteParts(**dir, **reader); !s.ok()) return s;
   if (absl::Status s = WriteRest(**dir, **reader); !s.ok()) return s;
   v1::SaveProgress::Result result;
   result.set_tag(TagOf(request_, state->step.value()));
@@ -186,12 +209,16 @@ void Save::TakePart(Slot slot, int attempt, const v1::PartFile& file) {
   *out->mutable_chunk_crc32c() = file.chunk_crc32c();
 }
 
-absl::Status Save::WriteParts(const CheckpointDir& dir) {
+absl::Status Save::WriteParts(const CheckpointDir& dir, SnapshotReader& reader) {
   for (int m = 0; m < servers_; ++m) manifest_.add_parts();
   SlotCrew crew(context_, coordinator_, servers_);
   SlotWork work;
   work.stand_in = true;
-  work.go_on = [&] { return TellWritten(); };
+  work.go_on = [&] {
+    // What is read of it afterwards must not expire while another host writes its part.
+    reader.Check().IgnoreError();
+    return TellWritten();
+  };
   work.remote = [&](Slot slot, int attempt, SlotWork::Stub& stub, grpc::ClientContext* client) {
     const auto reader = stub.WritePart(client, PartRequest(dir, slot, attempt));
     v1::WritePartProgress message;
@@ -217,6 +244,19 @@ absl::Status Save::WriteParts(const CheckpointDir& dir) {
     return file.status();
   };
   return crew.Run(work, deadline_);
+}
+
+// The files of the manifest are there, and nothing that a writer who died has left beside them.
+absl::Status Save::Settle(const CheckpointDir& dir) const {
+  std::map<std::string, int64_t> files = {{manifest_.state().name(), manifest_.state().bytes()}};
+  for (const v1::CheckpointManifest::File& file : manifest_.parts()) files[file.name()] = file.bytes();
+  absl::Status settled = dir.Settle(files);
+  if (absl::IsDataLoss(settled) && memory_->place().several()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(settled.message(), ": ", dir.path(), " of another host is not the one of host ",
+                     memory_->place().index, "; save into a file system that all hosts share"));
+  }
+  return settled;
 }
 
 absl::Status Save::WriteRest(const CheckpointDir& dir, SnapshotReader& reader) {
@@ -250,6 +290,7 @@ absl::Status Save::WriteRest(const CheckpointDir& dir, SnapshotReader& reader) {
   manifest_.set_saved_unix_nanos(absl::ToUnixNanos(absl::Now()));
   // All that the manifest tells of was read while the snapshot was there.
   if (absl::Status s = reader.Check(); !s.ok()) return s;
+  if (absl::Status s = Settle(dir); !s.ok()) return s;
   const absl::StatusOr<std::string> text = EncodeManifest(manifest_);
   if (!text.ok()) return text.status();
   return formats::WriteWhole(absl::StrCat(dir.staging(), "/", kManifestName), *text);
@@ -263,7 +304,6 @@ absl::StatusOr<v1::SaveProgress::Result> SaveCheckpoint(
   if (absl::Status s = CheckRequest(request); !s.ok()) return s;
   const absl::StatusOr<JobMemory*> memory = context->Memory();
   if (!memory.ok()) return memory.status();
-  if (absl::Status s = runtime::CheckOneHost((*memory)->place(), "a save"); !s.ok()) return s;
   return Save(context, coordinator, *memory, request, deadline, tell).Run();
 }
 
@@ -275,6 +315,7 @@ absl::StatusOr<v1::PartFile> WritePartHere(ServiceContext* context, const v1::Wr
   if (s.ok()) s = CheckInRange("slot", request.slot(), 0, request.servers() - 1);
   if (s.ok() && (request.path().empty() || request.path()[0] != '/'))
     s = absl::InvalidArgumentError(absl::StrCat("path \"", request.path(), "\" is not absolute"));
+  if (s.ok() && (*memory)->place().several()) s = CheckHostPart((*memory)->place(), request);
   if (!s.ok()) return s;
   const absl::StatusOr<std::shared_ptr<SnapshotReader>> reader =
       SnapshotReader::Open(*memory, request.snapshot_id());

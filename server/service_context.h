@@ -96,13 +96,15 @@ class ServiceContext {
                                   grpc::Status (Service::Stub::*method)(grpc::ClientContext*, const Request&,
                                                                         Response*),
                                   const Request& request, Response* response) const;
-  // The same of a method that answers with a stream.
+  // As Forward, or (`while_linked`) as ForwardWhileLinked, of a method that answers with a stream.
   template <typename Service, typename Request, typename Message>
   grpc::Status ForwardAnswers(const grpc::ServerContext& context,
                               std::unique_ptr<grpc::ClientReader<Message>> (Service::Stub::*method)(
                                   grpc::ClientContext*, const Request&),
-                              const Request& request, grpc::ServerWriter<Message>* writer) const;
-  // The same of a method that takes a stream, of which `message` was read already; it is used for the rest.
+                              const Request& request, grpc::ServerWriter<Message>* writer,
+                              bool while_linked = false) const;
+  // As Forward, of a method that takes a stream, of which `message` was read already; it is used for the
+  // rest.
   template <typename Service, typename Message, typename Response>
   grpc::Status ForwardMessages(
       const grpc::ServerContext& context,
@@ -179,17 +181,20 @@ template <typename Service, typename Request, typename Message>
 grpc::Status ServiceContext::ForwardAnswers(const grpc::ServerContext& context,
                                             std::unique_ptr<grpc::ClientReader<Message>> (
                                                 Service::Stub::*method)(grpc::ClientContext*, const Request&),
-                                            const Request& request,
-                                            grpc::ServerWriter<Message>* writer) const {
-  return AtCoordinator<Service>(context, absl::InfiniteFuture(),
-                                [&](auto& stub, grpc::ClientContext* client, const std::string&) {
-                                  const auto reader = (stub.*method)(client, request);
-                                  Message message;
-                                  while (reader->Read(&message)) {
-                                    if (!writer->Write(message)) client->TryCancel();
-                                  }
-                                  return reader->Finish();
-                                });
+                                            const Request& request, grpc::ServerWriter<Message>* writer,
+                                            bool while_linked) const {
+  return AtCoordinator<Service>(
+      context, absl::InfiniteFuture(), [&](auto& stub, grpc::ClientContext* client, const std::string&) {
+        LinkGuard guard(while_linked ? OthersIfJoined() : nullptr, 0, client);
+        const auto reader = (stub.*method)(client, request);
+        Message message;
+        while (reader->Read(&message)) {
+          if (!writer->Write(message)) client->TryCancel();
+        }
+        const grpc::Status status = reader->Finish();
+        const std::string problem = guard.End();
+        return status.ok() || problem.empty() ? status : ToGrpc(absl::UnavailableError(problem));
+      });
 }
 
 template <typename Service, typename Message, typename Response>

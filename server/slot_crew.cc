@@ -7,6 +7,7 @@
 
 #include "absl/time/clock.h"
 #include "proto/status.h"
+#include "server/link_guard.h"
 #include "spdlog/spdlog.h"
 
 namespace sherd::server {
@@ -16,6 +17,9 @@ using runtime::MutexLock;
 
 constexpr absl::Duration kLook = absl::Milliseconds(200);
 constexpr absl::Duration kAskAgain = absl::Milliseconds(50);
+// How long a host may be out of reach; and how long before the caller's deadline it is told which one is.
+constexpr absl::Duration kHostPatience = absl::Seconds(10);
+constexpr absl::Duration kLastWords = absl::Milliseconds(300);
 
 }  // namespace
 
@@ -35,21 +39,69 @@ absl::Status SlotCrew::CallRemote(Slot slot, int attempt, const std::string& add
   if (!node.ok()) return node.status();
   grpc::ClientContext client;
   (*node)->peers().Prepare(&client, deadline);
-  {
-    MutexLock lock(mu_);
-    if (stopping()) return absl::CancelledError("given up");
-    calls_.insert(&client);
-  }
+  if (absl::Status s = Note(&client); !s.ok()) return s;
   const std::unique_ptr<SlotWork::Stub> stub = v1::CheckpointService::NewStub((*node)->peers().To(address));
   const absl::Status status = work.remote(slot, attempt, *stub, &client);
-  MutexLock lock(mu_);
-  calls_.erase(&client);
+  Forget(&client);
   return status;
+}
+
+absl::Status SlotCrew::Note(grpc::ClientContext* client) {
+  MutexLock lock(mu_);
+  if (stopping()) return absl::CancelledError("given up");
+  calls_.insert(client);
+  return absl::OkStatus();
+}
+
+void SlotCrew::Forget(grpc::ClientContext* client) {
+  MutexLock lock(mu_);
+  calls_.erase(client);
+}
+
+absl::Status SlotCrew::CallHost(const OtherHosts& others, int host, int attempt, const SlotWork& work,
+                                absl::Time deadline, bool* called) {
+  grpc::ClientContext client;
+  const absl::StatusOr<std::unique_ptr<SlotWork::Stub>> stub = others.Prepare(host, deadline, &client);
+  if (!stub.ok()) return stub.status();
+  if (absl::Status s = Note(&client); !s.ok()) return s;
+  *called = true;
+  LinkGuard guard(&others, host, &client);
+  const absl::Status status = work.remote(Slot(host), attempt, **stub, &client);
+  const std::string problem = guard.End();
+  Forget(&client);
+  return status.ok() || problem.empty() ? status : absl::UnavailableError(problem);
+}
+
+absl::Status SlotCrew::RunHost(const OtherHosts& others, int host, const SlotWork& work,
+                               absl::Time deadline) {
+  absl::Time patient = absl::Now();
+  bool away = false;
+  for (int attempt = 0;;) {
+    if (stopping()) return absl::CancelledError("given up");
+    bool called = false;
+    const absl::Time begun = absl::Now();
+    const absl::Status status = CallHost(others, host, attempt, work, deadline, &called);
+    if (called) ++attempt;
+    if (!absl::IsUnavailable(status)) return OtherHosts::Named(host, status);
+    const absl::Time now = absl::Now();
+    // One that was at work for long has been there.
+    if (!away || now - begun > kHostPatience) {
+      spdlog::warn("the part of host {}: {}", host, std::string(status.message()));
+      patient = now + kHostPatience;
+      away = true;
+    }
+    if (now >= std::min(patient, deadline - kLastWords)) return OtherHosts::Named(host, status);
+    absl::SleepFor(kAskAgain);
+  }
 }
 
 absl::Status SlotCrew::RunSlot(Slot slot, const SlotWork& work, absl::Time deadline) {
   const absl::StatusOr<Node*> node = context_->node();
   if (!node.ok()) return node.status();
+  if (const OtherHosts* others = (*node)->others(); others != nullptr) {
+    const bool here = slot.value() == (*node)->options().place.index;
+    return here ? work.local(slot, 0) : RunHost(*others, slot.value(), work, deadline);
+  }
   for (int attempt = 0;; ++attempt) {
     if (stopping()) return absl::CancelledError("given up");
     bool exists = true;

@@ -1,5 +1,6 @@
 // Work that is split by slots, each part done by the server that holds the slot, all at once: what a save and
-// a restore are to the coordinator.
+// a restore are to the coordinator. In a job of several hosts it is split by hosts: "slot" is then a host,
+// and any server there does its part.
 //
 //   SlotCrew crew(context, coordinator, servers);
 //   absl::Status s = crew.Run(part, deadline);         // part.remote, part.local
@@ -21,6 +22,7 @@
 #include "grpcpp/client_context.h"
 #include "proto/sherd/v1/checkpoint.grpc.pb.h"
 #include "runtime/mutex.h"
+#include "server/other_hosts.h"
 #include "server/service_context.h"
 
 namespace sherd::server {
@@ -33,7 +35,8 @@ struct SlotWork {
   // In this process: the slot's server is this one, or (stand_in) it does not answer.
   std::function<absl::Status(Slot slot, int attempt)> local;
   // Whether the part may be done here while the slot's own server might still be at it. Otherwise it is asked
-  // again, or whoever has the slot after it, until the deadline.
+  // again, or whoever has the slot after it, until the deadline. Another host's part is always done there, by
+  // the same server or another one; a host that cannot be reached for ten seconds is given up.
   bool stand_in = false;
   // Asked from Run's thread about five times in a second; false ends everything (CANCELLED).
   std::function<bool()> go_on;
@@ -45,7 +48,7 @@ class SlotCrew {
   SlotCrew(ServiceContext* context, Coordinator* coordinator, int servers)
       : context_(context), coordinator_(coordinator), servers_(servers) {}
 
-  // The first error by slot, once all have ended.
+  // The first error by slot, once all have ended; one of another host names it.
   absl::Status Run(const SlotWork& work, absl::Time deadline);
 
   // True once Run is to end: parts that this process does should look at it.
@@ -53,6 +56,13 @@ class SlotCrew {
 
  private:
   absl::Status RunSlot(Slot slot, const SlotWork& work, absl::Time deadline);
+  absl::Status RunHost(const OtherHosts& others, int host, const SlotWork& work, absl::Time deadline);
+  // `*called`: whether a server was asked.
+  absl::Status CallHost(const OtherHosts& others, int host, int attempt, const SlotWork& work,
+                        absl::Time deadline, bool* called);
+  // Cancels `client` when Run is to end, until Forget; CANCELLED: it is to end now.
+  absl::Status Note(grpc::ClientContext* client);
+  void Forget(grpc::ClientContext* client);
   absl::Status CallRemote(Slot slot, int attempt, const std::string& address, const SlotWork& work,
                           absl::Time deadline);
   // Of the slot's holder; empty if there is none at the moment.

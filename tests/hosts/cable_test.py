@@ -4,6 +4,8 @@
 
 Needs network namespaces (tests/hosts/network.py); skipped with the reason where there are none.
 """
+import glob
+import json
 import os
 import threading
 import time
@@ -110,6 +112,47 @@ class CableTest(network.NetworkTest):
             with self.job(2, 2, self.args, run_args=["--reduce-groups", "1,1"],
                           steps=int(metadata["sherd_step"])) as job:
                 self.assertSameWeights(tensors, job.finish().weights(), metadata)
+
+    def start_save(self, pair, host, folder, *args):
+        """A slow save on a host, once the second one is at work on its part."""
+        saving = pair.places[host].start(harness.program(harness.SHERD), "save", folder, "--rate", "1M", *args)
+        pair.wait_for("host 1 to write its part", lambda: glob.glob(os.path.join(folder, ".saving*", "part-00001*")))
+        return saving
+
+    def test_a_cut_during_a_save(self):
+        """It goes on once the cable is back, or ends, says which host is silent and leaves nothing."""
+        folder = os.path.join(self.dir, "cut-saves")
+        with network.TestNetwork(hosts=2) as net:
+            with two_hosts.TwoHosts(self, 1, 1, self.args, places=net.hosts, steps=3000) as pair:
+                pair.wait_for_step(3)
+                for host in (0, 1):
+                    saving = self.start_save(pair, host, folder, "--tag", "resumed-%d" % host)
+                    net.cut(net.hosts[1])
+                    self.time_until_named(pair, 2.5)
+                    net.restore(net.hosts[1])
+                    done = saving.finish()
+                    self.assertEqual(done.status, 0, done)
+                    pair.wait_for_step(pair.log.last_step() + 3)
+                    saving = self.start_save(pair, host, folder, "--tag", "never", "--timeout", "4s")
+                    net.cut(net.hosts[1])
+                    done = saving.finish()
+                    self.assertEqual(done.status, 1, done)
+                    self.assertRegex(done.stderr, r"\A[^\n]*host %d[^\n]*\n\Z" % (1 - host))
+                    harness.wait_for("what was written to go", lambda: glob.glob(os.path.join(folder, ".*")) == [])
+                    net.restore(net.hosts[1])
+                    pair.wait_for_step(pair.log.last_step() + 3)
+                for process in pair.processes:
+                    process.terminate()
+                    process.wait(timeout=harness.LIMIT)
+        self.assertEqual(sorted(os.listdir(folder)), ["latest", "resumed-0", "resumed-1"])
+        for tag in ("resumed-0", "resumed-1"):
+            with open(os.path.join(folder, tag, "manifest.json")) as f:
+                step = int(json.load(f)["manifest"]["step"])
+            ends = []
+            for args in (["--restore", folder, "--restore-tag", tag], []):
+                with self.job(2, 2, [*self.args, *args], run_args=["--reduce-groups", "1,1"], steps=step + 3) as job:
+                    ends.append(job.finish().weights())
+            self.assertSameWeights(*ends)
 
     def noise(self, host, address):
         name, port = address.rsplit(":", 1)
