@@ -118,7 +118,9 @@ absl::Status Session::Attach(JobSpec spec) {
     from->set_weights_only(options_.restore.weights_only);
     from->set_partial(options_.restore.partial);
   }
-  absl::StatusOr<v1::AttachResponse> response = client_.Attach(request, Deadline());
+  // On another host than the first it reads its part of a checkpoint, which takes as long as the disk does.
+  absl::StatusOr<v1::AttachResponse> response =
+      client_.Attach(request, restoring() ? absl::Now() + kRestorePatience : Deadline());
   if (!response.ok()) return response.status();
   attached_ = true;
   incarnation_ = response->incarnation();

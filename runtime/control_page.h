@@ -122,6 +122,9 @@ class ControlPage {
   // and how many agents this host has had.
   DoorbellWord link_bell;
   std::atomic<uint64_t> agent_incarnation;
+  // This host's memory is what the job begins with, but for what the first host sends: its agent may be at
+  // work. By whoever makes it so.
+  std::atomic<uint32_t> host_begun;
   // How this host's connection to another one is; by its agent, for whoever has to say what it waits for.
   // Words are read without order.
   struct LinkState {

@@ -19,6 +19,7 @@
 #include "server/live_sends.h"
 #include "server/operation_gate.h"
 #include "server/read_ahead.h"
+#include "server/restore_import.h"
 #include "server/restore_operation.h"
 #include "server/save_operation.h"
 #include "server/snapshot_table.h"
@@ -240,6 +241,20 @@ class CheckpointServiceImpl final : public v1::CheckpointService::Service {
     return ToGrpc(read.status());
   }
 
+  Status NameImport(ServerContext* call, const v1::NameImportRequest* request,
+                    v1::NameImportResponse*) override {
+    if (absl::Status s = context_->Admit(*call, request->job()); !s.ok()) return ToGrpc(s);
+    const absl::StatusOr<JobMemory*> memory = context_->Memory();
+    return ToGrpc(memory.ok() ? NameImportHere(**memory, *request) : memory.status());
+  }
+
+  Status DropImport(ServerContext* call, const v1::DropImportRequest* request,
+                    v1::DropImportResponse*) override {
+    if (absl::Status s = context_->Admit(*call, request->job()); !s.ok()) return ToGrpc(s);
+    const absl::StatusOr<JobMemory*> memory = context_->Memory();
+    return ToGrpc(memory.ok() ? DropImportHere(**memory, *request) : memory.status());
+  }
+
   Status OpenPool(ServerContext* call, const v1::OpenPoolRequest* request, v1::OpenPoolResponse*) override {
     if (absl::Status s = context_->Admit(*call, request->job()); !s.ok()) return ToGrpc(s);
     return ToGrpc(OpenPoolHere(context_, *request));
@@ -367,6 +382,7 @@ class CheckpointServiceImpl final : public v1::CheckpointService::Service {
     if (!place.ok()) return place.status();
     const absl::StatusOr<JobMemory*> memory = context_->Memory();
     if (!memory.ok()) return memory.status();
+    if (absl::Status s = runtime::CheckOneHost((*memory)->place(), "a push"); !s.ok()) return s;
     const absl::StatusOr<std::unique_ptr<ImportWriter>> writer =
         ImportWriter::Create(*memory, begin.manifest(), !begin.partial(), /*by_step_record=*/false);
     if (!writer.ok()) return writer.status();

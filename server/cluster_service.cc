@@ -89,7 +89,10 @@ class ClusterServiceImpl final : public v1::ClusterService::Service {
     if (!node.ok()) return ToGrpc(node.status());
     const absl::StatusOr<JobSpec> spec = (*node)->home().Spec();
     if (!spec.ok()) return ToGrpc(spec.status());
+    const absl::StatusOr<std::optional<v1::RestoreRecord>> restored = (*node)->home().Restored();
+    if (!restored.ok()) return ToGrpc(restored.status());
     response->set_record(EncodeJobSpec(*spec));
+    if (restored->has_value()) response->set_restore((*restored)->SerializeAsString());
     return Status::OK;
   }
 

@@ -2,14 +2,12 @@
 #ifndef SHERD_SERVER_COORDINATOR_INTERNAL_H_
 #define SHERD_SERVER_COORDINATOR_INTERNAL_H_
 
-#include <algorithm>
-#include <optional>
-
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "core/epoch_doc.h"
 #include "runtime/job_memory.h"
 #include "runtime/process_identity.h"
+#include "server/decided.h"
 
 namespace sherd::server::internal {
 
@@ -29,20 +27,6 @@ inline void RingSlots(runtime::ControlPage& control) {
   for (runtime::MemberEntry& entry : control.servers) entry.bell.Ring();
   control.bell.Ring();
   control.link_bell.Ring();  // for other hosts
-}
-
-// What every owner of the assignment in force has carried out.
-inline Proposals DecidedByAll(runtime::JobMemory& memory) {
-  const std::optional<runtime::Assignment> a = memory.control().Newest();
-  Proposals least;
-  for (int m = 0; a.has_value() && m < a->servers; ++m) {
-    absl::StatusOr<runtime::OwnerRecords*> owner = memory.owner(Slot(m));
-    const Proposals d = owner.ok() ? (*owner)->Decided() : Proposals();
-    least = m == 0 ? d
-                   : Proposals{std::min(least.ranges, d.ranges), std::min(least.snapshot, d.snapshot),
-                               std::min(least.import, d.import)};
-  }
-  return least;
 }
 
 inline bool AnyTrainerAttached(runtime::JobMemory& memory) {

@@ -56,6 +56,9 @@ void HostAgent::Run() {
     if (options_.tick) options_.tick();
     const absl::StatusOr<runtime::JobMemory*> memory = home_->Memory();
     if (!memory.ok()) continue;
+    // What another host hears of this one must be what the job begins with.
+    if (options_.place.index > 0 && (*memory)->control().host_begun.load(std::memory_order_acquire) == 0)
+      continue;
     if (!role.ok()) {
       const std::string path = absl::StrCat(home_->dir().path(), "/agent");
       role.Reset(::open(path.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0600));

@@ -5,7 +5,8 @@
 //   agent.Look(cluster);                    // after each change: where the others' data ports are
 //
 // Every server of a host has one; the one that holds the lock in the job's directory acts, from when the job
-// has memory. If its process dies another takes the lock, connects anew and says everything again.
+// has memory and its part of what it begins with (server/host_begin.h). If its process dies another takes the
+// lock, connects anew and says everything again.
 //
 // Thread-safe. The destructor waits for a report in hand.
 #ifndef SHERD_SERVER_HOST_AGENT_H_

@@ -5,7 +5,7 @@
 
 namespace sherd::server {
 
-absl::Status CheckForSeveralHosts(const runtime::HostPlace& place, const JobSpec& spec, bool restore) {
+absl::Status CheckForSeveralHosts(const runtime::HostPlace& place, const JobSpec& spec) {
   if (!place.several()) return absl::OkStatus();
   const kernels::OptimizerInfo& optimizer = kernels::Info(spec.optimizer);
   if (optimizer.norms || optimizer.directions) {
@@ -20,10 +20,6 @@ absl::Status CheckForSeveralHosts(const runtime::HostPlace& place, const JobSpec
   if (spec.virtual_ranks > 0) {
     return absl::FailedPreconditionError(
         absl::StrCat("virtual ranks are for one host; this job has ", place.count, ": use none"));
-  }
-  if (restore) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("a job of ", place.count, " hosts cannot begin from a checkpoint: use one host"));
   }
   if (spec.world_size < place.count || spec.reduction.size() != place.count) {
     return absl::FailedPreconditionError(absl::StrCat(

@@ -8,8 +8,8 @@
 
 namespace sherd::server {
 
-// FAILED_PRECONDITION: names what it cannot and the remedy. `restore`: the job begins from a checkpoint.
-absl::Status CheckForSeveralHosts(const runtime::HostPlace& place, const JobSpec& spec, bool restore);
+// FAILED_PRECONDITION: names what it cannot and the remedy.
+absl::Status CheckForSeveralHosts(const runtime::HostPlace& place, const JobSpec& spec);
 
 }  // namespace sherd::server
 

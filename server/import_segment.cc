@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "server/own_blocks.h"
 
 namespace sherd::server {
 namespace {
@@ -55,9 +56,9 @@ uint64_t ImportSegment::UnnamedId() {
   return OwnPart() | random();
 }
 
-bool ImportSegment::IsLeftUnnamed(uint64_t id) {
-  return (id & kNamedByStep) == 0 && (id & kUnnamed) != 0 && (id >> 32 << 32) != OwnPart();
-}
+bool ImportSegment::IsUnnamed(uint64_t id) { return (id & kNamedByStep) == 0 && (id & kUnnamed) != 0; }
+
+bool ImportSegment::IsLeftUnnamed(uint64_t id) { return IsUnnamed(id) && (id >> 32 << 32) != OwnPart(); }
 
 int64_t ImportSegment::BytesFor(const JobMemory& memory, absl::Span<const Item> items) {
   int64_t bytes = (sizeof(Header) + items.size() * sizeof(Entry) + 63) / 64 * 64;
@@ -77,13 +78,24 @@ float* ImportSegment::values(const Entry& e) const {
 
 absl::StatusOr<ImportSegment> ImportSegment::Create(const JobMemory& memory, uint64_t id,
                                                     std::vector<Item> items) {
-  absl::StatusOr<Segment> segment =
-      Segment::Create(memory.dir(), SegmentName(id), SegmentKind::kImport, BytesFor(memory, items));
+  const int64_t data_at = (sizeof(Header) + items.size() * sizeof(Entry) + 63) / 64 * 64;
+  std::vector<Segment::Range> ranges = {{0, data_at}};
+  int64_t begin = data_at;
+  for (const Item& item : items) {
+    const TensorInfo& t = memory.layout().tensors()[item.tensor];
+    const bool count = item.plane == kUpdateCount;
+    const BlockRange own = count ? BlockRange{0, 1} : OwnBlocks(memory, t);
+    const int64_t first = count ? 0 : own.begin - t.blocks.begin;
+    if (!own.empty()) ranges.push_back({begin + first * kBlockBytes, own.size() * kBlockBytes});
+    begin += BlocksOf(memory, item) * kBlockBytes;
+  }
+  absl::StatusOr<Segment> segment = Segment::CreateSparse(memory.dir(), SegmentName(id), SegmentKind::kImport,
+                                                          BytesFor(memory, items), ranges);
   if (!segment.ok()) return segment.status();
   ImportSegment import(*std::move(segment));
   Header& h = *import.segment_.as<Header>();
   h.items = items.size();
-  h.data_at = (sizeof(Header) + items.size() * sizeof(Entry) + 63) / 64 * 64;
+  h.data_at = data_at;
   absl::Span<Entry> entries = import.sorted();
   int64_t at = 0;
   for (size_t i = 0; i < items.size(); ++i) {

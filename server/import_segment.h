@@ -31,6 +31,7 @@ class ImportSegment {
   // (or removes). Left behind by a process that died, and no other: `id` of another process than this one.
   static uint64_t UnnamedId();
   static bool IsLeftUnnamed(uint64_t id);
+  static bool IsUnnamed(uint64_t id);
 
   // In place of a plane: the tensor's count of updates, one value, taken by Adam's bias correction.
   static constexpr int kUpdateCount = -1;
@@ -43,6 +44,7 @@ class ImportSegment {
   // Bytes that the segment of these items takes.
   static int64_t BytesFor(const runtime::JobMemory& memory, absl::Span<const Item> items);
 
+  // In a job of several hosts there is room for what this host owns alone: the rest is not to be written.
   // REQUIRES: no item twice; a frozen tensor's plane is 0. RESOURCE_EXHAUSTED names the bytes needed and
   // free.
   static absl::StatusOr<ImportSegment> Create(const runtime::JobMemory& memory, uint64_t id,

@@ -31,8 +31,7 @@ class Follower final : public runtime::MetaStore::Leadership {
 }  // namespace
 
 absl::StatusOr<std::string> JoinedStore::Get(absl::string_view key) {
-  if (key == "restore") return absl::NotFoundError("a job of several hosts begins with rank 0's values");
-  if (key != "job") return OnFirstHost("get", key);
+  if (key != "job" && key != "restore") return OnFirstHost("get", key);
   grpc::ClientContext context;
   peers_->Prepare(&context, absl::Now() + kPatience);
   v1::GetJobRequest request;
@@ -42,7 +41,9 @@ absl::StatusOr<std::string> JoinedStore::Get(absl::string_view key) {
       FromGrpc(v1::ClusterService::NewStub(peers_->To(first_host_))->GetJob(&context, request, &response));
   if (absl::IsFailedPrecondition(got)) return absl::NotFoundError(got.message());
   if (!got.ok()) return got;
-  return response.record();
+  if (key == "job") return response.record();
+  if (response.restore().empty()) return absl::NotFoundError("the job begins with rank 0's values");
+  return response.restore();
 }
 
 absl::StatusOr<std::unique_ptr<runtime::MetaStore::Leadership>> JoinedStore::Elect(absl::string_view,

@@ -3,6 +3,7 @@
 //
 //   JoinedStore store("gpt", "10.0.0.1:7000", &peers);
 //   store.Get("job");               // the JobRecord; NOT_FOUND before a trainer has attached
+//   store.Get("restore");           // the RestoreRecord; NOT_FOUND: it begins with rank 0's values
 //   store.Leader("coordinator");    // "first-host 10.0.0.1:7000": whoever answers there passes calls on
 //
 // What it is not for says UNIMPLEMENTED. Thread-safe. Get blocks for an RPC, seconds at most.

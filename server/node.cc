@@ -8,6 +8,8 @@
 #include "grpcpp/client_context.h"
 #include "proto/sherd/v1/cluster.grpc.pb.h"
 #include "proto/status.h"
+#include "server/decided.h"
+#include "server/import_segment.h"
 #include "server/snapshot_table.h"
 #include "spdlog/spdlog.h"
 
@@ -337,7 +339,11 @@ std::string Node::HostAddress(int host) const {
 
 void Node::Tick() {
   if (options_.place.index > 0) {
-    if (const absl::StatusOr<runtime::JobMemory*> memory = home_->Memory(); memory.ok()) SweepPools(**memory);
+    if (const absl::StatusOr<runtime::JobMemory*> memory = home_->Memory(); memory.ok()) {
+      SweepPools(**memory);
+      for (const uint64_t stored = internal::DecidedByAll(**memory).import; swept_import_ < stored;)
+        ImportSegment::Remove((*memory)->dir(), ++swept_import_).IgnoreError();
+    }
   }
   int slot = -1;
   {

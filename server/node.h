@@ -140,6 +140,8 @@ class Node {
   std::unique_ptr<Engine> engine_ ABSL_GUARDED_BY(engine_mu_);
   int slot_ ABSL_GUARDED_BY(engine_mu_) = -1;
 
+  uint64_t swept_import_ =
+      0;  // on another host than the coordinator's: stored and removed; the ticking thread's
   std::unique_ptr<HostWatch> host_watch_;  // on another host than the coordinator's
   std::unique_ptr<HostAgent> agent_;       // in a job of several hosts
   std::unique_ptr<runtime::MetaStore::Leadership> leadership_;

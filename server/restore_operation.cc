@@ -15,9 +15,12 @@
 #include "proto/sherd/v1/checkpoint.grpc.pb.h"
 #include "proto/status.h"
 #include "runtime/compute_parameters.h"
+#include "runtime/mutex.h"
 #include "server/checkpoint_manifest.h"
 #include "server/checkpoint_part.h"
 #include "server/import_segment.h"
+#include "server/own_blocks.h"
+#include "server/restore_import.h"
 #include "server/restore_plan.h"
 #include "server/slot_crew.h"
 
@@ -30,6 +33,103 @@ absl::StatusOr<RestorePlan> MakePlan(const JobMemory& memory, const v1::RestoreF
   absl::StatusOr<SavedCheckpoint> saved = OpenCheckpoint(from.directory(), from.tag());
   if (!saved.ok()) return saved.status();
   return RestorePlan::Create(*std::move(saved), memory.spec(), from);
+}
+
+v1::RestoreFrom FromRecord(const v1::RestoreRecord& record) {
+  v1::RestoreFrom from;
+  from.set_directory(record.directory());
+  from.set_tag(record.tag());
+  from.set_weights_only(record.weights_only());
+  from.set_partial(record.partial());
+  return from;
+}
+
+// Of a job that begins as `record` says.
+absl::StatusOr<RestorePlan> InitialPlan(const JobMemory& memory, const v1::RestoreRecord& record) {
+  absl::StatusOr<RestorePlan> plan = MakePlan(memory, FromRecord(record));
+  if (!plan.ok() || plan->weights_only() || plan->saved().manifest.step() == record.step()) return plan;
+  return absl::FailedPreconditionError(
+      absl::StrCat(plan->saved().path, " was replaced while the job began from it: it is of step ",
+                   plan->saved().manifest.step(), ", the job begins with ", record.step()));
+}
+
+absl::StatusOr<CheckpointState> StateOf(const RestorePlan& plan) {
+  const SavedCheckpoint& saved = plan.saved();
+  const absl::StatusOr<formats::FileSum> sum = SumOf(saved.manifest.state());
+  if (!sum.ok()) return sum.status();
+  return ReadState(saved.spec, saved.PathOf(saved.manifest.state()), *sum);
+}
+
+// A share of the files, into the planes of a job that has no values yet.
+absl::StatusOr<int64_t> ReadIntoPlanes(const RestorePlan& plan, JobMemory& memory, RestoreShare share,
+                                       const RestoreWanted& wanted, const std::function<bool()>& go_on) {
+  const auto has_values = [&] { return memory.control().initialized.load(std::memory_order_acquire) != 0; };
+  if (has_values()) return absl::FailedPreconditionError("the job has values: nothing is read into it");
+  const auto into = [&](int plane, BlockRange blocks) {
+    return memory.plane(plane) + blocks.begin * kBlockElements;
+  };
+  // The parameters that trainers compute with, from the masters: the bits that were saved.
+  RestoreStored round;
+  if (memory.compute() != nullptr) {
+    round = [&](int tensor, int plane, BlockRange blocks) {
+      if (plane != 0) return;
+      runtime::RoundToCompute(memory.spec(), memory.plane(0), blocks, plan.UpdateCount(tensor),
+                              memory.compute());
+    };
+  }
+  return ReadPart(plan, memory, share, wanted, into, round, [&] { return go_on() && !has_values(); });
+}
+
+// What of a job of several hosts this one reads by itself: what it owns of the optimizer's planes. Parameters
+// all hosts need whole: the first one reads them and sends them as it does rank 0's initial values.
+absl::StatusOr<int64_t> ReadHost(const RestorePlan& plan, JobMemory& memory,
+                                 const std::function<bool()>& go_on) {
+  const bool first_host = memory.place().index == 0;
+  const auto wanted = [&](const TensorInfo& tensor, int plane) {
+    if (plane == 0) return first_host ? tensor.blocks : BlockRange{};
+    return OwnBlocks(memory, tensor);
+  };
+  return ReadIntoPlanes(plan, memory, {0, 1}, wanted, go_on);
+}
+
+void StoreCounts(const RestorePlan& plan, JobMemory& memory, Step step) {
+  for (size_t t = 0; t < memory.layout().tensors().size(); ++t)
+    memory.tensor_steps(step)[t].store(plan.UpdateCount(static_cast<int>(t)), std::memory_order_relaxed);
+  memory.updates(step).store(plan.weights_only() ? 0 : plan.saved().manifest.updates(),
+                             std::memory_order_relaxed);
+}
+
+// Lets every host read what it owns into an import of its own: `import` here. `from` has a tag.
+absl::StatusOr<int64_t> ReadHosts(ServiceContext* context, Coordinator* coordinator, JobMemory& memory,
+                                  const RestorePlan& plan, const v1::RestoreFrom& from,
+                                  const ImportSegment& import, HostImports* elsewhere, absl::Time deadline) {
+  std::atomic<int64_t> bytes{0};
+  runtime::Mutex mu;  // of `elsewhere`
+  SlotCrew crew(context, coordinator, memory.place().count);
+  SlotWork work;
+  work.remote = [&](Slot host, int, SlotWork::Stub& stub, grpc::ClientContext* client) {
+    v1::ReadPartRequest request;
+    request.set_job(context->job());
+    *request.mutable_from() = from;
+    request.set_slot(host.value());
+    request.set_servers(memory.place().count);
+    request.set_host_import(true);
+    v1::ReadPartResponse response;
+    const absl::Status s = FromGrpc(stub.ReadPart(client, request, &response));
+    if (!s.ok()) return s;
+    bytes += response.bytes();
+    runtime::MutexLock lock(mu);
+    elsewhere->Set(host.value(), response.import_id());
+    return s;
+  };
+  work.local = [&](Slot, int) {
+    const absl::StatusOr<int64_t> read =
+        ReadIntoImport(plan, memory, {0, 1}, import, [&] { return !crew.stopping(); });
+    if (read.ok()) bytes += *read;
+    return read.status();
+  };
+  if (absl::Status s = crew.Run(work, deadline); !s.ok()) return s;
+  return bytes.load();
 }
 
 // Lets every server read its part. `from` has a tag.
@@ -92,12 +192,14 @@ LossScale LossScaleOf(const v1::CheckpointManifest& manifest) {
   return scale;
 }
 
-// What trainers committed with the checkpoint's step, as the records of that step in this job.
+// What trainers committed with the checkpoint's step, as the records of that step in this job. On another
+// host than the first only those of its own ranks: the others' come from there.
 absl::Status PublishTrainers(const RestorePlan& plan, const CheckpointState& state, JobMemory& memory,
                              Step step) {
   const SavedCheckpoint& saved = plan.saved();
   const JobSpec& spec = memory.spec();
-  CopyBuffers(saved.spec, state, spec, memory.rank(Rank(0)).buffers(step));
+  const bool first_host = memory.place().index == 0;
+  if (first_host) CopyBuffers(saved.spec, state, spec, memory.rank(Rank(0)).buffers(step));
   if (plan.weights_only()) return absl::OkStatus();
   TrainerStep record;
   record.id = StepId{step, 0};
@@ -115,13 +217,14 @@ absl::Status PublishTrainers(const RestorePlan& plan, const CheckpointState& sta
   record.loss_scale = verdict.loss_scale;
   absl::StatusOr<runtime::OwnerRecords*> first = memory.owner(Slot(0));
   if (!first.ok()) return first.status();
-  (*first)->WriteVerdict(verdict);
+  if (first_host) (*first)->WriteVerdict(verdict);
   for (const v1::CheckpointManifest::Group& g : saved.manifest.groups()) {
     if (static_cast<int>(record.groups.size()) == runtime::GroupCount(spec)) break;
     GroupScalars& scalars = record.groups.emplace_back(GroupScalars{});
     std::copy_n(g.scalars().begin(), std::min<size_t>(g.scalars_size(), scalars.size()), scalars.begin());
   }
   for (int r = 0; r < spec.world_size; ++r) {
+    if (!first_host && !memory.IsHere(Rank(r))) continue;
     // Ranks that the saved job did not have go on with the states of those that it had, in turn.
     const std::string& blob = state.blobs[r % state.blobs.size()];
     if (absl::Status s = memory.rank(Rank(r)).PublishStep(record, blob); !s.ok()) return s;
@@ -139,36 +242,23 @@ absl::StatusOr<v1::ReadPartResponse> ReadPartHere(ServiceContext* context, const
   absl::Status s = CheckInRange("servers", request.servers(), 1, runtime::kMaxSlots);
   if (s.ok()) s = CheckInRange("slot", request.slot(), 0, request.servers() - 1);
   if (!s.ok()) return s;
+  if (request.host_import() && request.slot() != memory.place().index) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("slot=", request.slot(), " is not this host, ", memory.place().index));
+  }
   const absl::StatusOr<RestorePlan> plan = MakePlan(memory, request.from());
-  if (!plan.ok()) return plan.status();
-  std::optional<ImportSegment> import;
-  RestoreInto into = [&](int plane, BlockRange blocks) {
-    return memory.plane(plane) + blocks.begin * kBlockElements;
-  };
-  const auto has_values = [&] { return memory.control().initialized.load(std::memory_order_acquire) != 0; };
-  std::function<bool()> allowed = go_on;
-  if (request.import_id() != 0) {
-    absl::StatusOr<ImportSegment> opened =
-        ImportSegment::Open(memory, request.import_id(), runtime::Segment::Access::kReadWrite);
-    if (!opened.ok()) return opened.status();
-    import = *std::move(opened);
-    into = [&](int plane, BlockRange blocks) { return import->Writable(plane, blocks.begin); };
+  if (!plan.ok()) return OnHost(memory.place(), plan.status());
+  if (request.host_import()) return MakeHostImport(*plan, memory, go_on);
+  const RestoreShare share{request.slot(), request.servers()};
+  absl::StatusOr<int64_t> bytes = int64_t{0};
+  if (request.import_id() == 0) {
+    bytes = ReadIntoPlanes(*plan, memory, share, nullptr, go_on);
   } else {
-    if (has_values()) return absl::FailedPreconditionError("the job has values: nothing is read into it");
-    allowed = [&] { return go_on() && !has_values(); };
+    const absl::StatusOr<ImportSegment> import =
+        ImportSegment::Open(memory, request.import_id(), runtime::Segment::Access::kReadWrite);
+    if (!import.ok()) return import.status();
+    bytes = ReadIntoImport(*plan, memory, share, *import, go_on);
   }
-  // The parameters that trainers compute with, from the masters: the bits that were saved. Of an import
-  // whoever stores it rounds.
-  RestoreStored round;
-  if (!import.has_value() && memory.compute() != nullptr) {
-    round = [&](int tensor, int plane, BlockRange blocks) {
-      if (plane != 0) return;
-      runtime::RoundToCompute(memory.spec(), memory.plane(0), blocks, plan->UpdateCount(tensor),
-                              memory.compute());
-    };
-  }
-  const absl::StatusOr<int64_t> bytes =
-      ReadPart(*plan, memory, {request.slot(), request.servers()}, into, round, allowed);
   if (!bytes.ok()) return bytes.status();
   v1::ReadPartResponse response;
   response.set_bytes(*bytes);
@@ -181,35 +271,40 @@ absl::StatusOr<v1::RestoreReport> RestoreInitial(ServiceContext* context, Coordi
   const absl::StatusOr<JobMemory*> got = context->Memory();
   if (!got.ok()) return got.status();
   JobMemory& memory = **got;
-  v1::RestoreFrom from;
-  from.set_directory(record.directory());
-  from.set_tag(record.tag());
-  from.set_weights_only(record.weights_only());
-  from.set_partial(record.partial());
-  const absl::StatusOr<RestorePlan> plan = MakePlan(memory, from);
+  const absl::StatusOr<RestorePlan> plan = InitialPlan(memory, record);
   if (!plan.ok()) return plan.status();
   const Step step(record.step());
-  if (!plan->weights_only() && plan->saved().manifest.step() != step.value()) {
-    return absl::FailedPreconditionError(
-        absl::StrCat(plan->saved().path, " was replaced while the job began from it: it is of step ",
-                     plan->saved().manifest.step(), ", the job begins with ", step.value()));
-  }
-  const SavedCheckpoint& saved = plan->saved();
-  const absl::StatusOr<formats::FileSum> sum = SumOf(saved.manifest.state());
-  if (!sum.ok()) return sum.status();
-  const absl::StatusOr<CheckpointState> state =
-      ReadState(saved.spec, saved.PathOf(saved.manifest.state()), *sum);
+  const absl::StatusOr<CheckpointState> state = StateOf(*plan);
   if (!state.ok()) return state.status();
-  const absl::StatusOr<int64_t> bytes = ReadParts(context, coordinator, memory, from, 0, deadline);
+  const absl::StatusOr<int64_t> bytes =
+      memory.place().several()
+          ? ReadHost(*plan, memory, [&] { return !coordinator->stopped() && absl::Now() < deadline; })
+          : ReadParts(context, coordinator, memory, FromRecord(record), 0, deadline);
   if (!bytes.ok()) return bytes.status();
-  for (size_t t = 0; t < memory.layout().tensors().size(); ++t)
-    memory.tensor_steps(step)[t].store(plan->UpdateCount(static_cast<int>(t)), std::memory_order_relaxed);
-  memory.updates(step).store(plan->weights_only() ? 0 : saved.manifest.updates(), std::memory_order_relaxed);
+  StoreCounts(*plan, memory, step);
   if (absl::Status s = PublishTrainers(*plan, *state, memory, step); !s.ok()) return s;
   v1::RestoreReport report = plan->Report(memory.spec());
   report.set_bytes(*bytes);
   ToProto(absl::Now() - begun, report.mutable_duration());
   return report;
+}
+
+absl::Status RestoreHost(JobMemory& memory, const v1::RestoreRecord& record, int servers,
+                         const std::function<bool()>& go_on) {
+  const absl::StatusOr<RestorePlan> plan = InitialPlan(memory, record);
+  if (!plan.ok()) return plan.status();
+  const absl::StatusOr<CheckpointState> state = StateOf(*plan);
+  if (!state.ok()) return state.status();
+  if (const absl::Status read = ReadHost(*plan, memory, go_on).status(); !read.ok()) return read;
+  const Step step(record.step());
+  StoreCounts(*plan, memory, step);
+  if (absl::Status s = PublishTrainers(*plan, *state, memory, step); !s.ok()) return s;
+  for (int m = 0; m < servers && step.value() > 0; ++m) {
+    const absl::StatusOr<runtime::OwnerRecords*> page = memory.owner(Slot(m));
+    if (!page.ok()) return page.status();
+    (*page)->Begin({step, 0}, {});
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<v1::RestoreResponse> RestoreIntoJob(ServiceContext* context, Coordinator* coordinator,
@@ -220,30 +315,25 @@ absl::StatusOr<v1::RestoreResponse> RestoreIntoJob(ServiceContext* context, Coor
   JobMemory& memory = **got;
   const absl::StatusOr<RestorePlan> plan = MakePlan(memory, request.from());
   if (!plan.ok()) return plan.status();
-  std::vector<ImportSegment::Item> items;
-  std::vector<int> counted;
-  for (const TensorInfo& t : memory.layout().tensors()) {
-    for (int p = 0; p < plan->PlanesFor(t); ++p) items.push_back({t.index, p});
-    if (plan->PlanesFor(t) > 1) counted.push_back(t.index);
-  }
-  const int values = static_cast<int>(items.size());
-  for (const int t : counted) items.push_back({t, ImportSegment::kUpdateCount});
-  if (items.empty()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(plan->saved().path, " has no tensor of this job: nothing to restore"));
-  }
+  const absl::StatusOr<Node*> node = context->node();
+  if (!node.ok()) return node.status();
+  const OtherHosts* const others = (*node)->others();
   const uint64_t id = ImportSegment::UnnamedId();
-  const absl::StatusOr<ImportSegment> import = ImportSegment::Create(memory, id, std::move(items));
+  const absl::StatusOr<ImportSegment> import = CreateImport(*plan, memory, id);
   if (!import.ok()) return import.status();
   const auto remove = absl::MakeCleanup([&] { ImportSegment::Remove(memory.dir(), id).IgnoreError(); });
-  for (size_t i = 0; i < counted.size(); ++i)
-    import->Values(values + static_cast<int>(i))[0] = static_cast<float>(plan->UpdateCount(counted[i]));
+  HostImports elsewhere(others);
   v1::RestoreFrom from = request.from();
   from.set_tag(plan->saved().tag);
-  const absl::StatusOr<int64_t> bytes = ReadParts(context, coordinator, memory, from, id, deadline);
+  const absl::StatusOr<int64_t> bytes =
+      others == nullptr ? ReadParts(context, coordinator, memory, from, id, deadline)
+                        : ReadHosts(context, coordinator, memory, *plan, from, *import, &elsewhere, deadline);
   if (!bytes.ok()) return bytes.status();
-  const absl::StatusOr<Step> step = coordinator->StoreImport(
-      request.token(), [&](uint64_t to) { return ImportSegment::Rename(memory.dir(), id, to); }, deadline);
+  const auto name_it = [&](uint64_t to) {
+    const absl::Status named = elsewhere.Name(to, deadline);
+    return named.ok() ? ImportSegment::Rename(memory.dir(), id, to) : named;
+  };
+  const absl::StatusOr<Step> step = coordinator->StoreImport(request.token(), name_it, deadline);
   if (!step.ok()) return step.status();
   v1::RestoreResponse response;
   *response.mutable_restored() = plan->Report(memory.spec());

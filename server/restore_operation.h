@@ -26,6 +26,12 @@ absl::StatusOr<v1::RestoreResponse> RestoreIntoJob(ServiceContext* context, Coor
 absl::StatusOr<v1::RestoreReport> RestoreInitial(ServiceContext* context, Coordinator* coordinator,
                                                  const v1::RestoreRecord& record, absl::Time deadline);
 
+// On a server of another host than the first: makes this host's memory what the job begins with, but for what
+// the first host sends. `servers`: of the job. May be repeated until the host's agent is at work. `go_on`
+// false ends it (CANCELLED).
+absl::Status RestoreHost(runtime::JobMemory& memory, const v1::RestoreRecord& record, int servers,
+                         const std::function<bool()>& go_on);
+
 // On any server. `go_on` false ends it.
 absl::StatusOr<v1::ReadPartResponse> ReadPartHere(ServiceContext* context, const v1::ReadPartRequest& request,
                                                   const std::function<bool()>& go_on);

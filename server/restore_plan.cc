@@ -135,18 +135,22 @@ std::vector<ChunkWork> SplitByChunk(const SavedCheckpoint& saved, std::vector<Ex
 
 // Where everything lies that has a place to go.
 absl::StatusOr<std::vector<Extent>> FindAll(const RestorePlan& plan, const JobMemory& memory,
-                                            const RestoreInto& into) {
+                                            const RestoreWanted& wanted, const RestoreInto& into) {
   const SavedCheckpoint& saved = plan.saved();
   Source source(saved);
   std::vector<Extent> extents;
   for (const TensorInfo& tensor : memory.layout().tensors()) {
     if (plan.SavedTensor(tensor.index) < 0 || tensor.blocks.empty()) continue;
-    const BlockRange from = saved.spec.layout.tensors()[plan.SavedTensor(tensor.index)].blocks;
+    const int64_t shift =
+        saved.spec.layout.tensors()[plan.SavedTensor(tensor.index)].blocks.begin - tensor.blocks.begin;
     for (int p = 0; p < plan.PlanesFor(tensor); ++p) {
+      const BlockRange blocks = wanted ? wanted(tensor, p) : tensor.blocks;
+      if (blocks.empty()) continue;
+      const BlockRange from{blocks.begin + shift, blocks.end + shift};
       Extent first{};
-      first.to = reinterpret_cast<char*>(into(p, tensor.blocks));
+      first.to = reinterpret_cast<char*>(into(p, blocks));
       if (first.to == nullptr) continue;
-      first.tensor = tensor.index, first.plane = p, first.block = tensor.blocks.begin;
+      first.tensor = tensor.index, first.plane = p, first.block = blocks.begin;
       if (absl::Status s = source.Find(memory.plane_name(p), from, first, &extents); !s.ok()) return s;
     }
   }
@@ -258,9 +262,9 @@ int RestorePlan::PlanesFor(const TensorInfo& tensor) const {
 }
 
 absl::StatusOr<int64_t> ReadPart(const RestorePlan& plan, const JobMemory& memory, RestoreShare share,
-                                 const RestoreInto& into, const RestoreStored& stored,
-                                 const std::function<bool()>& go_on) {
-  absl::StatusOr<std::vector<Extent>> extents = FindAll(plan, memory, into);
+                                 const RestoreWanted& wanted, const RestoreInto& into,
+                                 const RestoreStored& stored, const std::function<bool()>& go_on) {
+  absl::StatusOr<std::vector<Extent>> extents = FindAll(plan, memory, wanted, into);
   if (!extents.ok()) return extents.status();
   const std::vector<ChunkWork> all = SplitByChunk(plan.saved(), *std::move(extents));
   const size_t begin = all.size() * share.share / share.shares;

@@ -3,7 +3,8 @@
 // place of the owners before.
 //
 //   absl::StatusOr<RestorePlan> plan = RestorePlan::Create(saved, spec, {/*weights_only=*/false, false});
-//   absl::StatusOr<int64_t> n = ReadPart(*plan, memory, {/*share=*/1, /*shares=*/3}, into, stored, go_on);
+//   absl::StatusOr<int64_t> n = ReadPart(*plan, memory, {/*share=*/1, /*shares=*/3}, wanted, into, stored,
+//                                        go_on);
 //
 // Pure but for ReadPart, which blocks on the disk. Thread-safe.
 #ifndef SHERD_SERVER_RESTORE_PLAN_H_
@@ -58,8 +59,10 @@ class RestorePlan {
   std::vector<std::string> extra_;
 };
 
-// Where the values of `blocks` (of one tensor) in a plane go; null: nowhere.
+// Where the values of `blocks` (of one tensor, all that are wanted of it) in a plane go; null: nowhere.
 using RestoreInto = std::function<float*(int plane, BlockRange blocks)>;
+// Which of a tensor's blocks in a plane are restored, in one piece; null: all.
+using RestoreWanted = std::function<BlockRange(const TensorInfo& tensor, int plane)>;
 // Told what has its values, piece by piece, from several threads at once.
 using RestoreStored = std::function<void(int tensor, int plane, BlockRange blocks)>;
 
@@ -70,12 +73,13 @@ struct RestoreShare {
   int shares = 1;
 };
 
-// `go_on`: false from it ends the call (CANCELLED); asked before anything is stored. `stored` may be null.
+// `go_on`: false from it ends the call (CANCELLED); asked before anything is stored. `wanted` and `stored`
+// may be null.
 // Bytes stored.
 //   DATA_LOSS  names the damaged file
 absl::StatusOr<int64_t> ReadPart(const RestorePlan& plan, const runtime::JobMemory& memory,
-                                 RestoreShare share, const RestoreInto& into, const RestoreStored& stored,
-                                 const std::function<bool()>& go_on);
+                                 RestoreShare share, const RestoreWanted& wanted, const RestoreInto& into,
+                                 const RestoreStored& stored, const std::function<bool()>& go_on);
 
 }  // namespace sherd::server
 

@@ -12,6 +12,7 @@
 #include "proto/epoch_record.h"
 #include "proto/sherd/v1/shard.grpc.pb.h"
 #include "runtime/crc32c.h"
+#include "server/host_begin.h"
 #include "server/host_limits.h"
 #include "server/host_part.h"
 #include "server/import_stream.h"
@@ -57,8 +58,7 @@ class ShardServiceImpl final : public v1::ShardService::Service {
     s = (*node)->home().AgreeOnStart((*c)->store(), *spec,
                                      request->has_restore() ? &request->restore() : nullptr);
     if (!s.ok()) return ToGrpc(s);
-    if (s = CheckForSeveralHosts((*node)->home().place(), *spec, request->has_restore()); !s.ok())
-      return ToGrpc(s);
+    if (s = CheckForSeveralHosts((*node)->home().place(), *spec); !s.ok()) return ToGrpc(s);
     const absl::StatusOr<Coordinator::Attached> place =
         (*c)->Attach(Rank(request->rank()), request->host(), FromProto(request->process()), *spec,
                      request->token(), DeadlineOf(*call));
@@ -204,6 +204,8 @@ class ShardServiceImpl final : public v1::ShardService::Service {
     if (!placed.ok()) return placed;
     const absl::StatusOr<JobMemory*> memory = home.MakeMemory(home.store(), spec);
     if (!memory.ok()) return ToGrpc(memory.status());
+    const auto go_on = [&] { return !call.IsCancelled() && absl::Now() < DeadlineOf(call); };
+    if (absl::Status s = BeginHost(home, **memory, response->servers(), go_on); !s.ok()) return ToGrpc(s);
     response->set_job_dir(home.dir().path());
     // The trainer relies on what the coordinator has written, which comes over the data connection.
     runtime::ControlPage& control = (*memory)->control();
