@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <random>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -79,10 +80,14 @@ CheckpointDir::~CheckpointDir() {
 }
 
 absl::Status CheckpointDir::MakeStaging() {
+  std::random_device random;
   for (int n = 0;; ++n) {
-    const std::string name = absl::StrCat(kStagingPrefix, getpid(), "-", n, kStagingSuffix);
+    // Never a name that was used before: who wrote for a save that was given up, and hears of it late,
+    // removes what he wrote by its path.
+    const std::string name = absl::StrCat(
+        kStagingPrefix, absl::Hex(uint64_t{random()} << 32 | random(), absl::kZeroPad16), kStagingSuffix);
     if (mkdirat(fd_.get(), name.c_str(), 0777) != 0) {
-      if (errno == EEXIST && n < 1000) continue;  // with somebody else's files in it
+      if (errno == EEXIST && n < 1000) continue;
       return FileError(errno, "save into", path_);
     }
     staging_name_ = name;

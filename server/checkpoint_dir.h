@@ -5,9 +5,9 @@
 //   (*dir)->Commit("step-40");                           // then `latest` names it
 //   std::vector<std::string> gone = (*dir)->Keep(3);
 //
-// Until Commit the files stand in a hidden directory beside the checkpoints, `.saving-<n>.partial`, which is
-// locked by its writer; so is the directory itself against a second writer. Symbolic links: the directory may
-// be one, what stands in it is never followed when something is replaced or removed.
+// Until Commit the files stand in a hidden directory beside the checkpoints, `.saving-<random>.partial`,
+// which is locked by its writer; so is the directory itself against a second writer. Symbolic links: the
+// directory may be one, what stands in it is never followed when something is replaced or removed.
 // Thread-compatible. Everything blocks on the file system.
 #ifndef SHERD_SERVER_CHECKPOINT_DIR_H_
 #define SHERD_SERVER_CHECKPOINT_DIR_H_
