@@ -13,9 +13,8 @@
 namespace sherd::server {
 
 struct LiveSends::State {
-  explicit State(std::shared_ptr<SnapshotReader> r) : reader(std::move(r)) {}
-  const std::shared_ptr<SnapshotReader> reader;
   runtime::Mutex mu;
+  std::shared_ptr<SnapshotReader> reader ABSL_GUARDED_BY(mu);  // null once nobody asks any more
   runtime::CondVar fewer;
   int held ABSL_GUARDED_BY(mu) = 0;  // by gRPC
   std::optional<uint64_t> mutated ABSL_GUARDED_BY(mu);
@@ -27,23 +26,30 @@ struct LiveSends::Sent {
   uint64_t offset;
   BlockRange blocks;
   ~Sent() {
-    const bool good = state->reader->IsLive(blocks);
     runtime::MutexLock lock(state->mu);
-    if (!good && !state->mutated.has_value()) state->mutated = offset;
+    if (state->reader != nullptr && !state->reader->IsLive(blocks) && !state->mutated.has_value())
+      state->mutated = offset;
     --state->held;
     state->fewer.SignalAll();
   }
 };
 
-LiveSends::LiveSends(std::shared_ptr<SnapshotReader> reader)
-    : state_(std::make_shared<State>(std::move(reader))) {}
+LiveSends::LiveSends(std::shared_ptr<SnapshotReader> reader) : state_(std::make_shared<State>()) {
+  runtime::MutexLock lock(state_->mu);
+  state_->reader = std::move(reader);
+}
+
+LiveSends::~LiveSends() {
+  runtime::MutexLock lock(state_->mu);
+  state_->reader.reset();
+}
 
 std::optional<grpc::ByteBuffer> LiveSends::Make(uint64_t offset, const TensorStream::Live& live,
                                                 uint64_t size) {
   const uint32_t crc = runtime::Crc32c(live.data, size);
-  if (!state_->reader->IsLive(live.blocks)) return std::nullopt;
   {
     runtime::MutexLock lock(state_->mu);
+    if (!state_->reader->IsLive(live.blocks)) return std::nullopt;
     ++state_->held;
   }
   // gRPC only reads it.

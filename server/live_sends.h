@@ -7,7 +7,7 @@
 //
 // A chunk's checksum is that of the snapshot's bytes, so a receiver finds a mutated chunk damaged and asks
 // for it again; Await is for the one in four billion that it does not find. Thread-safe. What gRPC still
-// holds lives on after this object; the job's memory must outlive the server that sends.
+// holds lives on after this object, which the job's memory must outlive.
 #ifndef SHERD_SERVER_LIVE_SENDS_H_
 #define SHERD_SERVER_LIVE_SENDS_H_
 
@@ -26,6 +26,7 @@ namespace sherd::server {
 class LiveSends {
  public:
   explicit LiveSends(std::shared_ptr<SnapshotReader> reader);
+  ~LiveSends();
 
   // The Chunk message of `size` bytes at `live`; nullopt if they are not as at the cut any more.
   std::optional<grpc::ByteBuffer> Make(uint64_t offset, const TensorStream::Live& live, uint64_t size);

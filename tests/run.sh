@@ -70,8 +70,8 @@ below() {
 mapfile -t without_torch < <(below core kernels proto runtime server client -client/torch -client/examples)
 mapfile -t sanitized < <(below core kernels proto runtime server client tests/step tests/sim \
   -client/torch -client/examples)
-# Of core, kernels and the simulator one test has threads.
-mapfile -t threaded < <(below runtime server client tests/step -client/torch -client/examples)
+# Of core, kernels and the simulator one test has threads; the command line's are one or two that wait.
+mapfile -t threaded < <(below runtime server client tests/step -client/cli -client/config -client/torch -client/examples)
 [[ -d core ]] && threaded=("//core:chunked_list_test" "${threaded[@]}")
 
 bazel_tests() {  # STAGE BAZEL_ARGS...: counts its own test cases
