@@ -14,6 +14,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "bench/median.h"
 #include "bench/process_stats.h"
 #include "bench/sherd_servers.h"
 #include "bench/step_arms.h"
