@@ -25,6 +25,7 @@
 #include "server/snapshot_table.h"
 #include "server/tensor_stream.h"
 #include "server/token_bucket.h"
+#include "server/trainers.h"
 
 namespace sherd::server {
 namespace {
@@ -323,10 +324,10 @@ class CheckpointServiceImpl final : public v1::CheckpointService::Service {
       return absl::OutOfRangeError(
           absl::StrCat("offset=", request.offset(), " is past the end of ", values.bytes(), " bytes"));
     }
-    return Send(call, request.offset(), rate, *reader, values, out);
+    return Send(call, **memory, request.offset(), rate, *reader, values, out);
   }
 
-  static absl::Status Send(ServerContext* call, uint64_t offset, uint64_t rate,
+  static absl::Status Send(ServerContext* call, JobMemory& memory, uint64_t offset, uint64_t rate,
                            const std::shared_ptr<SnapshotReader>& reader, TensorStream& values,
                            PullStream* out) {
     ChunkBuffers buffers(kChunkBytes);
@@ -340,7 +341,7 @@ class CheckpointServiceImpl final : public v1::CheckpointService::Service {
     const auto make = [&]() -> ReadAhead::Result {
       if (filled == values.bytes()) return std::nullopt;
       const uint64_t n = std::min(step, values.bytes() - filled);
-      if (may_send_live && !reader->JobTrains()) {
+      if (may_send_live && !internal::AnyTrainerAttached(memory)) {
         const TensorStream::Live live = values.FindLive(filled, n);
         std::optional<grpc::ByteBuffer> message;
         if (live.data != nullptr) message = live_sends.Make(filled, live, n);

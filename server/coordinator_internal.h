@@ -8,6 +8,7 @@
 #include "runtime/job_memory.h"
 #include "runtime/process_identity.h"
 #include "server/decided.h"
+#include "server/trainers.h"
 
 namespace sherd::server::internal {
 
@@ -27,15 +28,6 @@ inline void RingSlots(runtime::ControlPage& control) {
   for (runtime::MemberEntry& entry : control.servers) entry.bell.Ring();
   control.bell.Ring();
   control.link_bell.Ring();  // for other hosts
-}
-
-inline bool AnyTrainerAttached(runtime::JobMemory& memory) {
-  for (int r = 0; r < memory.places(); ++r) {
-    // A dead trainer's gradients of the step in hand may be in use: its place is not given up.
-    const uint32_t state = memory.trainer(Rank(r)).state.load(std::memory_order_acquire);
-    if (state == runtime::MemberEntry::kAttached || state == runtime::MemberEntry::kDead) return true;
-  }
-  return false;
 }
 
 }  // namespace sherd::server::internal

@@ -67,14 +67,6 @@ const char* SnapshotReader::Live(const TensorInfo& tensor, int plane, int64_t fi
 
 bool SnapshotReader::IsLive(BlockRange blocks) { return pool_.IsLive(blocks) && Check().ok(); }
 
-bool SnapshotReader::JobTrains() const {
-  for (int r = 0; r < memory_->places(); ++r) {
-    const uint32_t state = memory_->trainer(Rank(r)).state.load(std::memory_order_acquire);
-    if (state == runtime::MemberEntry::kAttached || state == runtime::MemberEntry::kDead) return true;
-  }
-  return false;
-}
-
 absl::Status SnapshotReader::Check() {
   // What was copied before must have been copied before the entry is looked at: an owner that finds the entry
   // gone or full mutates without keeping the block.

@@ -46,8 +46,6 @@ class SnapshotReader {
   // Whether what was read there of these blocks before this call is of the snapshot: nothing has mutated
   // them, and the snapshot is still there.
   bool IsLive(BlockRange blocks);
-  // Whether a trainer is there, whose next step would mutate blocks.
-  bool JobTrains() const;
   // Updates of a tensor up to the snapshot; the bytes of a buffer.
   uint64_t UpdateCount(int tensor) const { return pool_.tensor_steps()[tensor]; }
   absl::Span<const char> buffers() const { return pool_.buffers(); }
