@@ -7,10 +7,6 @@
 #   bash tests/run.sh --quick         set up and run the Bazel tests, without the other stages
 #   bash tests/run.sh --stage NAME    one stage (may be repeated)
 #   bash tests/run.sh --list          the stages
-#
-# Two cores, in seconds, on a clone with part of the build cached: tests 537, clang 193, tidy 247, sanitize 313, tsan 103, cuda 3,
-# show 31; all of it 24 minutes. From nothing, on a machine that did nothing else, 79 minutes before lint took half as long and
-# tsan what has threads alone.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
 
@@ -18,8 +14,7 @@ stages=(
   "setup     Debian packages (tools/setup.sh)"
   "format    tools/format.py (clang-format) leaves every source as it is"
   "tests     bazel test //..."
-  "clang     clang builds it, with every lock contract checked (-Wthread-safety)"
-  "tidy      clang-tidy on what is not a test (.clang-tidy)"
+  "tidy      clang's warnings, every lock contract among them (-Wthread-safety), and clang-tidy (.clang-tidy)"
   "sanitize  tests with AddressSanitizer and UndefinedBehaviorSanitizer"
   "tsan      tests with ThreadSanitizer"
   "cuda      kernels for CUDA build, and run where there is a device"
@@ -91,11 +86,6 @@ stage_format() {
 }
 
 stage_tests() { bazel_tests tests //...; }
-
-stage_clang() {
-  command -v clang >/dev/null || { echo "no clang"; return 77; }
-  bazel build --config=clang --keep_going "${bazel_flags[@]}" -- "${without_torch[@]}"
-}
 
 stage_tidy() {
   command -v clang-tidy >/dev/null || { echo "no clang-tidy"; return 77; }
