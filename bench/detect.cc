@@ -16,7 +16,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "runtime/clock.h"
 #include "tests/control/control_job.h"
 
 namespace sherd::bench {
@@ -34,7 +34,7 @@ double At(std::vector<double> values, double fraction) {
                          static_cast<size_t>(fraction * static_cast<double>(values.size())))];
 }
 
-double Since(absl::Time begun) { return absl::ToDoubleMilliseconds(absl::Now() - begun); }
+double Since(absl::Time begun) { return absl::ToDoubleMilliseconds(runtime::SteadyNow() - begun); }
 
 bool Is(const v1::Cluster& cluster, const std::string& id, v1::Member::State state) {
   for (const v1::Member& m : cluster.members()) {
@@ -81,15 +81,15 @@ void Kill(tests::ControlJob& job, bool coordinator, Parts* parts) {
                (coordinator ? c.coordinator_id() == other : Is(c, victim, v1::Member::STATE_LOST));
       },
       [&] {
-        killed = absl::Now();
+        killed = runtime::SteadyNow();
         job.Kill(victim);
       });
   parts->detected.push_back(Since(killed));
-  const absl::Time seen = absl::Now();
+  const absl::Time seen = runtime::SteadyNow();
   job.StartServer(victim, 2);
   job.WaitUntil(witness, settled);
   parts->restarted.push_back(Since(seen));
-  const absl::Time back = absl::Now();
+  const absl::Time back = runtime::SteadyNow();
   job.Step(1);
   parts->step.push_back(Since(back));
 }

@@ -34,7 +34,6 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "bench/process_stats.h"
 #include "runtime/clock.h"
 #include "runtime/link.h"
@@ -222,7 +221,7 @@ class Side {
     }
     Barrier(board_);
     auto link = runtime::Link::Dial({{Address(0), kLinkPort}, 0, secret, admission_.get()},
-                                    absl::Now() + absl::Seconds(10), options);
+                                    runtime::SteadyNow() + absl::Seconds(10), options);
     if (!link.ok()) Die(board_, std::string(link.status().message()));
     link_ = *std::move(link);
   }

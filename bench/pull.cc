@@ -17,10 +17,10 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "bench/median.h"
 #include "grpcpp/server.h"
 #include "grpcpp/server_builder.h"
+#include "runtime/clock.h"
 #include "tests/control/control_job.h"
 
 namespace sherd::bench {
@@ -52,7 +52,7 @@ int ServeBare(const std::string& address) {
 double Receive(v1::CheckpointService::Stub& stub, const v1::PullRequest& request, uint64_t bytes) {
   grpc::ClientContext context;
   tests::Prepare(&context, absl::Minutes(2));
-  const absl::Time begun = absl::Now();
+  const absl::Time begun = runtime::SteadyNow();
   const auto reader = stub.Pull(&context, request);
   uint64_t got = 0;
   for (v1::Chunk chunk; reader->Read(&chunk);) got += chunk.data().size();
@@ -62,7 +62,7 @@ double Receive(v1::CheckpointService::Stub& stub, const v1::PullRequest& request
                  s.error_message().c_str());
     std::exit(1);
   }
-  return static_cast<double>(bytes) / absl::ToDoubleSeconds(absl::Now() - begun) * 1e-9;
+  return static_cast<double>(bytes) / absl::ToDoubleSeconds(runtime::SteadyNow() - begun) * 1e-9;
 }
 
 int Main(int argc, char** argv) {

@@ -13,7 +13,6 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "bench/median.h"
 #include "bench/process_stats.h"
 #include "bench/sherd_servers.h"
@@ -21,6 +20,7 @@
 #include "bench/step_model.h"
 #include "bench/trainer_environment.h"
 #include "runtime/child_process.h"
+#include "runtime/clock.h"
 
 namespace sherd::bench {
 namespace {
@@ -56,10 +56,10 @@ class Pull {
   }
   // True if it had not ended by itself.
   bool End() {
-    const absl::StatusOr<runtime::ExitStatus> ended = child_->Wait(absl::Now());
+    const absl::StatusOr<runtime::ExitStatus> ended = child_->Wait(runtime::SteadyNow());
     if (ended.ok() && !ended->success()) Fail(absl::StrCat("the pull ended with ", ended->ToString()));
     child_->Signal(SIGINT).IgnoreError();
-    child_->Wait(absl::Now() + absl::Seconds(10)).status().IgnoreError();
+    child_->Wait(runtime::SteadyNow() + absl::Seconds(10)).status().IgnoreError();
     unlink(path_.c_str());
     return !ended.ok();
   }

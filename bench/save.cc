@@ -21,10 +21,10 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "bench/median.h"
 #include "client/pending_save.h"
 #include "client/rpc/job_client.h"
+#include "runtime/clock.h"
 #include "runtime/formats/summed_file.h"
 #include "runtime/test_root.h"
 #include "tests/control/control_job.h"
@@ -42,9 +42,9 @@ void Check(bool ok, const std::string& what) {
 }
 
 double Seconds(const std::function<void()>& work) {
-  const absl::Time begun = absl::Now();
+  const absl::Time begun = runtime::SteadyNow();
   work();
-  return absl::ToDoubleSeconds(absl::Now() - begun);
+  return absl::ToDoubleSeconds(runtime::SteadyNow() - begun);
 }
 
 // Runs `work` for each of the servers' shares at once.
@@ -102,9 +102,9 @@ double SummedWrite(const std::string& dir, int64_t bytes, formats::FileAccess ac
 }
 
 void Compute(absl::Duration how_long) {
-  const absl::Time end = absl::Now() + how_long;
+  const absl::Time end = runtime::SteadyNow() + how_long;
   volatile double x = 1;
-  while (absl::Now() < end) {
+  while (runtime::SteadyNow() < end) {
     for (int i = 0; i < 10000; ++i) x = x * 1.0000001 + 1e-9;
   }
 }

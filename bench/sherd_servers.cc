@@ -8,7 +8,7 @@
 #include <cstdlib>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "runtime/clock.h"
 
 namespace sherd::bench {
 namespace {
@@ -37,7 +37,7 @@ SherdServers::SherdServers(const std::string& job, int count, const std::string&
 
 SherdServers::~SherdServers() {
   for (runtime::ChildProcess& s : servers_) s.Signal(SIGTERM).IgnoreError();
-  const absl::Time deadline = absl::Now() + absl::Seconds(10);
+  const absl::Time deadline = runtime::SteadyNow() + absl::Seconds(10);
   for (runtime::ChildProcess& s : servers_) s.Wait(deadline).status().IgnoreError();
   servers_.clear();
   if (dir_.has_value()) dir_->RemoveOwn().status().IgnoreError();

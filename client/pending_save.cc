@@ -6,8 +6,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "proto/convert.h"
+#include "runtime/clock.h"
 #include "runtime/crc32c.h"
 
 namespace sherd {
@@ -66,7 +66,7 @@ PendingSave::~PendingSave() {
 }
 
 void PendingSave::Run(rpc::JobClient* client, const v1::SaveRequest& request) {
-  const absl::Time deadline = absl::Now() + kMostPatience;
+  const absl::Time deadline = runtime::SteadyNow() + kMostPatience;
   std::optional<v1::SaveProgress::Result> result;
   absl::Status status = client->RetryUnavailable(deadline, [&] {
     return client->Save(request, deadline, [&](v1::SaveProgress& message) {

@@ -13,6 +13,7 @@
 #include "client/rpc/endpoints.h"
 #include "proto/convert.h"
 #include "proto/sherd/v1/shard.pb.h"
+#include "runtime/clock.h"
 #include "runtime/compute_parameters.h"
 #include "runtime/crc32c.h"
 #include "runtime/doorbell.h"
@@ -120,7 +121,7 @@ absl::Status Session::Attach(JobSpec spec) {
   }
   // On another host than the first it reads its part of a checkpoint, which takes as long as the disk does.
   absl::StatusOr<v1::AttachResponse> response =
-      client_.Attach(request, restoring() ? absl::Now() + kRestorePatience : Deadline());
+      client_.Attach(request, restoring() ? runtime::SteadyNow() + kRestorePatience : Deadline());
   if (!response.ok()) return response.status();
   attached_ = true;
   incarnation_ = response->incarnation();
@@ -191,7 +192,7 @@ absl::Status Session::CommitInitial() {
   request.set_incarnation(incarnation_);
   request.set_token(rpc::NewToken());
   // A checkpoint takes as long as the disk does.
-  const absl::Time deadline = restoring() ? absl::Now() + kRestorePatience : Deadline();
+  const absl::Time deadline = restoring() ? runtime::SteadyNow() + kRestorePatience : Deadline();
   absl::StatusOr<v1::CommitInitialResponse> response = client_.CommitInitial(request, deadline);
   if (!response.ok()) return response.status();
   must_initialise_ = false;
@@ -205,14 +206,14 @@ std::shared_ptr<PendingSave> Session::StartSave(const SaveOptions& options, uint
 
 absl::Status Session::WaitInitialized() {
   runtime::ControlPage& control = memory_->control();
-  const absl::Time deadline = restoring() ? absl::Now() + kRestorePatience : Deadline();
+  const absl::Time deadline = restoring() ? runtime::SteadyNow() + kRestorePatience : Deadline();
   for (;;) {
     const uint32_t ticket = control.bell.Listen();
     if (control.initialized.load(std::memory_order_acquire) != 0) return absl::OkStatus();
     if (control.shutting_down.load(std::memory_order_acquire) != 0) {
       return absl::UnavailableError("the job shut down before rank 0 had committed the initial values");
     }
-    if (absl::Now() > deadline) {
+    if (runtime::SteadyNow() > deadline) {
       return absl::DeadlineExceededError(absl::StrCat("rank 0 has not committed the initial values within ",
                                                       absl::FormatDuration(options_.timeout),
                                                       "; is it running?"));

@@ -24,6 +24,7 @@
 #include "core/job_spec.h"
 #include "proto/sherd/v1/shard.pb.h"
 #include "runtime/access_files.h"
+#include "runtime/clock.h"
 #include "runtime/job_dir.h"
 #include "runtime/job_memory.h"
 
@@ -128,7 +129,7 @@ class Session {
   Session(SessionOptions options, std::vector<std::string> endpoints, runtime::Access access);
   // Rank 0: the parameters in 16 bits, if the job computes so, from the initial values.
   absl::Status RoundInitial();
-  absl::Time Deadline() const { return absl::Now() + options_.timeout; }
+  absl::Time Deadline() const { return runtime::SteadyNow() + options_.timeout; }
 
   const SessionOptions options_;
   rpc::JobClient client_;

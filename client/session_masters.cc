@@ -4,9 +4,9 @@
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
-#include "absl/time/clock.h"
 #include "client/rpc/pull_stream.h"
 #include "client/session.h"
+#include "runtime/clock.h"
 
 namespace sherd {
 namespace {
@@ -65,7 +65,7 @@ absl::StatusOr<uint64_t> Session::ReadMasters(const std::vector<absl::Span<float
       gone.set_job(job_);
       gone.set_id(snapshot->id());
       // Without this the servers release it by themselves, a minute later.
-      (void)client_.Release(gone, absl::Now() + kReleasePatience);
+      (void)client_.Release(gone, runtime::SteadyNow() + kReleasePatience);
     });
     v1::PullRequest request;
     request.set_job(job_);

@@ -13,6 +13,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "runtime/clock.h"
 
 #ifndef P_PIDFD
 #define P_PIDFD 3
@@ -292,7 +293,7 @@ absl::StatusOr<ExitStatus> ChildProcess::Wait(absl::Time deadline) {
 absl::StatusOr<ExitStatus> ChildProcess::Terminate(absl::Duration grace) {
   absl::Status signalled = Signal(SIGTERM);
   if (!signalled.ok()) return signalled;
-  absl::StatusOr<ExitStatus> ended = Wait(absl::Now() + grace);
+  absl::StatusOr<ExitStatus> ended = Wait(SteadyNow() + grace);
   if (!absl::IsDeadlineExceeded(ended.status())) return ended;
   signalled = Signal(SIGKILL);
   if (!signalled.ok()) return signalled;

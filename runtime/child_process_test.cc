@@ -9,6 +9,7 @@
 
 #include "absl/strings/numbers.h"
 #include "gtest/gtest.h"
+#include "runtime/clock.h"
 #include "runtime/test_process.h"
 #include "runtime/test_root.h"
 
@@ -174,7 +175,7 @@ TEST(ChildProcess, DiesWithItsParent) {
   EXPECT_EQ(parent.Join(), -SIGKILL);
   absl::StatusOr<UniqueFd> pidfd = OpenPidfd(grandchild);
   if (pidfd.ok()) {
-    EXPECT_TRUE(*PollReadable(pidfd->get(), absl::Now() + absl::Seconds(60)));
+    EXPECT_TRUE(*PollReadable(pidfd->get(), SteadyNow() + absl::Seconds(60)));
   }
   ::close(fds[0]);
   ::close(fds[1]);

@@ -16,6 +16,16 @@ int64_t MonotonicNanos() {
 
 absl::Time SteadyNow() { return absl::UnixEpoch() + absl::Nanoseconds(MonotonicNanos()); }
 
+std::chrono::system_clock::time_point ToTimeOfDay(absl::Time steady) {
+  // Saturates: absl's infinite future is system_clock's last moment.
+  return absl::ToChronoTime(steady - SteadyNow() + absl::Now());
+}
+
+absl::Time FromTimeOfDay(std::chrono::system_clock::time_point at) {
+  if (at == std::chrono::system_clock::time_point::max()) return absl::InfiniteFuture();
+  return absl::FromChrono(at) - absl::Now() + SteadyNow();
+}
+
 absl::Time SystemClock::Now() const { return absl::Now(); }
 
 absl::Duration SystemClock::Monotonic() const { return absl::Nanoseconds(MonotonicNanos()); }

@@ -7,6 +7,7 @@
 #ifndef SHERD_RUNTIME_CLOCK_H_
 #define SHERD_RUNTIME_CLOCK_H_
 
+#include <chrono>
 #include <cstdint>
 
 #include "absl/base/thread_annotations.h"
@@ -22,6 +23,11 @@ int64_t MonotonicNanos();
 // The same as a point in time, to be compared with its own like alone: for how long something has lasted, and
 // whether to give up or to kill for it. A change of the time of day does not change it.
 absl::Time SteadyNow();
+
+// A point of SteadyNow() by the time of day as it is set now, and back: for libraries whose deadlines are
+// system_clock's (gRPC, which counts on steadily once a call has begun). Infinite ones stay so.
+std::chrono::system_clock::time_point ToTimeOfDay(absl::Time steady);
+absl::Time FromTimeOfDay(std::chrono::system_clock::time_point at);
 
 // Thread-safe. Never blocks.
 class Clock {

@@ -1,8 +1,11 @@
 #include "runtime/clock.h"
 
+#include <chrono>
 #include <functional>
 #include <memory>
 
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "gtest/gtest.h"
 
 namespace sherd::runtime {
@@ -37,6 +40,18 @@ TEST_P(ClockConformance, GoesForwardAndNeverBack) {
 
 INSTANTIATE_TEST_SUITE_P(All, ClockConformance, ::testing::Values(true, false),
                          [](const auto& info) { return info.param ? "System" : "Virtual"; });
+
+TEST(TimeOfDay, ThereAndBack) {
+  const absl::Time now = SteadyNow();
+  const absl::Duration left = absl::FromChrono(ToTimeOfDay(now + absl::Hours(1))) - absl::Now();
+  EXPECT_LE(left, absl::Hours(1));
+  EXPECT_GT(left, absl::Minutes(59));
+  const absl::Time back = FromTimeOfDay(ToTimeOfDay(now));
+  EXPECT_LT(absl::AbsDuration(back - now), absl::Minutes(1));
+  EXPECT_EQ(ToTimeOfDay(absl::InfiniteFuture()), std::chrono::system_clock::time_point::max());
+  EXPECT_EQ(FromTimeOfDay(std::chrono::system_clock::time_point::max()), absl::InfiniteFuture());
+  EXPECT_LT(ToTimeOfDay(absl::InfinitePast()), std::chrono::system_clock::now());
+}
 
 TEST(VirtualClock, MovesOnlyWhenTold) {
   const absl::Time start = absl::UnixEpoch() + absl::Hours(1);

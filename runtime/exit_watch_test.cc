@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "runtime/clock.h"
 #include "runtime/fake_exit_watch.h"
 #include "runtime/mutex.h"
 #include "runtime/test_process.h"
@@ -210,11 +211,11 @@ TEST(ExitWatch, DetectionTime) {
     ASSERT_TRUE(watch
                     ->Watch(p.identity(),
                             [&](const ProcessIdentity&) {
-                              seen = absl::Now();
+                              seen = SteadyNow();
                               dead.Notify();
                             })
                     .ok());
-    const absl::Time killed = absl::Now();
+    const absl::Time killed = SteadyNow();
     p.Kill();
     ASSERT_TRUE(dead.WaitFor(absl::Seconds(60)));
     millis.push_back(absl::ToDoubleMilliseconds(seen - killed));
@@ -244,13 +245,13 @@ TEST(ProcessIdentity, ZombiesAndReapedAreDead) {
   const ProcessIdentity id = p->identity();
   EXPECT_TRUE(IsAlive(id));
   EXPECT_FALSE(IsAlive({id.pid, id.start_ticks + 1}));
-  EXPECT_TRUE(KillAndWait(id, absl::Now() + absl::Seconds(60)).ok());
+  EXPECT_TRUE(KillAndWait(id, SteadyNow() + absl::Seconds(60)).ok());
   EXPECT_FALSE(IsAlive(id)) << "a zombie";
-  EXPECT_TRUE(KillAndWait(id, absl::Now()).ok());
+  EXPECT_TRUE(KillAndWait(id, SteadyNow()).ok());
   EXPECT_EQ(p->Join(), -SIGKILL);
   EXPECT_FALSE(IsAlive(id));
   EXPECT_TRUE(absl::IsNotFound(Identify(id.pid).status()));
-  EXPECT_TRUE(KillAndWait(id, absl::Now()).ok());
+  EXPECT_TRUE(KillAndWait(id, SteadyNow()).ok());
 }
 
 TEST(ProcessIdentity, KillsStoppedButNeverAnother) {
@@ -259,11 +260,11 @@ TEST(ProcessIdentity, KillsStoppedButNeverAnother) {
     return 0;
   });
   // Same pid, another start: somebody else, who must live.
-  EXPECT_TRUE(KillAndWait({p.identity().pid, p.identity().start_ticks + 1}, absl::Now()).ok());
+  EXPECT_TRUE(KillAndWait({p.identity().pid, p.identity().start_ticks + 1}, SteadyNow()).ok());
   EXPECT_TRUE(IsAlive(p.identity()));
   ::kill(p.identity().pid, SIGSTOP);
   EXPECT_TRUE(IsAlive(p.identity()));
-  EXPECT_TRUE(KillAndWait(p.identity(), absl::Now() + absl::Seconds(60)).ok());
+  EXPECT_TRUE(KillAndWait(p.identity(), SteadyNow() + absl::Seconds(60)).ok());
   EXPECT_FALSE(IsAlive({0, 0}));
 }
 

@@ -17,7 +17,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/time/clock.h"
 #include "runtime/clock.h"
 #include "runtime/hmac.h"
 #include "runtime/link_handshake.h"
@@ -41,19 +40,19 @@ int PollMs(absl::Duration left) {
 // A connection that broke when time was up is one that did not answer; a refusal is what it was.
 absl::Status LateOr(absl::Status status, absl::Time deadline, const std::string& who) {
   if (!absl::IsUnavailable(status) && !absl::IsDeadlineExceeded(status)) return status;
-  if (absl::Now() < deadline) return status;
+  if (SteadyNow() < deadline) return status;
   return absl::DeadlineExceededError(absl::StrCat(who, " does not answer"));
 }
 
 // Waits for `events` on a socket that does not block.
 absl::Status AwaitSocket(int fd, short events, absl::Time deadline) {
   for (;;) {
-    const absl::Duration left = deadline - absl::Now();
+    const absl::Duration left = deadline - SteadyNow();
     pollfd p = {fd, events, 0};
     const int n = left <= absl::ZeroDuration() ? 0 : ::poll(&p, 1, PollMs(left));
     if (n > 0) return absl::OkStatus();
     if (n < 0 && errno != EINTR) return absl::ErrnoToStatus(errno, "poll");
-    if (absl::Now() >= deadline) return absl::DeadlineExceededError("no answer in time");
+    if (SteadyNow() >= deadline) return absl::DeadlineExceededError("no answer in time");
   }
 }
 

@@ -3,7 +3,7 @@
 //
 //   // One host listens (runtime/link_listener.h), the other dials:
 //   absl::StatusOr<std::unique_ptr<Link>> link =
-//       Link::Dial({{"10.0.0.2", 4711}, /*host=*/1, secret, &admission}, absl::Now() + absl::Seconds(5));
+//       Link::Dial({{"10.0.0.2", 4711}, /*host=*/1, secret, &admission}, SteadyNow() + absl::Seconds(5));
 //
 //   // The sending thread:
 //   FrameHeader header;  header.type = kSlice;  header.stream = unit;  header.mark = mark;

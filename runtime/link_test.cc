@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "runtime/clock.h"
 #include "runtime/test_links.h"
 #include "runtime/test_process.h"
 
@@ -280,7 +281,7 @@ TEST_F(LinkTest, WhoDoesNotAnswerIsGivenUp) {
   ::getsockname(mute.get(), reinterpret_cast<sockaddr*>(&bound), &size);
   const SocketAddress at(reinterpret_cast<sockaddr*>(&bound), size);
   const absl::Status s =
-      Link::Dial({{"127.0.0.1", at.port()}, 0, SecretOf('s'), &there_}, absl::Now() + absl::Milliseconds(50))
+      Link::Dial({{"127.0.0.1", at.port()}, 0, SecretOf('s'), &there_}, SteadyNow() + absl::Milliseconds(50))
           .status();
   EXPECT_TRUE(absl::IsDeadlineExceeded(s)) << s;
   EXPECT_THAT(s.message(), HasSubstr(at.ToString()));

@@ -12,6 +12,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "runtime/clock.h"
 #include "runtime/process_stat.h"
 
 namespace sherd::runtime {
@@ -74,7 +75,7 @@ absl::StatusOr<UniqueFd> OpenPidfd(const ProcessIdentity& identity) {
 
 absl::StatusOr<bool> PollReadable(int fd, absl::Time deadline) {
   for (;;) {
-    const absl::Duration left = deadline - absl::Now();
+    const absl::Duration left = deadline - SteadyNow();
     // Rounded up, so that a poll does not end just short of the deadline and spin.
     const int64_t millis = absl::ToInt64Milliseconds(absl::Ceil(left, absl::Milliseconds(1)));
     pollfd p{fd, POLLIN, 0};
@@ -83,7 +84,7 @@ absl::StatusOr<bool> PollReadable(int fd, absl::Time deadline) {
         deadline == absl::InfiniteFuture() ? -1 : static_cast<int>(std::clamp<int64_t>(millis, 0, INT_MAX)));
     if (rc > 0) return true;
     if (rc < 0 && errno != EINTR) return absl::ErrnoToStatus(errno, "poll");
-    if (rc == 0 && absl::Now() >= deadline) return false;
+    if (rc == 0 && SteadyNow() >= deadline) return false;
   }
 }
 

@@ -4,7 +4,7 @@
 //   absl::StatusOr<ProcessIdentity> server = Identify(pid);
 //   ...
 //   // A successor may touch what *server owned only after this:
-//   absl::Status dead = KillAndWait(*server, absl::Now() + absl::Seconds(10));
+//   absl::Status dead = KillAndWait(*server, SteadyNow() + absl::Seconds(10));
 //
 // "Dead" means that no thread of the process will ever run again: a zombie is dead. Works for any process of
 // this host in the same pid namespace, not only for children. Needs Linux 5.4 (pidfd) and /proc. All

@@ -13,8 +13,8 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/time/clock.h"
 #include "gtest/gtest.h"
+#include "runtime/clock.h"
 #include "runtime/link.h"
 #include "runtime/link_handshake.h"
 #include "runtime/link_listener.h"
@@ -27,7 +27,7 @@ inline constexpr char kTestJob[] = "0a1b2c3d-0000-4000-8000-000000000001";
 
 inline Secret SecretOf(char c) { return Secret::Of(std::string(32, c)).value(); }
 inline LinkIdentity HostNumber(uint32_t host) { return {kTestJob, host, 1, 1, 0}; }
-inline absl::Time Soon() { return absl::Now() + absl::Seconds(30); }
+inline absl::Time Soon() { return SteadyNow() + absl::Seconds(30); }
 
 inline FrameHeader Header(uint16_t type, uint32_t stream = 0) {
   FrameHeader header;
@@ -55,7 +55,7 @@ class Inbox {
         if (wanted(values_[next_])) return std::move(values_[next_++]);
         ++next_;
       }
-      if (absl::Now() > end) {
+      if (SteadyNow() > end) {
         ADD_FAILURE() << "nothing came";
         return T();
       }

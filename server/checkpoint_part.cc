@@ -10,6 +10,7 @@
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "core/partition.h"
+#include "runtime/clock.h"
 #include "runtime/records.h"
 #include "server/token_bucket.h"
 
@@ -60,11 +61,11 @@ std::vector<Piece> PiecesOf(const JobMemory& memory, const FilePlan& plan, Slot 
 // Waits until `bytes` may go; the snapshot stays alive meanwhile.
 absl::Status WaitToWrite(TokenBucket& bucket, uint64_t bytes, SnapshotReader& reader, int64_t written,
                          const PartProgress& progress) {
-  const absl::Time go = absl::Now() + bucket.Spend(bytes);
+  const absl::Time go = runtime::SteadyNow() + bucket.Spend(bytes);
   for (;;) {
     if (progress && !progress(written)) return absl::CancelledError("the caller of the save has gone");
     if (absl::Status s = reader.Check(); !s.ok()) return s;
-    const absl::Time now = absl::Now();
+    const absl::Time now = runtime::SteadyNow();
     if (now >= go) return absl::OkStatus();
     absl::SleepFor(std::min(go - now, absl::Milliseconds(100)));
   }

@@ -10,6 +10,7 @@
 #include "grpcpp/support/byte_buffer.h"
 #include "proto/convert.h"
 #include "proto/sherd/v1/checkpoint.grpc.pb.h"
+#include "runtime/clock.h"
 #include "runtime/crc32c.h"
 #include "runtime/doorbell.h"
 #include "runtime/mutex.h"
@@ -180,7 +181,7 @@ class CheckpointServiceImpl final : public v1::CheckpointService::Service {
     // A trainer would hold up its step while another save is written, however slowly: it gets an error
     // instead, unless that is just being given up.
     absl::Time patience =
-        request->after_step() != 0 ? absl::Now() + absl::Milliseconds(500) : DeadlineOf(*call);
+        request->after_step() != 0 ? runtime::SteadyNow() + absl::Milliseconds(500) : DeadlineOf(*call);
     if (const std::optional<v1::SaveProgress> cut = CutOf(request->token()); cut.has_value()) {
       writer->Write(*cut);  // asked for again, by a trainer's successor
       patience = DeadlineOf(*call);
@@ -218,10 +219,10 @@ class CheckpointServiceImpl final : public v1::CheckpointService::Service {
   Status WritePart(ServerContext* call, const v1::WritePartRequest* request,
                    grpc::ServerWriter<v1::WritePartProgress>* writer) override {
     if (absl::Status s = context_->Admit(*call, request->job()); !s.ok()) return ToGrpc(s);
-    absl::Time tell_at = absl::Now();
+    absl::Time tell_at = runtime::SteadyNow();
     const absl::StatusOr<v1::PartFile> file = WritePartHere(context_, *request, [&](int64_t bytes) {
-      if (absl::Now() < tell_at) return !call->IsCancelled();
-      tell_at = absl::Now() + absl::Milliseconds(100);
+      if (runtime::SteadyNow() < tell_at) return !call->IsCancelled();
+      tell_at = runtime::SteadyNow() + absl::Milliseconds(100);
       v1::WritePartProgress message;
       message.set_written_bytes(bytes);
       return !call->IsCancelled() && writer->Write(message);
@@ -366,11 +367,11 @@ class CheckpointServiceImpl final : public v1::CheckpointService::Service {
     for (; offset < values.bytes(); offset += step) {
       const ReadAhead::Result message = ahead.has_value() ? ahead->Next() : make();
       if (!message.ok()) return message.status();
-      const absl::Time go = absl::Now() + bucket.Spend(std::min(step, values.bytes() - offset));
-      while (absl::Now() < go) {
+      const absl::Time go = runtime::SteadyNow() + bucket.Spend(std::min(step, values.bytes() - offset));
+      while (runtime::SteadyNow() < go) {
         if (call->IsCancelled()) return absl::CancelledError("the reader has gone");
         if (absl::Status s = reader->Check(); !s.ok()) return s;
-        absl::SleepFor(std::min(go - absl::Now(), absl::Milliseconds(50)));
+        absl::SleepFor(std::min(go - runtime::SteadyNow(), absl::Milliseconds(50)));
       }
       if (!out->Write(**message)) return absl::CancelledError("the reader has gone");
     }

@@ -6,6 +6,7 @@
 #include "proto/convert.h"
 #include "proto/epoch_record.h"
 #include "proto/sherd/v1/cluster.grpc.pb.h"
+#include "runtime/clock.h"
 
 namespace sherd::server {
 namespace {
@@ -132,9 +133,9 @@ class ClusterServiceImpl final : public v1::ClusterService::Service {
     uint64_t seen = request->after_version();
     while (!call->IsCancelled()) {
       // Short waits, so that a caller that has gone does not hold a thread.
-      const absl::StatusOr<v1::Cluster> view =
-          (*c)->WaitForChange(seen, std::min(DeadlineOf(*call), absl::Now() + absl::Milliseconds(500)));
-      if (absl::IsDeadlineExceeded(view.status()) && absl::Now() < DeadlineOf(*call)) continue;
+      const absl::StatusOr<v1::Cluster> view = (*c)->WaitForChange(
+          seen, std::min(DeadlineOf(*call), runtime::SteadyNow() + absl::Milliseconds(500)));
+      if (absl::IsDeadlineExceeded(view.status()) && runtime::SteadyNow() < DeadlineOf(*call)) continue;
       if (!view.ok()) return ToGrpc(view.status());
       seen = view->version();
       if (!writer->Write(*view)) break;

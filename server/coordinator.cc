@@ -155,7 +155,7 @@ void Coordinator::Handle(const Event& event) {
   Outcome outcome;
   {
     MutexLock lock(mu_);
-    outcome = state_.Apply(event, absl::Now());
+    outcome = state_.Apply(event, runtime::SteadyNow());
   }
   spdlog::info("coordinator: {}: {}", Show(event), outcome.reason);
   NoteDeath(event);
@@ -226,7 +226,7 @@ void Coordinator::Do(const MustBeDead& effect) {
     WatchProcess(effect.host, process, ServerDead{effect.server_id, process});
   }
   // Only sends the signal: the watch tells when the process has ended.
-  const absl::Status killed = runtime::KillAndWait(OnThisHost(process), absl::Now());
+  const absl::Status killed = runtime::KillAndWait(OnThisHost(process), runtime::SteadyNow());
   if (!killed.ok() && !absl::IsDeadlineExceeded(killed)) spdlog::warn("coordinator: {}", killed.ToString());
 }
 

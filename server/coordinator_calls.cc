@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/reshard_plan.h"
+#include "runtime/clock.h"
 #include "server/coordinator.h"
 #include "server/coordinator_internal.h"
 
@@ -21,7 +22,7 @@ using runtime::MutexLock;
 // From when the last owner had done its last step under the old ranges to when the last was ready under the
 // new ones. Owners that are still on their way there are waited for, a second at most.
 absl::Duration PauseOfChange(runtime::JobMemory& memory, const EpochDoc& doc, absl::Time deadline) {
-  deadline = std::min(deadline, absl::Now() + absl::Seconds(1));
+  deadline = std::min(deadline, runtime::SteadyNow() + absl::Seconds(1));
   runtime::DoorbellWord& bell = memory.control().bell;
   for (;;) {
     const uint32_t ticket = bell.Listen();
@@ -33,7 +34,7 @@ absl::Duration PauseOfChange(runtime::JobMemory& memory, const EpochDoc& doc, ab
       all &= change.ranges_epoch >= doc.ranges_epoch.value();
       closed = std::max(closed, change.closed_ns), opened = std::max(opened, change.opened_ns);
     }
-    if (all || absl::Now() >= deadline)
+    if (all || runtime::SteadyNow() >= deadline)
       return absl::Nanoseconds(closed == 0 ? 0 : std::max<int64_t>(0, opened - closed));
     bell.Wait(ticket, absl::Milliseconds(5), runtime::SpinPolicy::None());
   }
@@ -60,7 +61,7 @@ absl::Status Coordinator::PostAndWait(Event event, const std::string& request, a
     std::string waits_for;
     {
       MutexLock lock(mu_);
-      const absl::Time now = absl::Now();
+      const absl::Time now = runtime::SteadyNow();
       if (call->done) return call->status;
       if (stop_ || !status_.ok()) return forget(), Stopping();
       waits_for = WaitsFor();
@@ -209,8 +210,8 @@ absl::StatusOr<Coordinator::Attached> Coordinator::Attach(Rank rank, const std::
                  decided) ||
              (newest.has_value() && newest->epoch < decided.ranges);
     };
-    while (!stop_ && absl::Now() < deadline && open()) {
-      changed_.WaitFor(mu_, std::min(deadline - absl::Now(), absl::Milliseconds(10)));
+    while (!stop_ && runtime::SteadyNow() < deadline && open()) {
+      changed_.WaitFor(mu_, std::min(deadline - runtime::SteadyNow(), absl::Milliseconds(10)));
     }
   }
   const TrainerAttached event{rank, host, process, spec.world_size, spec.layout.hash(), token};
@@ -318,7 +319,7 @@ absl::StatusOr<Coordinator::Resized> Coordinator::Drain(const std::string& id, E
 absl::StatusOr<Coordinator::Resized> Coordinator::Operate(Event event, Epoch epoch, const std::string& token,
                                                           absl::Time deadline, const Progress& progress) {
   if (absl::Status s = runtime::CheckOneHost({0, options_.hosts}, "a resize or drain"); !s.ok()) return s;
-  const absl::Time begun = absl::Now();
+  const absl::Time begun = runtime::SteadyNow();
   EpochDoc before;
   {
     MutexLock lock(mu_);
@@ -331,7 +332,7 @@ absl::StatusOr<Coordinator::Resized> Coordinator::Operate(Event event, Epoch epo
   absl::Status done = PostAndWait(std::move(event), token, deadline, progress);
   if (!done.ok()) return done;
   Resized out;
-  out.duration = absl::Now() - begun;
+  out.duration = runtime::SteadyNow() - begun;
   EpochDoc after;
   runtime::JobMemory* m;
   {
@@ -387,9 +388,9 @@ absl::StatusOr<Step> Coordinator::StoreImport(const std::string& token,
       if (same != imports_.end()) id = same->second;
       if (id != 0 || (!naming_import_ && !outstanding())) break;
       if (stop_) return Stopping();
-      if (absl::Now() >= deadline)
+      if (runtime::SteadyNow() >= deadline)
         return absl::DeadlineExceededError("another import or a resize is under way; nothing was changed");
-      changed_.WaitFor(mu_, std::min(deadline - absl::Now(), absl::Milliseconds(10)));
+      changed_.WaitFor(mu_, std::min(deadline - runtime::SteadyNow(), absl::Milliseconds(10)));
     }
     naming_import_ = id == 0;
   }
@@ -419,11 +420,11 @@ absl::StatusOr<Step> Coordinator::AwaitImport(runtime::JobMemory& memory, uint64
       MutexLock lock(mu_);
       if (stop_) return Stopping();
     }
-    if (absl::Now() >= deadline) {
+    if (runtime::SteadyNow() >= deadline) {
       return absl::DeadlineExceededError(
           "the values are whole and will be stored with the next step, which has not ended in time");
     }
-    bell.Wait(ticket, std::min(deadline - absl::Now(), kLookAgain), runtime::SpinPolicy::None());
+    bell.Wait(ticket, std::min(deadline - runtime::SteadyNow(), kLookAgain), runtime::SpinPolicy::None());
   }
   // Not the step that is done by now: the job may have gone on since.
   return Step(memory.control().import_steps[id % runtime::ControlPage::kImportSteps].load());

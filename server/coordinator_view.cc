@@ -7,6 +7,7 @@
 #include "core/host_map.h"
 #include "proto/convert.h"
 #include "proto/epoch_record.h"
+#include "runtime/clock.h"
 #include "server/coordinator.h"
 
 namespace sherd::server {
@@ -47,7 +48,7 @@ std::string Coordinator::WaitsFor() const {
   if (!commit_waits_.empty()) {
     waits.push_back(commit_waits_);
   } else if (state_.waiting()) {
-    waits.push_back(state_.Describe(absl::Now()));
+    waits.push_back(state_.Describe(runtime::SteadyNow()));
   } else if (memory_ != nullptr && memory_->control().initialized.load(std::memory_order_acquire) == 0) {
     waits.push_back("waiting for rank 0 to write the initial values");
   } else if (memory_ != nullptr) {
@@ -238,7 +239,7 @@ absl::StatusOr<v1::Cluster> Coordinator::WaitForChange(uint64_t after, absl::Tim
   MutexLock lock(mu_);
   while (version_ == after) {
     if (stop_) return absl::UnavailableError("this server's coordinator stops: ask another server");
-    const absl::Time now = absl::Now();
+    const absl::Time now = runtime::SteadyNow();
     if (now >= deadline) return absl::DeadlineExceededError("nothing changed in time");
     changed_.WaitFor(mu_, deadline - now);
   }

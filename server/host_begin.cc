@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "runtime/clock.h"
 #include "runtime/flock.h"
 #include "runtime/unique_fd.h"
 #include "server/restore_import.h"
@@ -45,11 +46,11 @@ absl::Status BeginHost(JobHome& home, runtime::JobMemory& memory, int servers,
   if (begun.load(std::memory_order_acquire) != 0) return absl::OkStatus();
   if (record->has_value()) {
     if (servers < 1) return absl::UnavailableError("the job has no servers yet: repeat the call");
-    const absl::Time start = absl::Now();
+    const absl::Time start = runtime::SteadyNow();
     const absl::Status restored = RestoreHost(memory, **record, servers, go_on);
     if (!restored.ok()) return OnHost(home.place(), restored);
     spdlog::info("host {} has its part of {}/{}, in {}", home.place().index, (*record)->directory(),
-                 (*record)->tag(), absl::FormatDuration(absl::Now() - start));
+                 (*record)->tag(), absl::FormatDuration(runtime::SteadyNow() - start));
   }
   begun.store(1, std::memory_order_release);
   return absl::OkStatus();

@@ -3,8 +3,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "proto/convert.h"
+#include "runtime/clock.h"
 #include "server/host_incoming.h"
 #include "server/host_outgoing.h"
 #include "spdlog/spdlog.h"
@@ -112,7 +112,7 @@ void HostPeer::Dial() {
       } else {
         absl::StatusOr<std::unique_ptr<Link>> link =
             Link::Dial({*at, static_cast<uint32_t>(peer_), options_.secret, options_.admission},
-                       absl::Now() + kDialPatience);
+                       runtime::SteadyNow() + kDialPatience);
         failed = link.status();
         if (link.ok()) Take(*std::move(link));
       }

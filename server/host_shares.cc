@@ -8,8 +8,8 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "proto/status.h"
+#include "runtime/clock.h"
 #include "runtime/crc32c.h"
 #include "runtime/mutex.h"
 
@@ -173,7 +173,7 @@ absl::Status HostShares::Read(int host, uint64_t offset, absl::Span<char> out) {
 }
 
 absl::Status HostShares::KeepAlive() {
-  const absl::Time now = absl::Now();
+  const absl::Time now = runtime::SteadyNow();
   if (now < kept_ + keep_every_) return absl::OkStatus();
   kept_ = now;
   v1::AwaitCutRequest request;

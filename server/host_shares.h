@@ -17,6 +17,7 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "proto/sherd/v1/checkpoint.pb.h"
+#include "runtime/clock.h"
 #include "server/other_hosts.h"
 #include "server/snapshot_reader.h"
 #include "server/tensor_stream.h"
@@ -47,7 +48,7 @@ class HostShares final : public OtherShares {
   v1::ReadShareRequest request_;
   const absl::Duration keep_every_;
   const absl::Time deadline_;
-  absl::Time kept_ = absl::Now();
+  absl::Time kept_ = runtime::SteadyNow();
   std::map<int, std::unique_ptr<Stream>> streams_;  // by host
 };
 

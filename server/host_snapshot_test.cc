@@ -224,11 +224,11 @@ TEST_P(HostSnapshotTest, WhatADeadCoordinatorOrderedIsReplacedAndWhatWasProposed
 TEST_P(HostSnapshotTest, ACutIsAwaitedAndKeepsFromExpiring) {
   JobMemory& memory = *hosts_.back()->memory;
   const auto never = [] { return absl::CancelledError("asked"); };
-  EXPECT_EQ(AwaitCut(memory, 3, absl::Now(), never).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(AwaitCut(memory, 3, runtime::SteadyNow(), never).status().code(), absl::StatusCode::kNotFound);
   ASSERT_TRUE(OpenPool(memory, Order(3, "t", memory.layout().total_blocks())).ok());
   runtime::SnapshotEntry& entry = *FindSnapshot(memory.control(), 3);
   EXPECT_EQ(AwaitCut(memory, 3, absl::InfiniteFuture(), never).status().code(), absl::StatusCode::kCancelled);
-  EXPECT_EQ(AwaitCut(memory, 3, absl::Now(), [] { return absl::OkStatus(); }).status().code(),
+  EXPECT_EQ(AwaitCut(memory, 3, runtime::SteadyNow(), [] { return absl::OkStatus(); }).status().code(),
             absl::StatusCode::kDeadlineExceeded);
   entry.cut_plus_1 = 2;  // of a step that is not stored everywhere
   EXPECT_EQ(AwaitCut(memory, 3, absl::InfiniteFuture(), never).status().code(), absl::StatusCode::kCancelled);

@@ -2,8 +2,8 @@
 
 #include <utility>
 
-#include "absl/time/clock.h"
 #include "proto/epoch_record.h"
+#include "runtime/clock.h"
 #include "spdlog/spdlog.h"
 
 namespace sherd::server {
@@ -44,7 +44,7 @@ void HostWatch::Look(const v1::Cluster& cluster) {
       known = !watched_.emplace(key, 0).second;
     }
     if (!known) {
-      if (m.must_die()) runtime::KillAndWait(process, absl::Now()).IgnoreError();
+      if (m.must_die()) runtime::KillAndWait(process, runtime::SteadyNow()).IgnoreError();
       continue;
     }
     const absl::StatusOr<runtime::ExitWatch::Id> id =
@@ -60,7 +60,7 @@ void HostWatch::Look(const v1::Cluster& cluster) {
       const auto it = watched_.find(key);
       if (it != watched_.end()) it->second = *id;
     }
-    if (m.must_die()) runtime::KillAndWait(process, absl::Now()).IgnoreError();
+    if (m.must_die()) runtime::KillAndWait(process, runtime::SteadyNow()).IgnoreError();
   }
 }
 

@@ -3,9 +3,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "proto/sherd/v1/cluster.grpc.pb.h"
 #include "proto/status.h"
+#include "runtime/clock.h"
 
 namespace sherd::server {
 namespace {
@@ -33,7 +33,7 @@ class Follower final : public runtime::MetaStore::Leadership {
 absl::StatusOr<std::string> JoinedStore::Get(absl::string_view key) {
   if (key != "job" && key != "restore") return OnFirstHost("get", key);
   grpc::ClientContext context;
-  peers_->Prepare(&context, absl::Now() + kPatience);
+  peers_->Prepare(&context, runtime::SteadyNow() + kPatience);
   v1::GetJobRequest request;
   request.set_job(job_);
   v1::GetJobResponse response;

@@ -8,6 +8,7 @@
 #include "grpcpp/client_context.h"
 #include "proto/sherd/v1/cluster.grpc.pb.h"
 #include "proto/status.h"
+#include "runtime/clock.h"
 #include "server/decided.h"
 #include "server/import_segment.h"
 #include "server/snapshot_table.h"
@@ -116,7 +117,7 @@ void Node::End(absl::Status why) {
 absl::Status Node::Wait(absl::Time deadline) {
   MutexLock lock(mu_);
   while (!ended_) {
-    const absl::Time now = absl::Now();
+    const absl::Time now = runtime::SteadyNow();
     if (now >= deadline) return absl::DeadlineExceededError("still a member");
     changed_.WaitFor(mu_, deadline - now);
   }
@@ -217,11 +218,11 @@ absl::StatusOr<std::string> Node::CoordinatorAddress() const {
 // ---- Following
 
 void Node::Follow() {
-  const absl::Time patient = absl::Now() + kPredecessorPatience;
+  const absl::Time patient = runtime::SteadyNow() + kPredecessorPatience;
   while (!stopping()) {
     absl::Status s = FollowOnce();
     // On another host than the coordinator's the predecessor's end is reported at this moment.
-    if (absl::IsAlreadyExists(s) && host_watch_ != nullptr && absl::Now() < patient)
+    if (absl::IsAlreadyExists(s) && host_watch_ != nullptr && runtime::SteadyNow() < patient)
       s = absl::UnavailableError(s.message());
     if (absl::IsAlreadyExists(s) || absl::IsFailedPrecondition(s) || absl::IsInvalidArgument(s) ||
         absl::IsNotFound(s) || absl::IsPermissionDenied(s) || absl::IsUnauthenticated(s)) {
@@ -244,14 +245,14 @@ absl::Status Node::FollowOnce() {
   if (!address.ok()) return address.status();
   const std::shared_ptr<grpc::Channel> channel = peers_->To(*address);
   // gRPC gets on with a connection only while somebody waits for it.
-  if (!channel->WaitForConnected(absl::ToChronoTime(absl::Now() + kRetry))) {
+  if (!channel->WaitForConnected(runtime::ToTimeOfDay(runtime::SteadyNow() + kRetry))) {
     return absl::UnavailableError(absl::StrCat("the coordinator does not answer at ", *address));
   }
   std::unique_ptr<v1::ClusterService::Stub> stub = v1::ClusterService::NewStub(channel);
   if (host_watch_ != nullptr) {
     // If all servers of this host had died, nobody has said so, nor who else died here meanwhile.
     grpc::ClientContext context;
-    peers_->Prepare(&context, absl::Now() + kJoinPatience);
+    peers_->Prepare(&context, runtime::SteadyNow() + kJoinPatience);
     v1::GetClusterRequest request;
     request.set_job(options_.job);
     v1::Cluster cluster;
@@ -261,7 +262,7 @@ absl::Status Node::FollowOnce() {
   }
   {
     grpc::ClientContext context;
-    peers_->Prepare(&context, absl::Now() + kJoinPatience);
+    peers_->Prepare(&context, runtime::SteadyNow() + kJoinPatience);
     v1::JoinRequest request;
     request.set_job(options_.job);
     request.set_id(options_.id);
@@ -284,7 +285,7 @@ absl::Status Node::FollowOnce() {
     if (!joined.ok()) return joined;
   }
   grpc::ClientContext context;
-  peers_->Prepare(&context, absl::Now() + kWatchLife);
+  peers_->Prepare(&context, runtime::SteadyNow() + kWatchLife);
   {
     MutexLock lock(mu_);
     if (stop_ || leaving_) return absl::CancelledError("stopping");
@@ -307,7 +308,7 @@ absl::Status Node::ReportExit(const runtime::ProcessIdentity& process) {
   absl::StatusOr<std::string> address = CoordinatorAddress();
   if (!address.ok()) return address.status();
   grpc::ClientContext context;
-  peers_->Prepare(&context, absl::Now() + kReportPatience);
+  peers_->Prepare(&context, runtime::SteadyNow() + kReportPatience);
   v1::MemberExitedRequest request;
   request.set_job(options_.job);
   request.set_host(options_.place.Name());
@@ -322,7 +323,7 @@ absl::Status Node::ReportHost(v1::ReportHostRequest report) {
   absl::StatusOr<std::string> address = CoordinatorAddress();
   if (!address.ok()) return address.status();
   grpc::ClientContext context;
-  peers_->Prepare(&context, absl::Now() + kReportPatience);
+  peers_->Prepare(&context, runtime::SteadyNow() + kReportPatience);
   report.set_job(options_.job);
   report.set_rpc_address(options_.rpc_address);
   v1::ReportHostResponse response;

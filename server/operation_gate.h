@@ -18,8 +18,8 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "runtime/clock.h"
 #include "runtime/mutex.h"
 
 namespace sherd::server {
@@ -37,7 +37,7 @@ class OperationGate {
           if (t == token) return result;
         }
         if (!running_) break;
-        const absl::Time now = absl::Now();
+        const absl::Time now = runtime::SteadyNow();
         if (now >= deadline)
           return absl::DeadlineExceededError(absl::StrCat("another ", what, " was under way all the time"));
         changed_.WaitFor(mu_, std::min(deadline - now, absl::Seconds(1)));

@@ -4,6 +4,7 @@
 #include "absl/strings/str_cat.h"
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"
+#include "runtime/clock.h"
 
 namespace sherd::server {
 
@@ -30,7 +31,7 @@ std::shared_ptr<grpc::Channel> Peers::To(const std::string& address) {
 }
 
 void Peers::Prepare(grpc::ClientContext* context, absl::Time deadline) const {
-  context->set_deadline(absl::ToChronoTime(deadline));
+  context->set_deadline(runtime::ToTimeOfDay(deadline));
   if (options_.to_coordinator) context->AddMetadata(kForwardedKey, "1");
   if (!options_.token.empty()) context->AddMetadata(kTokenKey, absl::StrCat("Bearer ", options_.token));
 }

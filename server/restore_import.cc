@@ -10,8 +10,8 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
-#include "absl/time/clock.h"
 #include "proto/status.h"
+#include "runtime/clock.h"
 #include "server/own_blocks.h"
 
 namespace sherd::server {
@@ -119,7 +119,7 @@ absl::Status HostImports::Name(uint64_t to, absl::Time deadline) const {
 HostImports::~HostImports() {
   if (others_ == nullptr || ids_.empty()) return;
   others_
-      ->ForEach(absl::Now() + kDropPatience,
+      ->ForEach(runtime::SteadyNow() + kDropPatience,
                 [&](int host, OtherHosts::Stub& stub, grpc::ClientContext* context) {
                   if (ids_.count(host) == 0) return absl::OkStatus();
                   v1::DropImportRequest request;

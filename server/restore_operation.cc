@@ -10,10 +10,10 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "proto/convert.h"
 #include "proto/sherd/v1/checkpoint.grpc.pb.h"
 #include "proto/status.h"
+#include "runtime/clock.h"
 #include "runtime/compute_parameters.h"
 #include "runtime/mutex.h"
 #include "server/checkpoint_manifest.h"
@@ -267,7 +267,7 @@ absl::StatusOr<v1::ReadPartResponse> ReadPartHere(ServiceContext* context, const
 
 absl::StatusOr<v1::RestoreReport> RestoreInitial(ServiceContext* context, Coordinator* coordinator,
                                                  const v1::RestoreRecord& record, absl::Time deadline) {
-  const absl::Time begun = absl::Now();
+  const absl::Time begun = runtime::SteadyNow();
   const absl::StatusOr<JobMemory*> got = context->Memory();
   if (!got.ok()) return got.status();
   JobMemory& memory = **got;
@@ -278,14 +278,15 @@ absl::StatusOr<v1::RestoreReport> RestoreInitial(ServiceContext* context, Coordi
   if (!state.ok()) return state.status();
   const absl::StatusOr<int64_t> bytes =
       memory.place().several()
-          ? ReadHost(*plan, memory, [&] { return !coordinator->stopped() && absl::Now() < deadline; })
+          ? ReadHost(*plan, memory,
+                     [&] { return !coordinator->stopped() && runtime::SteadyNow() < deadline; })
           : ReadParts(context, coordinator, memory, FromRecord(record), 0, deadline);
   if (!bytes.ok()) return bytes.status();
   StoreCounts(*plan, memory, step);
   if (absl::Status s = PublishTrainers(*plan, *state, memory, step); !s.ok()) return s;
   v1::RestoreReport report = plan->Report(memory.spec());
   report.set_bytes(*bytes);
-  ToProto(absl::Now() - begun, report.mutable_duration());
+  ToProto(runtime::SteadyNow() - begun, report.mutable_duration());
   return report;
 }
 
@@ -309,7 +310,7 @@ absl::Status RestoreHost(JobMemory& memory, const v1::RestoreRecord& record, int
 
 absl::StatusOr<v1::RestoreResponse> RestoreIntoJob(ServiceContext* context, Coordinator* coordinator,
                                                    const v1::RestoreRequest& request, absl::Time deadline) {
-  const absl::Time begun = absl::Now();
+  const absl::Time begun = runtime::SteadyNow();
   const absl::StatusOr<JobMemory*> got = context->Memory();
   if (!got.ok()) return got.status();
   JobMemory& memory = **got;
@@ -338,7 +339,7 @@ absl::StatusOr<v1::RestoreResponse> RestoreIntoJob(ServiceContext* context, Coor
   v1::RestoreResponse response;
   *response.mutable_restored() = plan->Report(memory.spec());
   response.mutable_restored()->set_bytes(*bytes);
-  ToProto(absl::Now() - begun, response.mutable_restored()->mutable_duration());
+  ToProto(runtime::SteadyNow() - begun, response.mutable_restored()->mutable_duration());
   response.set_step(step->value());
   return response;
 }

@@ -20,6 +20,7 @@
 #include "grpcpp/server.h"
 #include "grpcpp/server_builder.h"
 #include "grpcpp/server_posix.h"
+#include "runtime/clock.h"
 #include "runtime/net_address.h"
 #include "runtime/unique_fd.h"
 #include "runtime/unix_listener.h"
@@ -183,7 +184,7 @@ void RpcServer::Shutdown(absl::Duration grace) {
   if (impl_->down || impl_->server == nullptr) return;
   impl_->down = true;
   for (auto& listener : impl_->listeners) listener->Stop();
-  impl_->server->Shutdown(std::chrono::system_clock::now() + absl::ToChronoMilliseconds(grace));
+  impl_->server->Shutdown(runtime::ToTimeOfDay(runtime::SteadyNow() + grace));
   impl_->server->Wait();
 }
 

@@ -18,6 +18,7 @@
 #include "proto/convert.h"
 #include "proto/sherd/v1/checkpoint.grpc.pb.h"
 #include "proto/status.h"
+#include "runtime/clock.h"
 #include "runtime/formats/atomic_file.h"
 #include "server/checkpoint_dir.h"
 #include "server/checkpoint_manifest.h"
@@ -179,7 +180,7 @@ absl::StatusOr<v1::SaveProgress::Result> Save::Run() {
   for (int p = 0; p < memory_->planes(); ++p) bytes_ += memory_->plane_blocks(p) * kBlockElements * 4;
   const absl::StatusOr<SnapshotState> state = Cut();
   if (!state.ok()) return state.status();
-  const absl::Time begun = absl::Now();
+  const absl::Time begun = runtime::SteadyNow();
   snapshot_ = state->id;
   const auto release = absl::MakeCleanup([&] { coordinator_->snapshots().Release(*memory_, snapshot_); });
   manifest_.set_epoch(memory_->control().epoch.load());
@@ -194,7 +195,7 @@ absl::StatusOr<v1::SaveProgress::Result> Save::Run() {
   result.set_step(state->step.value());
   result.set_files(manifest_.parts_size() + 2);
   for (const auto& file : manifest_.parts()) result.set_bytes(result.bytes() + file.bytes());
-  ToProto(absl::Now() - begun, result.mutable_duration());
+  ToProto(runtime::SteadyNow() - begun, result.mutable_duration());
   for (const std::string& tag : (*dir)->Keep(request_.keep())) result.add_removed(tag);
   spdlog::info("saved step {} as {}", result.step(), result.path());
   return result;

@@ -4,12 +4,14 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "proto/sherd/v1/checkpoint.grpc.pb.h"
+#include "runtime/clock.h"
 #include "runtime/hmac.h"
 
 namespace sherd::server {
-absl::Time DeadlineOf(const grpc::ServerContext& context) { return absl::FromChrono(context.deadline()); }
+absl::Time DeadlineOf(const grpc::ServerContext& context) {
+  return runtime::FromTimeOfDay(context.deadline());
+}
 
 absl::StatusOr<StreamBudget::Place> StreamBudget::Take(absl::string_view what) {
   if (used_.fetch_add(1) < most_) return Place(this);
@@ -114,7 +116,7 @@ SnapshotLease::~SnapshotLease() {
   const OtherHosts* const others = context_->OthersIfJoined();
   if (others != nullptr && !others->Problem(0).empty()) return;
   grpc::ClientContext client;
-  (*node)->peers().Prepare(&client, absl::Now() + absl::Seconds(5));
+  (*node)->peers().Prepare(&client, runtime::SteadyNow() + absl::Seconds(5));
   v1::ReleaseRequest request;
   request.set_job(context_->job());
   request.set_id(id_);

@@ -19,12 +19,12 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
-#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "grpcpp/client_context.h"
 #include "grpcpp/server_context.h"
 #include "grpcpp/support/sync_stream.h"
 #include "proto/status.h"
+#include "runtime/clock.h"
 #include "server/link_guard.h"
 #include "server/node.h"
 #include "server/peers.h"
@@ -149,11 +149,11 @@ grpc::Status ServiceContext::Forward(const grpc::ServerContext& context,
                                                                            const Request&, Response*),
                                      const Request& request, Response* response,
                                      absl::Duration patience) const {
-  const absl::Time patient = absl::Now() + patience;
+  const absl::Time patient = runtime::SteadyNow() + patience;
   return AtCoordinator<Service>(
       context, patient, [&](auto& stub, grpc::ClientContext* client, const std::string& address) {
         grpc::Status status = (stub.*method)(client, request, response);
-        if (status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED && absl::Now() >= patient) {
+        if (status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED && runtime::SteadyNow() >= patient) {
           status = ToGrpc(absl::DeadlineExceededError(
               absl::StrCat("the coordinator, at ", address, ", lives but has not answered for ",
                            absl::FormatDuration(patience), ": it is stopped or very busy")));

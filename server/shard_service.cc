@@ -11,6 +11,7 @@
 #include "proto/convert.h"
 #include "proto/epoch_record.h"
 #include "proto/sherd/v1/shard.grpc.pb.h"
+#include "runtime/clock.h"
 #include "runtime/crc32c.h"
 #include "server/host_begin.h"
 #include "server/host_limits.h"
@@ -204,7 +205,7 @@ class ShardServiceImpl final : public v1::ShardService::Service {
     if (!placed.ok()) return placed;
     const absl::StatusOr<JobMemory*> memory = home.MakeMemory(home.store(), spec);
     if (!memory.ok()) return ToGrpc(memory.status());
-    const auto go_on = [&] { return !call.IsCancelled() && absl::Now() < DeadlineOf(call); };
+    const auto go_on = [&] { return !call.IsCancelled() && runtime::SteadyNow() < DeadlineOf(call); };
     if (absl::Status s = BeginHost(home, **memory, response->servers(), go_on); !s.ok()) return ToGrpc(s);
     response->set_job_dir(home.dir().path());
     // The trainer relies on what the coordinator has written, which comes over the data connection.
@@ -221,7 +222,7 @@ class ShardServiceImpl final : public v1::ShardService::Service {
         }
         return Status::OK;
       }
-      if (absl::Now() >= DeadlineOf(call) || call.IsCancelled()) {
+      if (runtime::SteadyNow() >= DeadlineOf(call) || call.IsCancelled()) {
         const std::string problem = control.LinkProblem();
         return ToGrpc(absl::DeadlineExceededError(
             absl::StrCat("the first host's records have not come over the data connection: ",

@@ -26,6 +26,7 @@
 #include "proto/sherd/v1/cluster.grpc.pb.h"
 #include "proto/status.h"
 #include "runtime/access_files.h"
+#include "runtime/clock.h"
 #include "runtime/doorbell.h"
 #include "runtime/etcd/job_store.h"
 #include "runtime/exit_watch.h"
@@ -128,7 +129,7 @@ absl::StatusOr<runtime::Access> ReadAccess(const Flags& f) {
 // Asks a running server where the job is.
 absl::StatusOr<std::string> DirFrom(const Flags& f, Peers& peers) {
   grpc::ClientContext context;
-  peers.Prepare(&context, absl::Now() + absl::Seconds(10));
+  peers.Prepare(&context, runtime::SteadyNow() + absl::Seconds(10));
   context.set_wait_for_ready(true);
   v1::GetClusterRequest request;
   request.set_job(f.job);
@@ -196,14 +197,14 @@ class Program {
         spdlog::info("signal {}: leaving", got);
         return absl::OkStatus();
       }
-      const absl::Status ended = node_->Wait(absl::Now() + absl::Milliseconds(50));
+      const absl::Status ended = node_->Wait(runtime::SteadyNow() + absl::Milliseconds(50));
       if (!absl::IsDeadlineExceeded(ended)) return ended;
     }
   }
 
   void Stop() {
     if (node_ != nullptr) {
-      const absl::Status left = node_->Leave(absl::Now() + absl::Seconds(2));
+      const absl::Status left = node_->Leave(runtime::SteadyNow() + absl::Seconds(2));
       if (!left.ok()) spdlog::info("not signed off: {}", left.ToString());
       metrics_.reset();
       context_->SetNode(nullptr);

@@ -7,6 +7,7 @@
 
 #include "absl/time/clock.h"
 #include "proto/status.h"
+#include "runtime/clock.h"
 #include "server/link_guard.h"
 #include "spdlog/spdlog.h"
 
@@ -74,16 +75,16 @@ absl::Status SlotCrew::CallHost(const OtherHosts& others, int host, int attempt,
 
 absl::Status SlotCrew::RunHost(const OtherHosts& others, int host, const SlotWork& work,
                                absl::Time deadline) {
-  absl::Time patient = absl::Now();
+  absl::Time patient = runtime::SteadyNow();
   bool away = false;
   for (int attempt = 0;;) {
     if (stopping()) return absl::CancelledError("given up");
     bool called = false;
-    const absl::Time begun = absl::Now();
+    const absl::Time begun = runtime::SteadyNow();
     const absl::Status status = CallHost(others, host, attempt, work, deadline, &called);
     if (called) ++attempt;
     if (!absl::IsUnavailable(status)) return OtherHosts::Named(host, status);
-    const absl::Time now = absl::Now();
+    const absl::Time now = runtime::SteadyNow();
     // One that was at work for long has been there.
     if (!away || now - begun > kHostPatience) {
       spdlog::warn("the part of host {}: {}", host, std::string(status.message()));
@@ -110,7 +111,7 @@ absl::Status SlotCrew::RunSlot(Slot slot, const SlotWork& work, absl::Time deadl
     if (!exists || address == (*node)->options().address) return work.local(slot, attempt);
     absl::Status status = absl::UnavailableError("nobody holds the slot");
     if (!address.empty()) status = CallRemote(slot, attempt, address, work, deadline);
-    if (!absl::IsUnavailable(status) || absl::Now() >= deadline) return status;
+    if (!absl::IsUnavailable(status) || runtime::SteadyNow() >= deadline) return status;
     if (stopping()) return absl::CancelledError("given up");
     spdlog::warn("the part of slot {}: {}", slot.value(), std::string(status.message()));
     if (work.stand_in) return work.local(slot, attempt + 1);

@@ -7,7 +7,6 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "runtime/clock.h"
 #include "runtime/flock.h"
 #include "runtime/unique_fd.h"
@@ -124,7 +123,7 @@ absl::StatusOr<Step> AwaitCut(JobMemory& memory, uint64_t id, absl::Time deadlin
     const absl::StatusOr<StepId> done = memory.DoneByAll();
     if (cut_plus_1 != 0 && done.ok() && done->step.value() + 1 >= cut_plus_1) return Step(cut_plus_1 - 1);
     if (absl::Status s = go_on(); !s.ok()) return s;
-    const absl::Time now = absl::Now();
+    const absl::Time now = runtime::SteadyNow();
     if (now >= deadline) return absl::DeadlineExceededError("the snapshot was not cut in time");
     control.bell.Wait(ticket, std::min(deadline - now, kLookAgain), runtime::SpinPolicy::None());
   }

@@ -9,6 +9,7 @@
 #include "absl/time/clock.h"
 #include "proto/convert.h"
 #include "proto/status.h"
+#include "runtime/clock.h"
 #include "server/snapshot_reader.h"
 #include "spdlog/spdlog.h"
 
@@ -131,8 +132,9 @@ absl::StatusOr<SnapshotState> Snapshots::Open(JobMemory& memory, const SnapshotO
   {
     MutexLock lock(mu_);
     while (beginning_) {
-      if (absl::Now() >= deadline) return absl::DeadlineExceededError("another snapshot was being opened");
-      begun_.WaitFor(mu_, deadline - absl::Now());
+      if (runtime::SteadyNow() >= deadline)
+        return absl::DeadlineExceededError("another snapshot was being opened");
+      begun_.WaitFor(mu_, deadline - runtime::SteadyNow());
     }
     beginning_ = true;
   }
@@ -165,8 +167,9 @@ absl::StatusOr<Step> Snapshots::AwaitCutEverywhere(JobMemory& memory, uint64_t i
   if (others_ != nullptr) {
     others = std::thread([&] {
       // As below: a trainer's step may hang on it.
-      const absl::Time patient =
-          options.after_step.value() != 0 ? deadline : std::min(deadline, absl::Now() + kOthersPatience);
+      const absl::Time patient = options.after_step.value() != 0
+                                     ? deadline
+                                     : std::min(deadline, runtime::SteadyNow() + kOthersPatience);
       elsewhere = AwaitCutElsewhere(id, deadline, patient, [&] { return !give_up.load(); });
       failed = !elsewhere.ok();
     });
@@ -214,7 +217,7 @@ absl::StatusOr<Step> Snapshots::AwaitCutElsewhere(uint64_t id, absl::Time deadli
     if (s.ok() && least == most) return Step(least);
     if (s.ok()) return absl::AbortedError("other hosts have cut it after different steps");
     // A server that was asked has died: another one is there in a moment.
-    if (!absl::IsUnavailable(s) || !go_on() || absl::Now() >= patient) return s;
+    if (!absl::IsUnavailable(s) || !go_on() || runtime::SteadyNow() >= patient) return s;
     absl::SleepFor(kAskAgain);
   }
 }
@@ -223,11 +226,12 @@ void Snapshots::ReleaseElsewhere(uint64_t id) const {
   v1::ReleaseRequest request;
   request.set_job(others_->job());
   request.set_id(id);
-  const absl::Status released = others_->ForEach(
-      absl::Now() + kReleasePatience, [&](int, OtherHosts::Stub& stub, grpc::ClientContext* context) {
-        v1::ReleaseResponse response;
-        return FromGrpc(stub.ReleasePool(context, request, &response));
-      });
+  const absl::Status released =
+      others_->ForEach(runtime::SteadyNow() + kReleasePatience,
+                       [&](int, OtherHosts::Stub& stub, grpc::ClientContext* context) {
+                         v1::ReleaseResponse response;
+                         return FromGrpc(stub.ReleasePool(context, request, &response));
+                       });
   if (!released.ok()) spdlog::debug("snapshot {} will expire elsewhere: {}", id, released.ToString());
 }
 

@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "runtime/clock.h"
 
 namespace sherd::server {
 
@@ -29,11 +30,11 @@ inline absl::Status CheckRate(uint64_t rate) {
 
 class TokenBucket {
  public:
-  explicit TokenBucket(uint64_t rate) : rate_(rate), at_(absl::Now()) {}
+  explicit TokenBucket(uint64_t rate) : rate_(rate), at_(runtime::SteadyNow()) {}
   // How long to wait before `bytes` more may go.
   absl::Duration Spend(uint64_t bytes) {
     if (rate_ == 0) return absl::ZeroDuration();
-    const absl::Time now = absl::Now();
+    const absl::Time now = runtime::SteadyNow();
     at_ = std::max(at_, now - absl::Milliseconds(250));
     at_ += absl::Seconds(static_cast<double>(bytes) / static_cast<double>(rate_));
     return at_ - now;

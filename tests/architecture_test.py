@@ -43,6 +43,11 @@ LONG_FILES = {
 # Tests that look again and again at what other processes did, which wakes nobody; each look is a condition.
 POLLING_TESTS = {"client/cli/keeper_test.cc", "tests/cluster/run_test.cc", "tests/control/values_test.cc"}
 
+# Where the time of day is shown or written down. Whatever lasts, waits or gives up counts by runtime::SteadyNow(),
+# which no change of the time of day moves.
+TIME_OF_DAY = {"runtime/clock.cc", "client/cli/top.cc", "server/save_operation.cc"}
+READS_TIME_OF_DAY = re.compile(r"\babsl::Now\(\)|\bsystem_clock::now\(\)|\bCLOCK_REALTIME\b|\bgettimeofday\b")
+
 SLEEPS = re.compile(r"\b(sleep_for|sleep_until|SleepFor|usleep|nanosleep|sleep)\s*\(")
 MACHINE_PATHS = re.compile(r"(?<![\w.$}/<-])/(root|work|home|Users)/\w")
 INCLUDE = re.compile(r'^\s*#include ["<]([^">]+)[">]', re.M)
@@ -173,6 +178,14 @@ class Architecture(unittest.TestCase):
         for path, text in sources(".h", ".cc"):
             if is_test(path) and path not in POLLING_TESTS:
                 problems += [f"{path}: {m.group(0)}: wait for the event, not for time" for m in SLEEPS.finditer(text)]
+        self.report(problems)
+
+    def test_time_of_day_decides_nothing(self):
+        problems = []
+        for path, text in sources(".h", ".cc"):
+            if not is_test(path) and path not in TIME_OF_DAY:
+                code = re.sub(r"//.*", "", text)
+                problems += [f"{path}: {m.group(0)}: count by runtime::SteadyNow()" for m in READS_TIME_OF_DAY.finditer(code)]
         self.report(problems)
 
     def test_no_paths_of_one_machine(self):

@@ -8,8 +8,8 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
-#include "absl/time/clock.h"
 #include "client/rpc/endpoints.h"
+#include "runtime/clock.h"
 
 namespace sherd::cli {
 
@@ -74,7 +74,7 @@ void ClusterWatcher::FollowOnce() {
   if (!endpoints.ok()) return;
   // The coordinator itself, if it is one of them: what another server passes on stops when that one does.
   With(*endpoints, [&](rpc::JobClient& client) {
-    const absl::StatusOr<v1::Cluster> cluster = client.GetCluster({}, absl::Now() + kPatience);
+    const absl::StatusOr<v1::Cluster> cluster = client.GetCluster({}, runtime::SteadyNow() + kPatience);
     if (!cluster.ok()) return;
     const auto at = std::find(endpoints->begin(), endpoints->end(), cluster->coordinator_address());
     if (at != endpoints->end()) std::rotate(endpoints->begin(), at, at + 1);
@@ -83,7 +83,7 @@ void ClusterWatcher::FollowOnce() {
     // One try at each; then the sockets may be others.
     for (size_t i = 0; i < endpoints->size(); ++i) {
       const absl::Status status =
-          client.WatchCluster({}, absl::Now() + absl::Hours(1), [&](v1::Cluster& cluster) {
+          client.WatchCluster({}, runtime::SteadyNow() + absl::Hours(1), [&](v1::Cluster& cluster) {
             Post(cluster);
             return absl::OkStatus();
           });
@@ -133,9 +133,9 @@ void ClusterWatcher::Post(const v1::Cluster& cluster) {
 }
 
 bool ClusterWatcher::Pause(absl::Duration duration) {
-  const absl::Time end = absl::Now() + duration;
+  const absl::Time end = runtime::SteadyNow() + duration;
   runtime::MutexLock lock(mu_);
-  while (!stop_ && absl::Now() < end) changed_.WaitFor(mu_, end - absl::Now());
+  while (!stop_ && runtime::SteadyNow() < end) changed_.WaitFor(mu_, end - runtime::SteadyNow());
   return !stop_;
 }
 

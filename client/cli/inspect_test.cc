@@ -5,12 +5,12 @@
 #include <sstream>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "client/cli/resize.h"
 #include "client/rpc/fake_server.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
+#include "runtime/clock.h"
 #include "runtime/test_root.h"
 
 namespace sherd::cli {
@@ -47,7 +47,9 @@ v1::Cluster SomeCluster() {
 
 class InspectTest : public ::testing::Test {
  protected:
-  Context context(bool json) { return {client_, absl::Now() + absl::Seconds(30), json, out_, progress_}; }
+  Context context(bool json) {
+    return {client_, runtime::SteadyNow() + absl::Seconds(30), json, out_, progress_};
+  }
   nlohmann::json Json() {
     nlohmann::json json = nlohmann::json::parse(out_.str(), nullptr, /*allow_exceptions=*/false);
     EXPECT_FALSE(json.is_discarded()) << out_.str();
@@ -177,7 +179,7 @@ TEST_F(InspectTest, ResizeNamesItsJobAndTellsWhatItCost) {
   ASSERT_TRUE(Resize(json, 4, 0, 0, false).ok());
   EXPECT_DOUBLE_EQ(Json()["pause_seconds"], 0.0015);
   EXPECT_EQ(asked, 6);
-  text.deadline = absl::Now() + absl::Milliseconds(150);
+  text.deadline = runtime::SteadyNow() + absl::Milliseconds(150);
   EXPECT_EQ(Resize(text, 4, 0, 0, false),
             absl::DeadlineExceededError(
                 "the resize to 4 servers was not begun in time: etcd at 10.0.0.1:2379 does not answer"));

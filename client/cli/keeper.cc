@@ -19,6 +19,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
+#include "runtime/clock.h"
 #include "runtime/job_dir.h"
 
 namespace sherd::cli {
@@ -50,9 +51,9 @@ int Keep(int pipe) {
   for (pid_t group : groups) ::kill(-group, SIGKILL);
   if (directory.empty()) return 0;
   // The dying hold the directory until the kernel is done with them.
-  const absl::Time limit = absl::Now() + absl::Seconds(30);
+  const absl::Time limit = runtime::SteadyNow() + absl::Seconds(30);
   while (runtime::JobDir::Remove(directory).code() == absl::StatusCode::kFailedPrecondition &&
-         absl::Now() < limit) {
+         runtime::SteadyNow() < limit) {
     absl::SleepFor(absl::Milliseconds(10));
   }
   return 0;

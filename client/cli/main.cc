@@ -17,7 +17,6 @@
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
-#include "absl/time/clock.h"
 #include "client/cli/checkpoint.h"
 #include "client/cli/context.h"
 #include "client/cli/inspect.h"
@@ -33,6 +32,7 @@
 #include "client/rpc/endpoints.h"
 #include "client/rpc/job_client.h"
 #include "runtime/access_files.h"
+#include "runtime/clock.h"
 #include "runtime/control_page.h"
 #include "runtime/etcd/job_store.h"
 #include "runtime/job_dir.h"
@@ -341,7 +341,7 @@ int Talk(const Globals& globals, const Command& command, absl::Duration limit, c
   rpc::JobClient client(*endpoints, options);
   interrupts.Start([&] { client.Cancel(); });
   Progress progress(::isatty(STDERR_FILENO) != 0);
-  Context context{client, absl::Now() + limit, globals.json, std::cout, progress};
+  Context context{client, runtime::SteadyNow() + limit, globals.json, std::cout, progress};
   const absl::Status status = command.act(context);
   progress.Clear();
   std::cout.flush();

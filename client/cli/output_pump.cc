@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "runtime/clock.h"
 
 namespace sherd::cli {
 namespace {
@@ -18,7 +19,8 @@ constexpr size_t kLongestLine = 64 << 10;
 
 int PollTimeout(absl::Time deadline) {
   if (deadline == absl::InfiniteFuture()) return -1;
-  const int64_t left = absl::ToInt64Milliseconds(absl::Ceil(deadline - absl::Now(), absl::Milliseconds(1)));
+  const int64_t left =
+      absl::ToInt64Milliseconds(absl::Ceil(deadline - runtime::SteadyNow(), absl::Milliseconds(1)));
   return static_cast<int>(std::min<int64_t>(std::max<int64_t>(left, 0), 1 << 30));
 }
 
@@ -58,7 +60,7 @@ void OutputPump::Finish(absl::Duration limit) {
   {
     runtime::MutexLock lock(mu_);
     finishing_ = true;
-    finish_by_ = absl::Now() + limit;
+    finish_by_ = runtime::SteadyNow() + limit;
   }
   ::eventfd_write(wake_.get(), 1);
   thread_.join();
@@ -72,7 +74,7 @@ void OutputPump::Run() {
       runtime::MutexLock lock(mu_);
       sources.splice(sources.end(), added_);
       limit = finish_by_;
-      if (finishing_ && (sources.empty() || absl::Now() >= limit)) break;
+      if (finishing_ && (sources.empty() || runtime::SteadyNow() >= limit)) break;
     }
     std::vector<pollfd> polls = {{wake_.get(), POLLIN, 0}};
     for (const Source& source : sources) polls.push_back({source.fd.get(), POLLIN, 0});

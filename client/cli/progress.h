@@ -7,8 +7,8 @@
 #include <string>
 
 #include "absl/strings/string_view.h"
-#include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "runtime/clock.h"
 
 namespace sherd::cli {
 
@@ -21,10 +21,10 @@ class Progress {
   Progress& operator=(const Progress&) = delete;
 
   // True when a line would be shown now: at most ten times in a second.
-  bool Due() const { return terminal_ && absl::Now() >= next_; }
+  bool Due() const { return terminal_ && runtime::SteadyNow() >= next_; }
   void Show(absl::string_view line) {
     if (!Due()) return;
-    next_ = absl::Now() + absl::Milliseconds(100);
+    next_ = runtime::SteadyNow() + absl::Milliseconds(100);
     std::fprintf(stderr, "\r\033[K%.*s", static_cast<int>(line.size()), line.data());
     std::fflush(stderr);
     shown_ = true;

@@ -13,12 +13,12 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/strip.h"
-#include "absl/time/clock.h"
 #include "client/cli/pull_plan.h"
 #include "client/cli/pull_target.h"
 #include "client/cli/tensor_list.h"
 #include "client/cli/text.h"
 #include "client/rpc/pull_stream.h"
+#include "runtime/clock.h"
 #include "runtime/formats/atomic_file.h"
 
 namespace sherd::cli {
@@ -81,7 +81,7 @@ class Pull {
 };
 
 absl::StatusOr<PullResult> Pull::Run() {
-  const absl::Time start = absl::Now();
+  const absl::Time start = runtime::SteadyNow();
   absl::StatusOr<TensorList> job = ListAll(client_, "", deadline_);
   if (!job.ok()) return job.status();
   for (;;) {
@@ -93,7 +93,7 @@ absl::StatusOr<PullResult> Pull::Run() {
     progress_.Note(
         absl::StrCat("the snapshot was lost (", status.message(), "); starting over with a new one"));
   }
-  result_.duration = absl::Now() - start;
+  result_.duration = runtime::SteadyNow() - start;
   return result_;
 }
 
@@ -116,7 +116,7 @@ absl::Status Pull::Once(const TensorList& job, bool* lost) {
     v1::ReleaseRequest gone;
     gone.set_id(snapshot->id());
     // Without this the servers release it by themselves, a minute later.
-    (void)client_.Release(gone, absl::Now() + absl::Seconds(5));
+    (void)client_.Release(gone, runtime::SteadyNow() + absl::Seconds(5));
   });
   result_.step = snapshot->step();
   result_.epoch = snapshot->epoch();
@@ -146,7 +146,7 @@ absl::Status Pull::Once(const TensorList& job, bool* lost) {
 
 void Pull::Show(uint64_t done, uint64_t total, absl::Time start) {
   if (!progress_.Due()) return;
-  const double seconds = absl::ToDoubleSeconds(absl::Now() - start);
+  const double seconds = absl::ToDoubleSeconds(runtime::SteadyNow() - start);
   progress_.Show(absl::StrFormat("pull step %d: %3.0f%%  %s of %s  %s/s", result_.step, 100.0 * done / total,
                                  HumanBytes(done), HumanBytes(total),
                                  HumanBytes(seconds > 0 ? done / seconds : 0)));
@@ -154,7 +154,7 @@ void Pull::Show(uint64_t done, uint64_t total, absl::Time start) {
 
 // One call for each file, or for many small ones.
 absl::Status Pull::Fill(uint64_t snapshot, PullTarget& target, bool* lost) {
-  const absl::Time start = absl::Now();
+  const absl::Time start = runtime::SteadyNow();
   const std::vector<PullFile>& files = target.plan().files;
   const uint64_t total = target.plan().total_bytes();
   uint64_t before = 0;

@@ -6,11 +6,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/time/clock.h"
 #include "absl/types/span.h"
 #include "client/cli/consolidated.h"
 #include "client/cli/tensor_list.h"
 #include "client/cli/text.h"
+#include "runtime/clock.h"
 #include "runtime/crc32c.h"
 #include "runtime/formats/checkpoint.h"
 
@@ -82,7 +82,7 @@ class Sender {
 
 absl::StatusOr<PushResult> PushJob(rpc::JobClient& client, const std::string& path, const PushChoice& choice,
                                    absl::Time deadline, Progress& progress) {
-  const absl::Time start = absl::Now();
+  const absl::Time start = runtime::SteadyNow();
   absl::StatusOr<std::unique_ptr<formats::Checkpoint>> checkpoint = formats::Checkpoint::Open(path);
   if (!checkpoint.ok()) return checkpoint.status();
   absl::StatusOr<TensorList> job = ListAll(client, "", deadline);
@@ -109,7 +109,7 @@ absl::StatusOr<PushResult> PushJob(rpc::JobClient& client, const std::string& pa
   result.skipped_buffers = plan->skipped_buffers;
   result.missing = static_cast<int>(plan->missing.size());
   result.left_over = static_cast<int>(plan->left_over.size());
-  result.duration = absl::Now() - start;
+  result.duration = runtime::SteadyNow() - start;
   return result;
 }
 

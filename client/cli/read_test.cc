@@ -5,10 +5,10 @@
 #include <cstring>
 #include <sstream>
 
-#include "absl/time/clock.h"
 #include "client/rpc/fake_server.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "runtime/clock.h"
 #include "runtime/crc32c.h"
 #include "runtime/formats/npy.h"
 #include "runtime/test_root.h"
@@ -55,7 +55,7 @@ class ReadTest : public ::testing::Test {
     };
   }
   absl::StatusOr<ReadResult> Read(const ReadOptions& options) {
-    return ReadValues(client_, options, absl::Now() + absl::Seconds(30));
+    return ReadValues(client_, options, runtime::SteadyNow() + absl::Seconds(30));
   }
 
   runtime::TestRoot root_{"/tmp"};
@@ -83,7 +83,7 @@ TEST_F(ReadTest, AsksForTheSliceAndPutsItTogether) {
 TEST_F(ReadTest, WritesAFileAndSaysSo) {
   Progress progress(false);
   std::ostringstream out;
-  Context context{client_, absl::Now() + absl::Seconds(30), false, out, progress};
+  Context context{client_, runtime::SteadyNow() + absl::Seconds(30), false, out, progress};
   const std::string file = root_.path() + "/w.npy";
   ASSERT_TRUE(ReadToFile(context, {"w[0]", "", "0:2,1:", file}).ok());
   EXPECT_THAT(out.str(), HasSubstr("w.npy: 2x2 at step 5"));

@@ -14,6 +14,7 @@
 #include "client/cli/text.h"
 #include "client/rpc/job_client.h"
 #include "nlohmann/json.hpp"
+#include "runtime/clock.h"
 
 namespace sherd::cli {
 namespace {
@@ -48,7 +49,7 @@ absl::StatusOr<v1::Cluster> JobToChange(Context& context, const std::string& wha
   for (;;) {
     absl::StatusOr<v1::Cluster> cluster = context.client.GetCluster({}, context.deadline);
     if (!cluster.ok() || !cluster->coordinator_id().empty()) return cluster;
-    if (absl::Now() + kAskAgain >= context.deadline) {
+    if (runtime::SteadyNow() + kAskAgain >= context.deadline) {
       return absl::DeadlineExceededError(
           absl::StrCat("the ", what, " was not begun in time: ", cluster->waiting_for()));
     }

@@ -5,8 +5,8 @@
 #include <utility>
 #include <vector>
 
-#include "absl/time/clock.h"
 #include "client/rpc/endpoints.h"
+#include "runtime/clock.h"
 
 namespace sherd::cli {
 namespace {
@@ -54,10 +54,11 @@ void ResizeCaller::Run() {
       if (stop_) return;
       trainers = std::exchange(asked_, 0);
     }
-    const absl::Time limit = absl::Now() + kPatience;
+    const absl::Time limit = runtime::SteadyNow() + kPatience;
     absl::Status status = Call(trainers);
     // Not now: an operation is under way, or the servers are between two lives.
-    while ((absl::IsFailedPrecondition(status) || absl::IsUnavailable(status)) && absl::Now() < limit) {
+    while ((absl::IsFailedPrecondition(status) || absl::IsUnavailable(status)) &&
+           runtime::SteadyNow() < limit) {
       {
         runtime::MutexLock lock(mu_);
         if (!stop_) changed_.WaitFor(mu_, kTryAgain);
@@ -82,7 +83,7 @@ absl::Status ResizeCaller::Call(int trainers) {
     if (stop_) return absl::CancelledError("stopped");
     client_ = &client;
   }
-  const absl::Time deadline = absl::Now() + kPatience;
+  const absl::Time deadline = runtime::SteadyNow() + kPatience;
   absl::StatusOr<v1::Cluster> cluster = client.GetCluster({}, deadline);
   absl::Status status = cluster.status();
   if (cluster.ok()) {

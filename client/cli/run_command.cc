@@ -43,9 +43,6 @@ namespace {
 using runtime::ChildProcess;
 using runtime::JobDir;
 
-// Waits and graces go on as they are whatever happens to the time of day.
-absl::Time Now() { return runtime::SteadyNow(); }
-
 void Say(absl::string_view text) { WriteAll(STDERR_FILENO, absl::StrCat("sherd run: ", text, "\n")); }
 
 absl::Status MakeDirectory(const std::string& path) {
@@ -227,7 +224,7 @@ absl::Status Run::OpenStore() {
 }
 
 void Run::Loop() {
-  Do(supervisor_->Start(Now()));
+  Do(supervisor_->Start(runtime::SteadyNow()));
   watcher_ = std::make_unique<ClusterWatcher>(dir_->path(), hosts_.ServerPrefix());
   resizer_ = std::make_unique<ResizeCaller>(dir_->path());
   if (options_.stall_timeout < absl::InfiniteDuration())
@@ -237,22 +234,22 @@ void Run::Loop() {
         {signals_.get(), POLLIN, 0}, {watcher_->fd(), POLLIN, 0}, {resizer_->fd(), POLLIN, 0}};
     if (silence_ != nullptr) polls.push_back({silence_->fd(), POLLIN, 0});
     for (const auto& [member, child] : children_) polls.push_back({child.pidfd(), POLLIN, 0});
-    const absl::Duration wait = supervisor_->next_tick() - Now();
+    const absl::Duration wait = supervisor_->next_tick() - runtime::SteadyNow();
     const int64_t wait_ms = wait >= absl::Hours(1)
                                 ? 3'600'000
                                 : absl::ToInt64Milliseconds(absl::Ceil(wait, absl::Milliseconds(1)));
     ::poll(polls.data(), polls.size(), std::max<int64_t>(wait_ms, 0));
     signalfd_siginfo info;
     while (::read(signals_.get(), &info, sizeof(info)) == sizeof(info)) {
-      Do(supervisor_->Interrupted(info.ssi_signo, Now()));
+      Do(supervisor_->Interrupted(info.ssi_signo, runtime::SteadyNow()));
     }
     Reap();
     if (std::optional<ClusterWatcher::Seen> seen = watcher_->Take()) SeeCluster(*seen);
     if (silence_ != nullptr) SeeStalled(Member::kServer, 0, silence_->Take());
     if (std::optional<absl::Status> resized = resizer_->Take(); resized.has_value() && !resized->ok()) {
-      Do(supervisor_->ResizeFailed(std::string(resized->message()), Now()));
+      Do(supervisor_->ResizeFailed(std::string(resized->message()), runtime::SteadyNow()));
     }
-    Do(supervisor_->Tick(Now()));
+    Do(supervisor_->Tick(runtime::SteadyNow()));
   }
 }
 
@@ -260,23 +257,24 @@ void Run::SeeCluster(const ClusterWatcher::Seen& seen) {
   SeeStalled(Member::kTrainer, place_.first_rank, seen.stalled_trainers);
   SeeStalled(Member::kServer, 0, seen.stalled_servers);
   if (!progress_) {
-    Do(supervisor_->ClusterSeen(seen.live_servers, seen.desired_servers, Now()));
-    Do(supervisor_->TrainersSeen(seen.world_size, seen.desired_trainers, Now()));
+    Do(supervisor_->ClusterSeen(seen.live_servers, seen.desired_servers, runtime::SteadyNow()));
+    Do(supervisor_->TrainersSeen(seen.world_size, seen.desired_trainers, runtime::SteadyNow()));
     return;
   }
   const HostProgress::News news = progress_->See(seen.hosts, seen.waiting_for);
   if (!news.say.empty()) Say(news.say);
   if (!news.ranks.empty()) PlaceRanks(news.ranks, hosts_.place.index, &place_);
-  for (const std::string& line : news.lost) Do(supervisor_->HostLost(line, Now()));
-  if (news.may_end_servers) Do(supervisor_->MayEndServers(Now()));
+  for (const std::string& line : news.lost) Do(supervisor_->HostLost(line, runtime::SteadyNow()));
+  if (news.may_end_servers) Do(supervisor_->MayEndServers(runtime::SteadyNow()));
   // How many servers of several hosts are this one's, a resize does not say.
-  if (progress_->all_came()) Do(supervisor_->ClusterSeen(seen.live_servers, 0, Now()));
+  if (progress_->all_came()) Do(supervisor_->ClusterSeen(seen.live_servers, 0, runtime::SteadyNow()));
 }
 
 // `first`: whose number is 0 on this host.
 void Run::SeeStalled(Member::Kind kind, int first,
                      const std::vector<std::pair<int, absl::Duration>>& stalled) {
-  for (const auto& [index, lasts] : stalled) Do(supervisor_->Stalled({kind, index - first}, lasts, Now()));
+  for (const auto& [index, lasts] : stalled)
+    Do(supervisor_->Stalled({kind, index - first}, lasts, runtime::SteadyNow()));
 }
 
 void Run::Reap() {
@@ -289,7 +287,7 @@ void Run::Reap() {
     const auto it = children_.find(member);
     keeper_->DropGroup(it->second.identity().pid);
     children_.erase(it);
-    Do(supervisor_->Exited(member, status, Now()));
+    Do(supervisor_->Exited(member, status, runtime::SteadyNow()));
   }
 }
 
@@ -321,7 +319,7 @@ void Run::Spawn(Member member) {
   absl::StatusOr<ChildProcess> child =
       member.kind == Member::kTrainer ? SpawnTrainer(member.index) : SpawnServer(member.index);
   if (!child.ok()) {
-    Do(supervisor_->SpawnFailed(member, std::string(child.status().message()), Now()));
+    Do(supervisor_->SpawnFailed(member, std::string(child.status().message()), runtime::SteadyNow()));
     return;
   }
   keeper_->GuardGroup(child->identity().pid);
@@ -412,9 +410,9 @@ void Run::CleanUp() {
   if (server_output_) server_output_->Finish(absl::Seconds(1));
   if (dir_) {
     // The kernel drops the locks of the dead a moment after they were reaped, if they left children.
-    const absl::Time limit = absl::Now() + absl::Seconds(2);
+    const absl::Time limit = runtime::SteadyNow() + absl::Seconds(2);
     absl::StatusOr<bool> removed = dir_->RemoveOwn();
-    while (removed.ok() && !*removed && absl::Now() < limit) {
+    while (removed.ok() && !*removed && runtime::SteadyNow() < limit) {
       absl::SleepFor(absl::Milliseconds(10));
       removed = dir_->RemoveOwn();
     }

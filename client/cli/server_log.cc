@@ -8,7 +8,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "runtime/clock.h"
 #include "runtime/formats/atomic_file.h"
 
 namespace sherd::cli {
@@ -47,9 +47,9 @@ void ServerLog::Add(absl::string_view line) {
 }
 
 std::vector<std::string> ServerLog::LastLines(absl::Duration limit) {
-  const absl::Time end = absl::Now() + limit;
+  const absl::Time end = runtime::SteadyNow() + limit;
   runtime::MutexLock lock(mu_);
-  while (open_ > 0 && absl::Now() < end) ended_.WaitFor(mu_, end - absl::Now());
+  while (open_ > 0 && runtime::SteadyNow() < end) ended_.WaitFor(mu_, end - runtime::SteadyNow());
   return {lines_.begin(), lines_.end()};
 }
 

@@ -8,7 +8,6 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
-#include "absl/time/clock.h"
 #include "client/rpc/endpoints.h"
 #include "runtime/clock.h"
 
@@ -95,7 +94,7 @@ bool SilenceWatch::Ask(Server* server) {
     if (stop_) return true;
     asking_ = server->client.get();
   }
-  const absl::Status answer = server->client->GetCapabilities({}, absl::Now() + kPatience).status();
+  const absl::Status answer = server->client->GetCapabilities({}, runtime::SteadyNow() + kPatience).status();
   runtime::MutexLock lock(mu_);
   asking_ = nullptr;
   return !absl::IsDeadlineExceeded(answer) && !absl::IsUnavailable(answer);

@@ -11,6 +11,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "client/cli/inspect.h"
+#include "runtime/clock.h"
 #include "runtime/mutex.h"
 
 namespace sherd::cli {
@@ -35,9 +36,9 @@ class ChangeWatch {
   // Until something changed, `period` passed or the watch ended; its error, if that is more than a lost
   // server.
   absl::Status Wait(absl::Duration period) {
-    const absl::Time end = absl::Now() + period;
+    const absl::Time end = runtime::SteadyNow() + period;
     runtime::MutexLock lock(mu_);
-    while (!changed_ && !ended_ && absl::Now() < end) wake_.WaitFor(mu_, end - absl::Now());
+    while (!changed_ && !ended_ && runtime::SteadyNow() < end) wake_.WaitFor(mu_, end - runtime::SteadyNow());
     changed_ = false;
     return ended_.value_or(absl::OkStatus());
   }
@@ -96,14 +97,14 @@ absl::Status Draw(Context& context, ChangeWatch& watch) {
   for (;;) {
     absl::StatusOr<v1::Cluster> cluster = context.client.GetCluster({}, context.deadline);
     if (!cluster.ok()) return cluster.status();
-    rate.Add(cluster->step(), absl::Now());
+    rate.Add(cluster->step(), runtime::SteadyNow());
     std::string picture = Picture(*cluster, rate);
     for (size_t at = 0; (at = picture.find('\n', at)) != std::string::npos; at += sizeof(kClearLine)) {
       picture.insert(at, kClearLine);
     }
     context.out << kHome << picture << kClearBelow << std::flush;
-    const absl::Status status = watch.Wait(std::min(kPeriod, context.deadline - absl::Now()));
-    if (absl::Now() >= context.deadline) return absl::OkStatus();
+    const absl::Status status = watch.Wait(std::min(kPeriod, context.deadline - runtime::SteadyNow()));
+    if (runtime::SteadyNow() >= context.deadline) return absl::OkStatus();
     if (!status.ok()) return status;
   }
 }

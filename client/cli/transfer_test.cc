@@ -4,7 +4,6 @@
 
 #include <fstream>
 
-#include "absl/time/clock.h"
 #include "client/cli/consolidated.h"
 #include "client/cli/fake_job.h"
 #include "client/cli/progress.h"
@@ -13,6 +12,7 @@
 #include "client/cli/push.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "runtime/clock.h"
 #include "runtime/dir_tree.h"
 #include "runtime/formats/checkpoint.h"
 #include "runtime/formats/safetensors_file.h"
@@ -40,7 +40,7 @@ class TransferTest : public ::testing::Test {
   absl::StatusOr<PushResult> Push(const std::string& path) {
     return PushJob(client_, path, choice_, Soon(), progress_);
   }
-  static absl::Time Soon() { return absl::Now() + absl::Seconds(30); }
+  static absl::Time Soon() { return runtime::SteadyNow() + absl::Seconds(30); }
   std::string Path(const std::string& name) const { return root_.path() + "/" + name; }
   // Files in the root but for the socket.
   std::vector<std::string> Files(const std::string& folder) const {

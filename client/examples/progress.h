@@ -2,7 +2,7 @@
 // elsewhere.
 //
 //   Progress progress(stderr, isatty(STDERR_FILENO), /*total_steps=*/400);
-//   progress.Show(record, absl::Now());      // after every step; draws at most ten times a second
+//   progress.Show(record, runtime::SteadyNow());      // after every step; draws at most ten times a second
 //   progress.Finish();                       // before anything else is printed
 //
 //   train [########------------] 160/400  loss 2.3141  5230 tokens/s  epoch 1  world 2  eta 0:49

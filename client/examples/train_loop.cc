@@ -12,13 +12,13 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
-#include "absl/time/clock.h"
 #include "client/elastic_sampler.h"
 #include "client/examples/generate.h"
 #include "client/examples/progress.h"
 #include "client/examples/sampler.h"
 #include "client/examples/step_log.h"
 #include "client/examples/torch_errors.h"
+#include "runtime/clock.h"
 
 namespace sherd::examples {
 namespace {
@@ -58,7 +58,7 @@ class Reporter {
       }
       if (absl::Status written = log_->Write(record); !written.ok()) return written;
     }
-    progress_.Show(record, absl::Now());
+    progress_.Show(record, runtime::SteadyNow());
     const bool evaluate = options_.eval_every > 0 && info.step % options_.eval_every == 0;
     if (evaluate && info.step != options_.steps) Evaluate(info.step);
     return absl::OkStatus();
@@ -152,7 +152,7 @@ absl::StatusOr<uint64_t> RunSteps(const TrainOptions& options, const Text& text,
                                   Reporter& reporter) {
   Samples samples(options, text);
   uint64_t last_step = 0;
-  absl::Time step_began = absl::Now();
+  absl::Time step_began = runtime::SteadyNow();
   while (true) {
     const absl::StatusOr<std::optional<Batch>> batch = trainer.Begin();
     if (!batch.ok()) return batch.status();
@@ -162,13 +162,13 @@ absl::StatusOr<uint64_t> RunSteps(const TrainOptions& options, const Text& text,
     const absl::StatusOr<StepInfo> info = trainer.Step(*loss);
     if (!info.ok()) return info.status();
     if (!info->complete || info->aborted) continue;
-    const absl::Time now = absl::Now();
+    const absl::Time now = runtime::SteadyNow();
     last_step = info->step;
     if (info->rank == 0) {
       const absl::Status told = reporter.StepDone(*info, absl::ToDoubleMilliseconds(now - step_began));
       if (!told.ok()) return told;
     }
-    step_began = absl::Now();  // evaluation is not part of a step
+    step_began = runtime::SteadyNow();  // evaluation is not part of a step
   }
 }
 

@@ -9,6 +9,7 @@
 #include "proto/sherd/v1/cluster.grpc.pb.h"
 #include "proto/sherd/v1/shard.grpc.pb.h"
 #include "proto/status.h"
+#include "runtime/clock.h"
 
 namespace sherd::rpc {
 namespace {
@@ -38,7 +39,7 @@ class FakeServer::Impl : public v1::ClusterService::Service,
     builder.RegisterService(static_cast<v1::CheckpointService::Service*>(this));
     server_ = builder.BuildAndStart();
   }
-  ~Impl() override { server_->Shutdown(std::chrono::system_clock::now()); }
+  ~Impl() override { server_->Shutdown(runtime::ToTimeOfDay(runtime::SteadyNow())); }
 
  private:
   using Context = grpc::ServerContext;

@@ -20,6 +20,7 @@
 #include "proto/sherd/v1/cluster.grpc.pb.h"
 #include "proto/sherd/v1/shard.grpc.pb.h"
 #include "proto/status.h"
+#include "runtime/clock.h"
 #include "runtime/mutex.h"
 
 namespace sherd::rpc {
@@ -127,13 +128,13 @@ class JobClient::Impl {
       first.patience = std::min(first.patience, options_.first_patience);
     }
     absl::optional<Backoff> backoff;
-    backoff.emplace(first, absl::Now());
+    backoff.emplace(first, runtime::SteadyNow());
     uint64_t progress = progress_.load(std::memory_order_relaxed);
     size_t tried = 0;
     for (;;) {
       absl::Status status = attempt();
       if (status.code() != absl::StatusCode::kUnavailable) return status;
-      const absl::Time now = absl::Now();
+      const absl::Time now = runtime::SteadyNow();
       if (now >= deadline) return status;
       if (const uint64_t after = progress_.load(std::memory_order_relaxed); after != progress) {
         progress = after;
@@ -147,7 +148,7 @@ class JobClient::Impl {
       if (!WaitToRepeat(std::min(*wait, deadline - now)))
         return absl::CancelledError("the call was cancelled");
       // One more try would be cut short, and say less.
-      if (absl::Now() + kLeastTry >= deadline) return status;
+      if (runtime::SteadyNow() + kLeastTry >= deadline) return status;
     }
   }
 
@@ -218,7 +219,8 @@ class JobClient::Impl {
     const size_t index = current_.load(std::memory_order_relaxed);
     Server& server = servers_[index];
     grpc::ClientContext context;
-    context.set_deadline(absl::ToChronoTime(std::min(deadline, absl::Now() + absl::Hours(24 * 365))));
+    context.set_deadline(
+        runtime::ToTimeOfDay(std::min(deadline, runtime::SteadyNow() + absl::Hours(24 * 365))));
     if (server.over_tcp && !options_.access.token.empty())
       context.AddMetadata(runtime::kTokenKey, options_.access.Bearer());
     {
@@ -279,11 +281,11 @@ class JobClient::Impl {
 
   // Until `duration` is over, or a server can be reached that could not be before. False when cancelled.
   bool WaitToRepeat(absl::Duration duration) {
-    const absl::Time end = absl::Now() + duration;
+    const absl::Time end = runtime::SteadyNow() + duration;
     const size_t first = current_.load(std::memory_order_relaxed);
     const bool connected = servers_[first].channel->GetState(false) == GRPC_CHANNEL_READY;
     for (size_t i = 0;; ++i) {
-      const absl::Duration left = end - absl::Now();
+      const absl::Duration left = end - runtime::SteadyNow();
       {
         MutexLock lock(mu_);
         if (connected && left > absl::ZeroDuration() && !cancelled_) wake_.WaitFor(mu_, left);
@@ -293,8 +295,8 @@ class JobClient::Impl {
       if (connected) continue;
       // gRPC gets on with a connection only while somebody waits for it.
       const size_t index = (first + i) % servers_.size();
-      const absl::Time until = absl::Now() + std::min(left, kLookAtOneServer);
-      if (servers_[index].channel->WaitForConnected(absl::ToChronoTime(until))) {
+      const absl::Time until = runtime::SteadyNow() + std::min(left, kLookAtOneServer);
+      if (servers_[index].channel->WaitForConnected(runtime::ToTimeOfDay(until))) {
         current_.store(index, std::memory_order_relaxed);
         return true;
       }

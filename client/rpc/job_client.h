@@ -2,7 +2,7 @@
 //
 //   JobClient client(*FindEndpoints(...), {});
 //   v1::ResizeRequest request;  request.set_token(NewToken());  ...
-//   StatusOr<v1::Cluster> cluster = client.GetCluster({}, absl::Now() + absl::Seconds(5));
+//   StatusOr<v1::Cluster> cluster = client.GetCluster({}, runtime::SteadyNow() + absl::Seconds(5));
 //
 // Any server answers anything, so endpoints are alternatives: calls go to the one that answered last and,
 // when the connection fails, to the next. Every call has a deadline, and every one may be repeated (mutations

@@ -11,6 +11,7 @@
 #include "client/rpc/fake_server.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "runtime/clock.h"
 #include "runtime/mutex.h"
 #include "runtime/test_root.h"
 #include "runtime/unique_fd.h"
@@ -21,7 +22,7 @@ namespace {
 using ::testing::HasSubstr;
 // Test roots stand in /tmp: a socket's path must be short.
 
-absl::Time Soon() { return absl::Now() + absl::Seconds(20); }
+absl::Time Soon() { return runtime::SteadyNow() + absl::Seconds(20); }
 
 JobClient::Options Patient(absl::Duration patience) {
   JobClient::Options options;
@@ -164,7 +165,7 @@ TEST(JobClient, ADeadlineEndsWithTheServersOwnWordsToo) {
     return absl::UnavailableError("host 1 has said nothing for 1.6 s");
   };
   JobClient client({server.endpoint()}, {});
-  EXPECT_EQ(client.GetCluster({}, absl::Now() + absl::Milliseconds(300)).status(),
+  EXPECT_EQ(client.GetCluster({}, runtime::SteadyNow() + absl::Milliseconds(300)).status(),
             absl::UnavailableError("host 1 has said nothing for 1.6 s"));
 }
 

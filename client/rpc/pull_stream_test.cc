@@ -7,6 +7,7 @@
 #include "client/rpc/fake_server.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "runtime/clock.h"
 #include "runtime/crc32c.h"
 #include "runtime/test_root.h"
 
@@ -17,7 +18,7 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using Write = std::function<bool(const v1::Chunk&)>;
 
-absl::Time Soon() { return absl::Now() + absl::Seconds(30); }
+absl::Time Soon() { return runtime::SteadyNow() + absl::Seconds(30); }
 
 std::string SomeBytes(size_t size) {
   std::mt19937 random(1);

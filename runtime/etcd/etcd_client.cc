@@ -5,9 +5,9 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/time/clock.h"
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"
+#include "runtime/clock.h"
 
 namespace sherd::runtime {
 namespace {
@@ -84,10 +84,10 @@ bool EtcdCancel::cancelled() const {
 }
 
 bool EtcdCancel::Sleep(absl::Duration time) {
-  const absl::Time end = absl::Now() + time;
+  const absl::Time end = SteadyNow() + time;
   MutexLock lock(mu_);
   while (!cancelled_) {
-    const absl::Duration left = end - absl::Now();
+    const absl::Duration left = end - SteadyNow();
     if (left <= absl::ZeroDuration()) return true;
     changed_.WaitFor(mu_, left);
   }
@@ -109,7 +109,7 @@ void EtcdCancel::Leave() {
 // ---- EtcdClient
 
 EtcdClient::EtcdClient(Options options)
-    : options_(std::move(options)), servers_(ConnectAll(options_.endpoints)), last_answer_(absl::Now()) {}
+    : options_(std::move(options)), servers_(ConnectAll(options_.endpoints)), last_answer_(SteadyNow()) {}
 
 std::string EtcdClient::addresses() const { return absl::StrJoin(options_.endpoints, ","); }
 
@@ -121,20 +121,20 @@ EtcdClient::Server& EtcdClient::current() const {
 bool EtcdClient::Connect(const Server& server) const {
   // gRPC gets on with a connection only while somebody waits for it; and then not for long if there are
   // others to ask.
-  const absl::Time deadline = absl::Now() + (servers_.size() == 1 ? options_.attempt : options_.attempt / 4);
+  const absl::Time deadline = SteadyNow() + (servers_.size() == 1 ? options_.attempt : options_.attempt / 4);
   bool tried = false;
   for (;;) {
     const grpc_connectivity_state state = server.channel->GetState(/*try_to_connect=*/true);
     if (state == GRPC_CHANNEL_READY) return true;
     if (state == GRPC_CHANNEL_SHUTDOWN || (tried && state == GRPC_CHANNEL_TRANSIENT_FAILURE)) return false;
     tried = tried || state == GRPC_CHANNEL_CONNECTING;
-    if (!server.channel->WaitForStateChange(state, absl::ToChronoTime(deadline))) return false;
+    if (!server.channel->WaitForStateChange(state, ToTimeOfDay(deadline))) return false;
   }
 }
 
 void EtcdClient::Answered() {
   MutexLock lock(mu_);
-  last_answer_ = absl::Now();
+  last_answer_ = SteadyNow();
   last_failure_.clear();
 }
 
@@ -148,9 +148,10 @@ void EtcdClient::Failed(const Server& server, absl::string_view why) {
 std::string EtcdClient::Trouble() const {
   MutexLock lock(mu_);
   // One server that went is no trouble: the next one is asked.
-  if (last_failure_.empty() || absl::Now() - last_answer_ < options_.attempt) return "";
-  return absl::StrCat("etcd at ", addresses(), " has not answered since ",
-                      absl::FormatTime("%H:%M:%S", last_answer_, absl::LocalTimeZone()));
+  if (last_failure_.empty() || SteadyNow() - last_answer_ < options_.attempt) return "";
+  return absl::StrCat(
+      "etcd at ", addresses(), " has not answered since ",
+      absl::FormatTime("%H:%M:%S", absl::FromChrono(ToTimeOfDay(last_answer_)), absl::LocalTimeZone()));
 }
 
 absl::Status EtcdClient::Call(absl::string_view what, absl::Time deadline, EtcdCancel* cancel,
@@ -162,7 +163,7 @@ absl::Status EtcdClient::Call(absl::string_view what, absl::Time deadline, EtcdC
     Server& server = current();
     const bool connected = Connect(server);
     grpc::ClientContext context;
-    context.set_deadline(absl::ToChronoTime(std::min(absl::Now() + attempt, deadline)));
+    context.set_deadline(ToTimeOfDay(std::min(SteadyNow() + attempt, deadline)));
     // Else a server that is cut off from the others lets a caller wait.
     context.AddMetadata("hasleader", "true");
     if (!cancel->Enter(&context)) return absl::CancelledError(absl::StrCat("cannot ", what, ": cancelled"));
@@ -182,7 +183,7 @@ absl::Status EtcdClient::Call(absl::string_view what, absl::Time deadline, EtcdC
           absl::StrCat("cannot ", what, ": etcd at ", server.address, ": ", status.error_message(), unknown));
     }
     Failed(server, Words(status));
-    if (absl::Now() >= deadline) {
+    if (SteadyNow() >= deadline) {
       return absl::UnavailableError(absl::StrCat("cannot ", what, ": no etcd answers at ", addresses(), " (",
                                                  server.address, ": ", Words(status),
                                                  "); start it, or name the right addresses"));
@@ -190,7 +191,7 @@ absl::Status EtcdClient::Call(absl::string_view what, absl::Time deadline, EtcdC
     if (tries % servers_.size() != 0) continue;
     // All were asked: etcd elects a leader, or is away.
     attempt = std::min(2 * attempt, kLongestAttempt);
-    cancel->Sleep(std::min(pause, std::max(absl::ZeroDuration(), deadline - absl::Now())));
+    cancel->Sleep(std::min(pause, std::max(absl::ZeroDuration(), deadline - SteadyNow())));
     pause = std::min(2 * pause, kLongestPause);
   }
 }

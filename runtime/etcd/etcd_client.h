@@ -23,6 +23,7 @@
 #include "absl/time/time.h"
 #include "grpcpp/channel.h"
 #include "grpcpp/client_context.h"
+#include "runtime/clock.h"
 #include "runtime/etcd/etcd.grpc.pb.h"
 #include "runtime/mutex.h"
 
@@ -79,7 +80,7 @@ class EtcdClient {
   absl::Status Call(absl::string_view what, absl::Time deadline, EtcdCancel* cancel, const Method& method);
   // With options().patience.
   absl::Status Call(absl::string_view what, const Method& method) {
-    return Call(what, absl::Now() + options_.patience, nullptr, method);
+    return Call(what, SteadyNow() + options_.patience, nullptr, method);
   }
 
   // For streams: the server to use now, whether there is a connection to it (waits for one, a moment), and

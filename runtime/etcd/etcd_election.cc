@@ -9,7 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
-#include "absl/time/clock.h"
+#include "runtime/clock.h"
 #include "runtime/etcd/etcd_values.h"
 #include "runtime/etcd/etcd_watch.h"
 #include "runtime/exit_watch.h"
@@ -121,7 +121,7 @@ absl::Status EtcdCandidacy::Term() {
     lease_lost_ = false;
   }
   absl::StatusOr<std::unique_ptr<EtcdLease>> lease =
-      EtcdLease::Grant(client_, ttl_, &cancel_, absl::Now() + client_->options().patience, [this] {
+      EtcdLease::Grant(client_, ttl_, &cancel_, SteadyNow() + client_->options().patience, [this] {
         MutexLock lock(mu_);
         lease_lost_ = true;
         changed_.SignalAll();
@@ -161,7 +161,7 @@ absl::Status EtcdCandidacy::Stand(const std::string& key, int64_t lease, int64_t
   txn.add_failure()->mutable_request_range()->set_key(key);
   etcdserverpb::TxnResponse response;
   const absl::Status s =
-      client_->Call("stand for leader", absl::Now() + client_->options().patience, &cancel_,
+      client_->Call("stand for leader", SteadyNow() + client_->options().patience, &cancel_,
                     [&](EtcdClient::Server& server, grpc::ClientContext* context) {
                       return server.kv->Txn(context, txn, &response);
                     });
@@ -177,7 +177,7 @@ absl::Status EtcdCandidacy::Stand(const std::string& key, int64_t lease, int64_t
 absl::Status EtcdCandidacy::AwaitTurn(const std::string& key, int64_t created) {
   for (;;) {
     const absl::StatusOr<etcdserverpb::RangeResponse> candidates =
-        Candidates(*client_, prefix_, 0, absl::Now() + client_->options().patience, &cancel_);
+        Candidates(*client_, prefix_, 0, SteadyNow() + client_->options().patience, &cancel_);
     if (!candidates.ok()) return candidates.status();
     const etcdserverpb::KeyValue* before = nullptr;
     bool standing = false;
@@ -197,7 +197,7 @@ absl::Status EtcdCandidacy::AwaitEnd(const etcdserverpb::KeyValue& before) {
     woken_ = false;
   }
   absl::StatusOr<std::unique_ptr<EtcdWatch>> watch =
-      EtcdWatch::Start(client_, before.key(), "", absl::Now() + client_->options().patience,
+      EtcdWatch::Start(client_, before.key(), "", SteadyNow() + client_->options().patience,
                        [this](const std::string&) { Wake(); });
   if (!watch.ok()) return watch.status();
   // It may have gone before the watch began.
@@ -205,7 +205,7 @@ absl::Status EtcdCandidacy::AwaitEnd(const etcdserverpb::KeyValue& before) {
     etcdserverpb::RangeRequest request;
     request.set_key(before.key());
     etcdserverpb::RangeResponse response;
-    const absl::Status s = client_->Call("see who leads", absl::Now() + client_->options().patience, &cancel_,
+    const absl::Status s = client_->Call("see who leads", SteadyNow() + client_->options().patience, &cancel_,
                                          [&](EtcdClient::Server& server, grpc::ClientContext* context) {
                                            return server.kv->Range(context, request, &response);
                                          });
@@ -233,7 +233,7 @@ absl::Status EtcdCandidacy::AwaitEnd(const etcdserverpb::KeyValue& before) {
   uint64_t lease = 0;
   const std::string& key = before.key();
   if (!absl::SimpleHexAtoi(key.substr(key.rfind('/') + 1), &lease)) return absl::OkStatus();
-  return RevokeEtcdLease(*client_, static_cast<int64_t>(lease), absl::Now() + client_->options().patience);
+  return RevokeEtcdLease(*client_, static_cast<int64_t>(lease), SteadyNow() + client_->options().patience);
 }
 
 absl::StatusOr<std::string> EtcdLeader(EtcdClient& client, const std::string& prefix, absl::Time deadline) {

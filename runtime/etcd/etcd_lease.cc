@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "runtime/clock.h"
 
 namespace sherd::runtime {
 namespace {
@@ -54,7 +54,7 @@ EtcdLease::~EtcdLease() {
   cancel_.Cancel();
   thread_.join();
   // Whoever waits for it to end waits for the ttl otherwise.
-  RevokeEtcdLease(*client_, id_, absl::Now() + absl::Seconds(1)).IgnoreError();
+  RevokeEtcdLease(*client_, id_, SteadyNow() + absl::Seconds(1)).IgnoreError();
 }
 
 bool EtcdLease::alive() const { return absl::ToInt64Nanoseconds(SinceBoot()) < until_ns_.load(); }
@@ -75,7 +75,7 @@ bool EtcdLease::Renew() {
   absl::Duration asked;
   const absl::Duration left = absl::Nanoseconds(until_ns_.load()) - SinceBoot();
   const absl::Status s =
-      client_->Call("renew a lease", absl::Now() + left, &cancel_,
+      client_->Call("renew a lease", SteadyNow() + left, &cancel_,
                     [&](EtcdClient::Server& server, grpc::ClientContext* context) {
                       response.Clear();
                       asked = SinceBoot();

@@ -9,7 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
-#include "absl/time/clock.h"
+#include "runtime/clock.h"
 #include "runtime/etcd/etcd_election.h"
 #include "runtime/etcd/etcd_watch.h"
 
@@ -141,7 +141,7 @@ absl::StatusOr<std::unique_ptr<MetaStore::WatchHandle>> EtcdMetaStore::Watch(abs
                                                                              WatchCallback callback) {
   const std::string from = absl::StrCat(values_.root(), prefix);
   absl::StatusOr<std::unique_ptr<EtcdWatch>> watch = EtcdWatch::Start(
-      client_, from, EtcdPrefixEnd(from), absl::Now() + client_->options().patience,
+      client_, from, EtcdPrefixEnd(from), SteadyNow() + client_->options().patience,
       [size = values_.root().size(), callback = std::move(callback)](const std::string& full) {
         const std::string key = full.substr(size);
         if (ValidateMetaKey(key).ok()) callback(key);
@@ -169,7 +169,7 @@ absl::StatusOr<std::unique_ptr<MetaStore::Leadership>> EtcdMetaStore::Elect(absl
 absl::StatusOr<std::string> EtcdMetaStore::Leader(absl::string_view name) {
   if (absl::Status valid = ValidateElectionName(name); !valid.ok()) return valid;
   return EtcdLeader(*client_, ElectionPrefix(name),
-                    absl::Now() + std::min(kLeaderPatience, client_->options().patience));
+                    SteadyNow() + std::min(kLeaderPatience, client_->options().patience));
 }
 
 }  // namespace sherd::runtime

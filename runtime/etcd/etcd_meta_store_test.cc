@@ -8,9 +8,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "runtime/clock.h"
 #include "runtime/etcd/etcd_election.h"
 #include "runtime/etcd/etcd_lease.h"
 #include "runtime/etcd/etcd_watch.h"
@@ -65,15 +65,15 @@ bool EndLease(EtcdClient& client, const std::string& election_prefix) {
     return server.kv->Range(context, request, &first);
   });
   EXPECT_TRUE(s.ok()) << s;
-  return first.kvs_size() == 1 && RevokeEtcdLease(client, first.kvs(0).lease(), absl::Now() + kLong).ok();
+  return first.kvs_size() == 1 && RevokeEtcdLease(client, first.kvs(0).lease(), SteadyNow() + kLong).ok();
 }
 
 class EtcdWorld final : public StoreWorld {
  public:
   std::unique_ptr<MetaStore> Open() override { return OpenAt(*Shared(), prefix_); }
   bool Depose(const std::string& election) override {
-    const absl::Time end = absl::Now() + kLong;
-    while (absl::Now() < end) {
+    const absl::Time end = SteadyNow() + kLong;
+    while (SteadyNow() < end) {
       if (EndLease(Shared()->client(), absl::StrCat("/", prefix_, "/.election/", election, "/"))) return true;
     }
     return false;
@@ -217,14 +217,14 @@ TEST_F(EtcdMetaStoreTest, TroubleIsNamed) {
   etcd.Stop(0);
   // A signal takes a moment.
   absl::Status s;
-  for (const absl::Time end = absl::Now() + kLong; absl::Now() < end && !absl::IsUnavailable(s);)
+  for (const absl::Time end = SteadyNow() + kLong; SteadyNow() < end && !absl::IsUnavailable(s);)
     s = store->Get("k").status();
   EXPECT_TRUE(absl::IsUnavailable(s)) << s;
   EXPECT_THAT(store->Trouble(), HasSubstr(etcd.endpoints()[0]));
   etcd.Continue(0);
   etcd.AwaitAnswer();
   absl::Status well;
-  for (const absl::Time end = absl::Now() + kLong; absl::Now() < end;) {
+  for (const absl::Time end = SteadyNow() + kLong; SteadyNow() < end;) {
     well = store->Get("k").status();
     if (absl::IsNotFound(well)) break;
   }
@@ -242,7 +242,7 @@ TEST_F(EtcdMetaStoreTest, CompactedUnderAWatch) {
   std::atomic<bool> hold{true};
   const auto client = std::make_shared<EtcdClient>(EtcdClient::Options{etcd.endpoints()});
   Notification held;
-  const auto watch = EtcdWatch::Start(client, "/test/k/", EtcdPrefixEnd("/test/k/"), absl::Now() + kLong,
+  const auto watch = EtcdWatch::Start(client, "/test/k/", EtcdPrefixEnd("/test/k/"), SteadyNow() + kLong,
                                       [&](const std::string& key) {
                                         if (key == "/test/k/first") {
                                           held.Notify();
@@ -295,15 +295,15 @@ void Suffer(TestEtcd& etcd, const std::function<void()>& harm, const std::functi
   });
   const auto await_writes = [&](int more) {
     const int until = written + more;
-    for (const absl::Time end = absl::Now() + kLong; written < until && absl::Now() < end;)
+    for (const absl::Time end = SteadyNow() + kLong; written < until && SteadyNow() < end;)
       std::this_thread::yield();
     EXPECT_GE(written.load(), until);
   };
   await_writes(5);
-  const absl::Time begun = absl::Now();
+  const absl::Time begun = SteadyNow();
   harm();
   await_writes(5);
-  std::printf("five writes %.2f s after the harm began\n", absl::ToDoubleSeconds(absl::Now() - begun));
+  std::printf("five writes %.2f s after the harm began\n", absl::ToDoubleSeconds(SteadyNow() - begun));
   heal();
   await_writes(5);
   stop = true;

@@ -8,7 +8,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/time/clock.h"
+#include "runtime/clock.h"
 #include "runtime/crc32c.h"
 #include "runtime/etcd/etcd_lease.h"
 #include "runtime/meta_store.h"
@@ -234,7 +234,7 @@ absl::StatusOr<int64_t> EtcdValues::WritePieces(absl::string_view key, absl::str
                         return server.kv->Put(context, put, &response);
                       });
     if (s.ok()) continue;
-    RevokeEtcdLease(*client_, granted.id(), absl::Now()).IgnoreError();
+    RevokeEtcdLease(*client_, granted.id(), SteadyNow()).IgnoreError();
     return s;
   }
   return granted.id();
@@ -268,7 +268,7 @@ absl::Status EtcdValues::Store(absl::string_view key, absl::string_view value, c
   if (!lease.ok()) return lease.status();
   const absl::Status stored = StoreOnce(key, record, guard, only_if_absent);
   // Once stored the pieces are not its any more; otherwise they go with it.
-  RevokeEtcdLease(*client_, *lease, absl::Now() + client_->options().attempt).IgnoreError();
+  RevokeEtcdLease(*client_, *lease, SteadyNow() + client_->options().attempt).IgnoreError();
   return stored;
 }
 

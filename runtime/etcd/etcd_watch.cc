@@ -5,9 +5,9 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "grpcpp/completion_queue.h"
 #include "grpcpp/support/async_stream.h"
+#include "runtime/clock.h"
 
 namespace sherd::runtime {
 namespace {
@@ -86,9 +86,7 @@ class Stream {
   bool Next(absl::Time deadline) {
     void* tag;
     bool ok;
-    const auto until = deadline == absl::InfiniteFuture() ? std::chrono::system_clock::time_point::max()
-                                                          : absl::ToChronoTime(deadline);
-    if (queue_.AsyncNext(&tag, &ok, until) != grpc::CompletionQueue::GOT_EVENT) return false;
+    if (queue_.AsyncNext(&tag, &ok, ToTimeOfDay(deadline)) != grpc::CompletionQueue::GOT_EVENT) return false;
     --pending_;
     broken_ = broken_ || !ok;
     switch (static_cast<Op>(reinterpret_cast<intptr_t>(tag))) {
@@ -173,7 +171,7 @@ void EtcdWatch::Run() {
   while (!cancel_.cancelled()) {
     if (compacted_) {
       // UNAVAILABLE: again, until somebody answers.
-      if (!List(absl::Now() + client_->options().patience, /*tell_changes=*/true).ok()) continue;
+      if (!List(SteadyNow() + client_->options().patience, /*tell_changes=*/true).ok()) continue;
       compacted_ = false;
     }
     EtcdClient::Server& server = client_->current();
@@ -197,23 +195,23 @@ std::string EtcdWatch::Follow(EtcdClient::Server& server) {
   create.mutable_create_request()->set_range_end(range_end_);
   create.mutable_create_request()->set_start_revision(next_);
   stream.Send(std::move(create));
-  absl::Time heard = absl::Now(), asked = absl::InfiniteFuture();
+  absl::Time heard = SteadyNow(), asked = absl::InfiniteFuture();
   bool created = false;
   while (!cancel_.cancelled()) {
     WatchResponse response;
-    switch (stream.Read(&response, absl::Now() + kLook)) {
+    switch (stream.Read(&response, SteadyNow() + kLook)) {
       case Stream::Got::kEnd:
         return "the watch broke";
       case Stream::Got::kMessage: {
         created = true;
-        heard = absl::Now();
+        heard = SteadyNow();
         asked = absl::InfiniteFuture();
         client_->Answered();
         if (std::string why; !Take(response, &why)) return why;
         break;
       }
       case Stream::Got::kNothing: {
-        const absl::Time now = absl::Now();
+        const absl::Time now = SteadyNow();
         if (now - asked > kSignOfLife || (!created && now - heard > kSignOfLife)) return "does not answer";
         if (created && now - heard > kSignOfLife && asked == absl::InfiniteFuture()) {
           WatchRequest ask;

@@ -9,7 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/time/clock.h"
+#include "runtime/clock.h"
 #include "runtime/unique_fd.h"
 
 namespace sherd::runtime {
@@ -108,12 +108,12 @@ void TestEtcd::AwaitAnswer() {
 }
 
 int TestEtcd::Leader() {
-  for (const absl::Time end = absl::Now() + kPatience; absl::Now() < end;) {
+  for (const absl::Time end = SteadyNow() + kPatience; SteadyNow() < end;) {
     for (size_t s = 0; s < endpoints_.size(); ++s) {
       if (!processes_[s].has_value()) continue;
       EtcdClient one({{endpoints_[s]}});
       etcdserverpb::StatusResponse status;
-      const absl::Status asked = one.Call("find the leader", absl::Now() + absl::Seconds(1), nullptr,
+      const absl::Status asked = one.Call("find the leader", SteadyNow() + absl::Seconds(1), nullptr,
                                           [&](EtcdClient::Server& server, grpc::ClientContext* context) {
                                             return server.maintenance->Status(context, {}, &status);
                                           });

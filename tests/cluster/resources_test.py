@@ -8,7 +8,9 @@ import os
 import resource
 import subprocess
 import tempfile
+import unittest
 
+from tests.cluster import etcd
 from tests.cluster import harness
 
 CGROUPS = "/sys/fs/cgroup/memory"  # version 1; else the one of version 2 below
@@ -107,6 +109,57 @@ class ResourcesTest(harness.ClusterTest):
                 job.wait_for_successor(kind, index, pid)
                 self.assertIn("%s: killed by signal 9 (KILL)" % (
                     "trainer 1" if kind == "trainer" else "server s%d" % index), job.output("stderr"))
+            self.assertEndsAsUndisturbed(job)
+
+    def test_out_of_memory_who_asks(self):
+        """The kernel takes a command wherever it needs too much: nothing is half there, and the next one works."""
+        if not can_squeeze():
+            self.skipTest("a memory cgroup takes root and a kernel that has them")
+        with self.job(2, 2, self.args, run_args=self.run_args, steps=50000) as job:
+            job.wait_for_step(3)
+            path = os.path.join(job.dir, "w.safetensors")
+            self.assertEqual(job.cli("pull", path).status, 0)
+            with open(path, "rb") as f:
+                whole = len(f.read())
+            killed = set()
+            for command in (["pull", path], ["push", path, "--weights-only"], ["save", os.path.join(job.dir, "ck")],
+                            ["resize", "--servers", 2]):
+                for kib in (512, 1 << 10, 2 << 10, 3 << 10, 4 << 10, 6 << 10, 64 << 10):
+                    with MemoryGroup() as group:
+                        group.write(group.limit, kib << 10)
+                        call = subprocess.Popen(
+                            [harness.program(harness.SHERD), *map(str, command), "--endpoint", job.endpoints()],
+                            env=harness.environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                            stderr=subprocess.DEVNULL, preexec_fn=lambda: group.write("cgroup.procs", os.getpid()))
+                        status = call.wait(timeout=harness.LIMIT)
+                    self.assertIn(status, (0, -9), "%s with %d KiB" % (command, kib))
+                    if status != 0:
+                        killed.add(command[0])
+                    self.assertEqual(os.path.getsize(path), whole)
+                done = job.cli(*command)
+                self.assertEqual(done.status, 0, done)
+            self.assertEqual(killed, {"pull", "push", "save", "resize"}, "it wanted no memory")
+            job.wait_for_step(job.log.last_step() + 3)
+            job.interrupt()
+
+    @unittest.skipUnless(etcd.installed(), "etcd is not installed: see tools/packages.txt")
+    def test_out_of_memory_etcd(self):
+        """Without its store the job trains on; what has to be committed waits until it is back."""
+        if not can_squeeze():
+            self.skipTest("a memory cgroup takes root and a kernel that has them")
+        with etcd.Etcd(1) as e, self.job(2, 2, self.args, run_args=[*self.run_args, "--store", e.url("memory")]) as job:
+            job.wait_for_step(3)
+            pid = e.processes[0].pid
+            with MemoryGroup() as group:
+                group.squeeze(pid)
+                with contextlib.suppress(OSError):
+                    e.fill()
+                harness.wait_for("the kernel to kill etcd", lambda: not harness.is_running(pid))
+                e.kill(0)
+            dead = job.kill("trainer", 1)  # what takes its place has to be committed
+            job.waits_for(e.clients[0])
+            e.start(0)
+            job.wait_for_successor("trainer", 1, dead)
             self.assertEndsAsUndisturbed(job)
 
     def test_a_server_that_cannot_allocate(self):

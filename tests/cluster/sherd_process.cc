@@ -6,8 +6,8 @@
 #include <algorithm>
 
 #include "absl/strings/match.h"
-#include "absl/time/clock.h"
 #include "gtest/gtest.h"
+#include "runtime/clock.h"
 
 namespace sherd::tests {
 namespace {
@@ -68,7 +68,7 @@ void SherdProcess::Read(int fd, Stream SherdProcess::*stream) {
 SherdProcess::Result SherdProcess::Wait() {
   Result result;
   if (!child_) return result;
-  const absl::StatusOr<runtime::ExitStatus> exit = child_->Wait(absl::Now() + 2 * kPatience);
+  const absl::StatusOr<runtime::ExitStatus> exit = child_->Wait(runtime::SteadyNow() + 2 * kPatience);
   if (!exit.ok()) {
     ADD_FAILURE() << "sherd goes on: " << exit.status();
     Signal(SIGKILL);
@@ -91,7 +91,7 @@ SherdProcess::Result SherdProcess::Wait() {
 
 template <typename Matches>
 std::string SherdProcess::NextLine(Stream SherdProcess::*which, Matches matches, const std::string& what) {
-  const absl::Time limit = absl::Now() + kPatience;
+  const absl::Time limit = runtime::SteadyNow() + kPatience;
   runtime::MutexLock lock(mu_);
   Stream& stream = this->*which;
   for (;;) {
@@ -101,11 +101,11 @@ std::string SherdProcess::NextLine(Stream SherdProcess::*which, Matches matches,
       stream.lines.erase(found);
       return line;
     }
-    if (stream.ended || absl::Now() >= limit) {
+    if (stream.ended || runtime::SteadyNow() >= limit) {
       ADD_FAILURE() << "no line with \"" << what << "\" in:\n" << stream.text;
       return "";
     }
-    more_.WaitFor(mu_, limit - absl::Now());
+    more_.WaitFor(mu_, limit - runtime::SteadyNow());
   }
 }
 

@@ -10,15 +10,15 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "proto/convert.h"
+#include "runtime/clock.h"
 #include "runtime/doorbell.h"
 #include "runtime/process_identity.h"
 
 namespace sherd::tests {
 
 void Prepare(grpc::ClientContext* context, absl::Duration timeout) {
-  context->set_deadline(absl::ToChronoTime(absl::Now() + timeout));
+  context->set_deadline(runtime::ToTimeOfDay(runtime::SteadyNow() + timeout));
   context->set_wait_for_ready(true);
 }
 
@@ -91,12 +91,12 @@ std::string ControlJob::TcpAddress(const std::string& id) const {
 v1::Cluster ControlJob::WaitUntil(const std::string& id,
                                   const std::function<bool(const v1::Cluster&)>& done) const {
   const std::unique_ptr<v1::ClusterService::Stub> stub = Stub<v1::ClusterService>(id);
-  const absl::Time deadline = absl::Now() + absl::Seconds(20);
+  const absl::Time deadline = runtime::SteadyNow() + absl::Seconds(20);
   v1::Cluster cluster;
-  while (absl::Now() < deadline) {
+  while (runtime::SteadyNow() < deadline) {
     // Each change comes on the stream; a new coordinator ends it.
     grpc::ClientContext context;
-    Prepare(&context, deadline - absl::Now());
+    Prepare(&context, deadline - runtime::SteadyNow());
     v1::WatchClusterRequest request;
     const std::unique_ptr<grpc::ClientReader<v1::Cluster>> reader = stub->WatchCluster(&context, request);
     while (reader->Read(&cluster)) {

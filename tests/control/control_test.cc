@@ -7,6 +7,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
+#include "runtime/clock.h"
 #include "tests/control/control_job.h"
 
 namespace sherd::tests {
@@ -143,7 +144,8 @@ TEST(Control, ResizesWhileTraining) {
   trainer.join();
   // Servers that are not needed exit by themselves.
   for (const char* id : {"s1", "s2"}) {
-    const absl::StatusOr<runtime::ExitStatus> end = job.server(id).Wait(absl::Now() + absl::Seconds(20));
+    const absl::StatusOr<runtime::ExitStatus> end =
+        job.server(id).Wait(runtime::SteadyNow() + absl::Seconds(20));
     ASSERT_TRUE(end.ok()) << end.status();
     EXPECT_TRUE(end->success()) << end->ToString();
   }
@@ -165,7 +167,8 @@ TEST(Control, OrderlyEnds) {
   ControlJob job({"s0", "s1"});
   for (const char* id : {"s1", "s0"}) {
     ASSERT_TRUE(job.server(id).Signal(SIGTERM).ok());
-    const absl::StatusOr<runtime::ExitStatus> end = job.server(id).Wait(absl::Now() + absl::Seconds(20));
+    const absl::StatusOr<runtime::ExitStatus> end =
+        job.server(id).Wait(runtime::SteadyNow() + absl::Seconds(20));
     ASSERT_TRUE(end.ok()) << end.status();
     EXPECT_TRUE(end->success()) << end->ToString();
   }
@@ -238,7 +241,7 @@ TEST(Control, APlaceIsNotTakenFromOneThatLives) {
       << second.error_message();
   EXPECT_TRUE(runtime::IsAlive(identity)) << "the holder was killed";
   ASSERT_TRUE(holder->Signal(SIGKILL).ok());
-  ASSERT_TRUE(holder->Wait(absl::Now() + absl::Seconds(20)).ok());
+  ASSERT_TRUE(holder->Wait(runtime::SteadyNow() + absl::Seconds(20)).ok());
   job.Attach();
 }
 
@@ -256,7 +259,7 @@ Ended RunServer(const std::vector<std::string>& arguments) {
   absl::StatusOr<runtime::ChildProcess> child = runtime::ChildProcess::Spawn(options);
   EXPECT_TRUE(child.ok()) << child.status();
   Ended ended;
-  const absl::StatusOr<runtime::ExitStatus> exit = child->Wait(absl::Now() + absl::Seconds(20));
+  const absl::StatusOr<runtime::ExitStatus> exit = child->Wait(runtime::SteadyNow() + absl::Seconds(20));
   if (exit.ok() && !exit->signaled) ended.code = exit->code;
   FILE* log = ::fopen((logs.path() + "/log").c_str(), "r");
   char text[4096];

@@ -7,6 +7,7 @@
 
 #include "absl/strings/match.h"
 #include "gtest/gtest.h"
+#include "runtime/clock.h"
 #include "runtime/crc32c.h"
 #include "runtime/formats/half.h"
 #include "tests/control/control_job.h"
@@ -15,6 +16,7 @@ namespace sherd::tests {
 namespace {
 
 using runtime::Crc32c;
+using runtime::SteadyNow;
 
 class ValuesTest : public ::testing::Test {
  protected:
@@ -96,7 +98,7 @@ class ValuesTest : public ::testing::Test {
   }
   template <typename Done>
   bool Eventually(Done done) {
-    for (const absl::Time end = absl::Now() + absl::Seconds(20); absl::Now() < end;) {
+    for (const absl::Time end = SteadyNow() + absl::Seconds(20); SteadyNow() < end;) {
       if (done()) return true;
       absl::SleepFor(absl::Milliseconds(5));
     }
@@ -250,10 +252,10 @@ TEST_F(ValuesTest, PullsHalfPrecisionAtARate) {
   request.set_dtype(v1::DTYPE_BFLOAT16);
   request.set_rate_bytes_per_second(200000);
   std::string got;
-  const absl::Time begun = absl::Now();
+  const absl::Time begun = SteadyNow();
   ASSERT_TRUE(Pull("s1", request, 0, UINT64_MAX, &got).ok());
   // 42,000 bytes at 200,000 a second; nothing is promised of the other side.
-  EXPECT_GE(absl::Now() - begun, absl::Milliseconds(150));
+  EXPECT_GE(SteadyNow() - begun, absl::Milliseconds(150));
   const std::vector<float> w = job_.Values("w");
   ASSERT_EQ(got.size(), w.size() * 2);
   for (size_t i = 0; i < w.size(); ++i) {

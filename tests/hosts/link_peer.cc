@@ -18,7 +18,6 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "runtime/clock.h"
 #include "runtime/link.h"
 #include "runtime/link_listener.h"
@@ -130,7 +129,7 @@ int Dial(const Flags& flags, const runtime::Secret& secret, runtime::LinkAdmissi
   runtime::Notification never;
   std::string said;
   for (;;) {
-    auto link = Link::Dial({at, 0, secret, &admission}, absl::Now() + absl::Seconds(1), Heard());
+    auto link = Link::Dial({at, 0, secret, &admission}, runtime::SteadyNow() + absl::Seconds(1), Heard());
     if (link.ok()) {
       Talk(**link, flags);
       said.clear();

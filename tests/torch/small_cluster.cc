@@ -11,8 +11,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/time/clock.h"
 #include "gtest/gtest.h"
+#include "runtime/clock.h"
 
 namespace sherd::tests {
 namespace {
@@ -79,7 +79,7 @@ SmallCluster::~SmallCluster() { Stop(); }
 void SmallCluster::Stop() {
   for (auto& p : processes_) EXPECT_TRUE(p->Signal(SIGTERM).ok());
   for (auto& p : processes_) {
-    const absl::StatusOr<runtime::ExitStatus> end = p->Wait(absl::Now() + absl::Seconds(20));
+    const absl::StatusOr<runtime::ExitStatus> end = p->Wait(runtime::SteadyNow() + absl::Seconds(20));
     ASSERT_TRUE(end.ok()) << end.status();
     EXPECT_TRUE(end->success()) << end->ToString();
   }
