@@ -130,6 +130,7 @@ struct ControlPage::PageCopy {
   MemberEntry::Copy servers[kMaxSlots];
   uint64_t import_steps[kImportSteps];
   uint64_t proposals[3], boundary[3];
+  uint64_t import_generation;
   uint32_t shutting_down, initialized;
   uint64_t epoch;
 };
@@ -144,6 +145,7 @@ std::string ControlPage::Copy() const {
     const Proposals p = from.Read();
     to[0] = p.ranges, to[1] = p.snapshot, to[2] = p.import;
   };
+  c.import_generation = import_generation.load(std::memory_order_acquire);
   words(boundary, c.boundary);
   words(proposals, c.proposals);
   for (int i = 0; i < kImportSteps; ++i) c.import_steps[i] = import_steps[i].load(std::memory_order_acquire);
@@ -189,6 +191,7 @@ bool ControlPage::Put(absl::string_view copy) {
   };
   words(c.proposals, &proposals);
   words(c.boundary, &boundary);
+  import_generation.store(c.import_generation, std::memory_order_release);
   shutting_down.store(c.shutting_down, std::memory_order_release);
   initialized.store(c.initialized, std::memory_order_release);
   epoch.store(c.epoch, std::memory_order_release);

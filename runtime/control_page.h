@@ -112,6 +112,9 @@ class ControlPage {
   // all the same.
   static constexpr int kImportSteps = 64;  // as many as the coordinator remembers tokens
   std::atomic<uint64_t> import_steps[kImportSteps];
+  // One more with each coordinator and with each import that one gave up: what was named under a smaller one
+  // and is not proposed never will be. Coordinator.
+  std::atomic<uint64_t> import_generation;
   std::atomic<uint64_t> epoch;    // of the newest epoch document; coordinator
   ProposalWordsShared proposals;  // for verdicts
   ProposalWordsShared boundary;   // for boundaries without trainers; never ahead of `proposals`

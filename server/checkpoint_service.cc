@@ -15,15 +15,19 @@
 #include "runtime/doorbell.h"
 #include "runtime/mutex.h"
 #include "server/chunk_frame.h"
+#include "server/host_imports.h"
 #include "server/host_part.h"
+#include "server/import_names.h"
+#include "server/import_stage.h"
 #include "server/import_stream.h"
 #include "server/live_sends.h"
 #include "server/operation_gate.h"
 #include "server/read_ahead.h"
-#include "server/restore_import.h"
 #include "server/restore_operation.h"
 #include "server/save_operation.h"
+#include "server/snapshot_messages.h"
 #include "server/snapshot_table.h"
+#include "server/store_values.h"
 #include "server/tensor_stream.h"
 #include "server/token_bucket.h"
 #include "server/trainers.h"
@@ -45,48 +49,6 @@ constexpr uint64_t kChunkBytes = 1 << 20;
 constexpr uint64_t kPieceBytes = 64 << 10;
 // Where Pull stands in checkpoint.proto: the generated code numbers methods in that order.
 constexpr int kPullMethod = 3;
-
-void FillInfo(const JobMemory& memory, const SnapshotState& state, v1::SnapshotInfo* out) {
-  out->set_id(state.id);
-  out->set_step(state.step.value());
-  out->set_epoch(memory.control().epoch.load());
-  for (int p = 0; p < memory.planes(); ++p) {
-    if (state.plane_mask >> p & 1) out->add_planes(memory.plane_name(p));
-  }
-  if (!memory.spec().buffers.empty()) out->add_planes("buffer");
-  out->set_pool_bytes(state.pool_bytes);
-  out->set_pool_used_bytes(state.pool_used_bytes);
-  out->set_on_slow_reader(state.wait_when_full ? v1::ON_SLOW_READER_WAIT : v1::ON_SLOW_READER_FAIL);
-  ToProto(state.idle_timeout, out->mutable_idle_timeout());
-  out->set_overflowed(state.overflowed);
-  out->set_layout_hash(memory.layout().hash());
-}
-
-absl::StatusOr<SnapshotOptions> OptionsFrom(const JobMemory& memory, const v1::SnapshotRequest& request) {
-  SnapshotOptions options;
-  options.token = request.token();
-  options.plane_mask = request.planes().empty() ? 1 : 0;
-  for (const std::string& name : request.planes()) {
-    const std::optional<int> plane = FindPlane(memory, name);
-    if (!plane.has_value()) return FindValues(memory, "", name).status();
-    // Buffers and update counts are small: every snapshot has them.
-    if (*plane >= 0) options.plane_mask |= uint64_t{1} << *plane;
-  }
-  if (options.plane_mask == 0) options.plane_mask = 1;
-  if (absl::Status s = CheckInRange("pool_bytes", request.pool_bytes(), 0, int64_t{1} << 46); !s.ok())
-    return s;
-  options.pool_bytes = request.pool_bytes();
-  if (absl::Status s = CheckInRange("on_slow_reader", request.on_slow_reader(), 0, v1::ON_SLOW_READER_WAIT);
-      !s.ok())
-    return s;
-  options.wait_when_full = request.on_slow_reader() == v1::ON_SLOW_READER_WAIT;
-  absl::StatusOr<absl::Duration> idle =
-      DurationFromProto(request.has_idle_timeout() ? &request.idle_timeout() : nullptr, "idle_timeout",
-                        absl::Seconds(60), absl::Seconds(1), absl::Hours(1));
-  if (!idle.ok()) return idle.status();
-  options.idle_timeout = *idle;
-  return options;
-}
 
 class CheckpointServiceImpl final : public v1::CheckpointService::Service {
  public:
@@ -154,12 +116,13 @@ class CheckpointServiceImpl final : public v1::CheckpointService::Service {
     if (!s.ok()) return ToGrpc(s);
     const CoordinatorOr c = context_->FindCoordinator(*call);
     if (!c.ok()) return ToGrpc(c.status());
-    if (*c == nullptr)
+    // Of several hosts whoever is asked passes on to each what it owns.
+    if (*c == nullptr && context_->Others() == nullptr)
       return context_->ForwardMessages<v1::CheckpointService>(*call, &CheckpointStub::Push, first, reader,
                                                               response);
-    const absl::StatusOr<Step> step = Store(call, first.begin(), **c, reader);
-    if (!step.ok()) return ToGrpc(step.status());
-    response->set_step(step->value());
+    const absl::StatusOr<v1::ProposeImportResponse> stored = Store(call, first.begin(), c->get(), reader);
+    if (!stored.ok()) return ToGrpc(stored.status());
+    response->set_step(stored->step());
     return Status::OK;
   }
 
@@ -247,7 +210,41 @@ class CheckpointServiceImpl final : public v1::CheckpointService::Service {
                     v1::NameImportResponse*) override {
     if (absl::Status s = context_->Admit(*call, request->job()); !s.ok()) return ToGrpc(s);
     const absl::StatusOr<JobMemory*> memory = context_->Memory();
-    return ToGrpc(memory.ok() ? NameImportHere(**memory, *request) : memory.status());
+    return ToGrpc(memory.ok()
+                      ? NameImportHere(**memory, request->from(), request->to(), request->generation())
+                      : memory.status());
+  }
+
+  Status WriteShare(
+      ServerContext* call,
+      grpc::ServerReaderWriter<v1::WriteShareResponse, v1::WriteShareRequest>* stream) override {
+    v1::WriteShareRequest first;
+    if (!stream->Read(&first) || !first.has_begin())
+      return ToGrpc(absl::InvalidArgumentError("the first message must be `begin`"));
+    if (absl::Status s = context_->Admit(*call, first.begin().job()); !s.ok()) return ToGrpc(s);
+    const absl::StatusOr<StreamBudget::Place> place = context_->shares().Take("writes of other hosts");
+    if (!place.ok()) return ToGrpc(place.status());
+    const absl::StatusOr<JobMemory*> memory = context_->Memory();
+    if (!memory.ok()) return ToGrpc(memory.status());
+    return ToGrpc(TakeShare(context_->Others(), *memory, first.begin(), call, stream));
+  }
+
+  Status ProposeImport(ServerContext* call, const v1::ProposeImportRequest* request,
+                       v1::ProposeImportResponse* response) override {
+    absl::Status s = context_->Admit(*call, request->job());
+    if (s.ok()) s = CheckToken(request->token());
+    if (!s.ok()) return ToGrpc(s);
+    const CoordinatorOr c = context_->FindCoordinator(*call);
+    if (!c.ok()) return ToGrpc(c.status());
+    if (*c == nullptr)
+      return context_->Forward<v1::CheckpointService>(*call, &CheckpointStub::ProposeImport, *request,
+                                                      response);
+    const absl::StatusOr<JobMemory*> memory = context_->Memory();
+    if (!memory.ok()) return ToGrpc(memory.status());
+    const absl::StatusOr<v1::ProposeImportResponse> stored =
+        ProposeImportHere(context_->Others(), **memory, **c, *request, DeadlineOf(*call));
+    if (stored.ok()) *response = *stored;
+    return ToGrpc(stored.status());
   }
 
   Status DropImport(ServerContext* call, const v1::DropImportRequest* request,
@@ -378,19 +375,20 @@ class CheckpointServiceImpl final : public v1::CheckpointService::Service {
     return live_sends.Await([&] { return !call->IsCancelled(); });
   }
 
-  absl::StatusOr<Step> Store(ServerContext* call, const v1::PushRequest::Begin& begin,
-                             Coordinator& coordinator, grpc::ServerReader<v1::PushRequest>* reader) {
+  // `coordinator`: if it is here.
+  absl::StatusOr<v1::ProposeImportResponse> Store(ServerContext* call, const v1::PushRequest::Begin& begin,
+                                                  Coordinator* coordinator,
+                                                  grpc::ServerReader<v1::PushRequest>* reader) {
     const absl::StatusOr<StreamBudget::Place> place = context_->writes().Take("writes");
     if (!place.ok()) return place.status();
     const absl::StatusOr<JobMemory*> memory = context_->Memory();
     if (!memory.ok()) return memory.status();
-    if (absl::Status s = runtime::CheckOneHost((*memory)->place(), "a push"); !s.ok()) return s;
-    const absl::StatusOr<std::unique_ptr<ImportWriter>> writer =
-        ImportWriter::Create(*memory, begin.manifest(), !begin.partial(), /*by_step_record=*/false);
-    if (!writer.ok()) return writer.status();
-    if (absl::Status s = TakeImport<v1::PushRequest>(reader, **writer); !s.ok()) return s;
-    return coordinator.StoreImport(
-        begin.token(), [&](uint64_t id) { return (*writer)->RenameTo(id); }, DeadlineOf(*call));
+    const absl::StatusOr<std::unique_ptr<ImportStage>> stage =
+        ImportStage::Begin(context_->Others(), *memory, begin.manifest(), !begin.partial(),
+                           /*by_step_record=*/false, DeadlineOf(*call));
+    if (!stage.ok()) return stage.status();
+    if (absl::Status s = TakeImport<v1::PushRequest>(reader, **stage); !s.ok()) return s;
+    return StoreValues(context_, *call, coordinator, begin.token(), **stage);
   }
 
   ServiceContext* const context_;

@@ -10,6 +10,7 @@
 #include "runtime/clock.h"
 #include "runtime/process_identity.h"
 #include "server/coordinator_internal.h"
+#include "server/import_names.h"
 #include "spdlog/spdlog.h"
 
 namespace sherd::server {
@@ -63,7 +64,11 @@ Coordinator::Coordinator(Options options, JobHome* home, runtime::ExitWatch* wat
   MutexLock lock(mu_);
   committed_ = state_.doc();
   // Not OK: no trainer has attached yet.
-  if (absl::StatusOr<runtime::JobMemory*> memory = home_->Memory(); memory.ok()) memory_ = *memory;
+  if (absl::StatusOr<runtime::JobMemory*> memory = home_->Memory(); memory.ok()) {
+    memory_ = *memory;
+    BeginGeneration(memory_->control());
+    memory_->RingAgent();
+  }
   if (!state_.formed()) return;
   events_.push_back(Recovered{});
   // Servers join anew, trainers do not: the process that stands in the document is looked up instead.

@@ -119,12 +119,11 @@ class Coordinator {
   absl::StatusOr<Resized> Drain(const std::string& id, Epoch epoch, const std::string& token,
                                 absl::Time deadline, const Progress& progress);
 
-  // Stores an import at the next step boundary. The whole of it stands in the segment that `name_it` puts
-  // under the id it is given. Returns a step by which it is stored everywhere. A token that was seen before
-  // is not stored again.
-  absl::StatusOr<Step> StoreImport(const std::string& token,
-                                   const std::function<absl::Status(uint64_t id)>& name_it,
-                                   absl::Time deadline);
+  // Stores an import at the next step boundary. The whole of it stands in the segments, one on each host,
+  // that `name_it` puts under the id it is given, for this generation (server/import_names.h). Returns a step
+  // by which it is stored everywhere. A token that was seen before is not stored again.
+  using NameImport = std::function<absl::Status(uint64_t id, uint64_t generation)>;
+  absl::StatusOr<Step> StoreImport(const std::string& token, const NameImport& name_it, absl::Time deadline);
 
   Snapshots& snapshots() { return snapshots_; }
 

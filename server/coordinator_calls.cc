@@ -7,6 +7,7 @@
 #include "runtime/clock.h"
 #include "server/coordinator.h"
 #include "server/coordinator_internal.h"
+#include "server/import_names.h"
 
 namespace sherd::server {
 namespace {
@@ -200,6 +201,7 @@ absl::StatusOr<Coordinator::Attached> Coordinator::Attach(Rank rank, const std::
   if (absl::Status free = CheckHolder(memory, rank, host, process); !free.ok()) return free;
   {
     MutexLock lock(mu_);
+    if (memory_ == nullptr) BeginGeneration(memory.control());
     memory_ = &memory;
     ++attaching_;
     // A boundary that may already be decided belongs to a time without trainers; and what it decided stands.
@@ -363,8 +365,7 @@ absl::StatusOr<Coordinator::Resized> Coordinator::Operate(Event event, Epoch epo
   return out;
 }
 
-absl::StatusOr<Step> Coordinator::StoreImport(const std::string& token,
-                                              const std::function<absl::Status(uint64_t id)>& name_it,
+absl::StatusOr<Step> Coordinator::StoreImport(const std::string& token, const NameImport& name_it,
                                               absl::Time deadline) {
   runtime::JobMemory* m = memory();
   if (m == nullptr) return absl::FailedPreconditionError("the job has no state yet: no trainer has attached");
@@ -396,11 +397,17 @@ absl::StatusOr<Step> Coordinator::StoreImport(const std::string& token,
   }
   if (id != 0) return AwaitImport(*m, id, deadline);
   id = control.proposals.Read().import + 1;
-  const absl::Status named = name_it(id);
+  const absl::Status named = name_it(id, control.import_generation.load(std::memory_order_acquire));
   {
     MutexLock lock(mu_);
     naming_import_ = false;
-    if (!named.ok()) return named;
+    if (stop_) return Stopping();  // a successor may have begun already
+    if (!named.ok()) {
+      // What has the name on some host goes.
+      control.import_generation.fetch_add(1, std::memory_order_acq_rel);
+      m->RingAgent();
+      return named;
+    }
     control.proposals.import.store(id, std::memory_order_release);
     imports_.emplace_back(token, id);
     if (imports_.size() > 64) imports_.pop_front();

@@ -1,17 +1,23 @@
 #include "server/import_segment.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cmath>
+#include <memory>
 #include <random>
 #include <string>
 #include <tuple>
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "runtime/process_identity.h"
 #include "server/own_blocks.h"
 
 namespace sherd::server {
@@ -23,11 +29,14 @@ using runtime::SegmentKind;
 
 constexpr int64_t kBlockBytes = kBlockElements * 4;
 
-// Ids of imports that are being filled: this bit, the process, a random number.
+// Ids of imports that are being filled: this bit, 22 of the process's pid (Linux has no larger ones), the low
+// 15 of its start time, 25 random ones.
 constexpr uint64_t kUnnamed = uint64_t{1} << 62;
-uint64_t OwnPart() { return kUnnamed | (static_cast<uint64_t>(::getpid()) & 0x3fffffff) << 32; }
+constexpr int kPidAt = 40, kStartAt = 25;
+constexpr uint64_t kPidBits = (1 << 22) - 1, kStartBits = (1 << 15) - 1, kRandomBits = (1 << 25) - 1;
 
-std::string SegmentName(uint64_t id) { return absl::StrCat("import.", id); }
+constexpr char kPrefix[] = "import.";
+std::string SegmentName(uint64_t id) { return absl::StrCat(kPrefix, id); }
 
 // Blocks that an item's values take.
 int64_t BlocksOf(const JobMemory& memory, const ImportSegment::Item& item) {
@@ -39,6 +48,7 @@ int64_t BlocksOf(const JobMemory& memory, const ImportSegment::Item& item) {
 struct ImportSegment::Header {
   int64_t items;
   int64_t data_at;
+  std::atomic<uint64_t> generation;
 };
 
 // Sorted by plane, then first block (tensor for kUpdateCount).
@@ -53,12 +63,25 @@ struct ImportSegment::Entry {
 
 uint64_t ImportSegment::UnnamedId() {
   std::random_device random;
-  return OwnPart() | random();
+  const runtime::ProcessIdentity self = runtime::Self();
+  return kUnnamed | (static_cast<uint64_t>(self.pid) & kPidBits) << kPidAt |
+         (self.start_ticks & kStartBits) << kStartAt | (random() & kRandomBits);
+}
+
+uint64_t ImportSegment::IdForStep() {
+  std::random_device random;
+  return kNamedByStep | (uint64_t{random()} << 31 ^ random());
 }
 
 bool ImportSegment::IsUnnamed(uint64_t id) { return (id & kNamedByStep) == 0 && (id & kUnnamed) != 0; }
 
-bool ImportSegment::IsLeftUnnamed(uint64_t id) { return IsUnnamed(id) && (id >> 32 << 32) != OwnPart(); }
+bool ImportSegment::IsLeftUnnamed(uint64_t id) {
+  if (!IsUnnamed(id)) return false;
+  const absl::StatusOr<runtime::ProcessIdentity> process =
+      runtime::Identify(static_cast<pid_t>(id >> kPidAt & kPidBits));
+  if (!process.ok()) return absl::IsNotFound(process.status());
+  return (process->start_ticks & kStartBits) != (id >> kStartAt & kStartBits) || !runtime::IsAlive(*process);
+}
 
 int64_t ImportSegment::BytesFor(const JobMemory& memory, absl::Span<const Item> items) {
   int64_t bytes = (sizeof(Header) + items.size() * sizeof(Entry) + 63) / 64 * 64;
@@ -126,7 +149,8 @@ absl::StatusOr<ImportSegment> ImportSegment::Open(const JobMemory& memory, uint6
   const absl::Status damaged = absl::DataLossError(absl::StrCat("segment ", SegmentName(id), " is damaged"));
   const int64_t size = import.segment_.size();
   if (size < static_cast<int64_t>(sizeof(Header))) return damaged;
-  const Header h = *import.segment_.as<Header>();
+  const Header& header = *import.segment_.as<Header>();
+  const struct { int64_t items, data_at; } h = {header.items, header.data_at};
   if (h.items < 0 ||
       h.items > (size - static_cast<int64_t>(sizeof(Header))) / static_cast<int64_t>(sizeof(Entry)) ||
       h.data_at < 0 || h.data_at > size) {
@@ -153,6 +177,25 @@ absl::Status ImportSegment::Rename(const runtime::JobDir& dir, uint64_t from, ui
 absl::Status ImportSegment::Remove(const runtime::JobDir& dir, uint64_t id) {
   absl::Status s = Segment::Unlink(dir, SegmentName(id));
   return absl::IsNotFound(s) ? absl::OkStatus() : s;
+}
+
+std::vector<uint64_t> ImportSegment::List(const runtime::JobDir& dir) {
+  std::vector<uint64_t> ids;
+  const std::unique_ptr<DIR, int (*)(DIR*)> open(::opendir(dir.path().c_str()), ::closedir);
+  while (const dirent* entry = open == nullptr ? nullptr : ::readdir(open.get())) {
+    absl::string_view name = entry->d_name;
+    uint64_t id = 0;
+    if (absl::ConsumePrefix(&name, kPrefix) && absl::SimpleAtoi(name, &id)) ids.push_back(id);
+  }
+  return ids;
+}
+
+uint64_t ImportSegment::generation() const {
+  return segment_.as<Header>()->generation.load(std::memory_order_acquire);
+}
+
+void ImportSegment::SetGeneration(uint64_t generation) const {
+  segment_.as<Header>()->generation.store(generation, std::memory_order_release);
 }
 
 absl::Span<float> ImportSegment::Values(int i) const {

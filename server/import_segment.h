@@ -27,9 +27,10 @@ class ImportSegment {
  public:
   // Ids of imports that STEP records name have this bit; those that the coordinator proposes have not.
   static constexpr uint64_t kNamedByStep = uint64_t{1} << 63;
-  // An id for an import that this process fills for as long as it takes, and then renames to what is proposed
-  // (or removes). Left behind by a process that died, and no other: `id` of another process than this one.
+  // An id for an import that this process fills for as long as it takes, and that is then renamed to what is
+  // proposed (or removed). Left: the process that had the id made has ended.
   static uint64_t UnnamedId();
+  static uint64_t IdForStep();
   static bool IsLeftUnnamed(uint64_t id);
   static bool IsUnnamed(uint64_t id);
 
@@ -57,6 +58,13 @@ class ImportSegment {
   static absl::Status Rename(const runtime::JobDir& dir, uint64_t from, uint64_t to);
   // Takes the name away once the values are stored; mappings stay. Not an error if it is gone.
   static absl::Status Remove(const runtime::JobDir& dir, uint64_t id);
+  // All that there are, in no order.
+  static std::vector<uint64_t> List(const runtime::JobDir& dir);
+
+  // Under which generation of imports (runtime/control_page.h) it is going to be proposed; 0: nobody has
+  // said. REQUIRES of Set: opened for writing, or created.
+  uint64_t generation() const;
+  void SetGeneration(uint64_t generation) const;
 
   // Where the writer puts the values of item `i`, in the order given to Create: numel of the tensor (1 for
   // kUpdateCount), row-major.

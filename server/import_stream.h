@@ -1,22 +1,16 @@
-// The server's end of WriteTensor and Push, which differ in their messages only: begin, chunks, commit.
+// The server's end of WriteTensor, Push and WriteShare, which differ in their messages only: begin, chunks,
+// commit.
 #ifndef SHERD_SERVER_IMPORT_STREAM_H_
 #define SHERD_SERVER_IMPORT_STREAM_H_
 
-#include <memory>
-#include <string>
-
 #include "absl/status/status.h"
-#include "absl/status/statusor.h"
-#include "absl/time/time.h"
-#include "proto/convert.h"
-#include "server/import_writer.h"
 
 namespace sherd::server {
 
-// Reads chunks from `reader` into `writer` up to the commit. INVALID_ARGUMENT, DATA_LOSS as ImportWriter;
+// Reads chunks from `reader` into `writer`, an ImportWriter or ImportStage, up to the commit. Its errors;
 // CANCELLED when the stream ends without a commit.
-template <typename Request, typename Reader>
-absl::Status TakeImport(Reader* reader, ImportWriter& writer) {
+template <typename Request, typename Reader, typename Writer>
+absl::Status TakeImport(Reader* reader, Writer& writer) {
   Request request;
   while (reader->Read(&request)) {
     switch (request.kind_case()) {

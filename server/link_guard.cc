@@ -1,5 +1,7 @@
 #include "server/link_guard.h"
 
+#include <utility>
+
 #include "absl/time/time.h"
 
 namespace sherd::server {
@@ -11,8 +13,8 @@ constexpr absl::Duration kLook = absl::Milliseconds(50);
 
 }  // namespace
 
-LinkGuard::LinkGuard(const OtherHosts* others, int host, grpc::ClientContext* context)
-    : others_(others), host_(host), context_(context) {
+LinkGuard::LinkGuard(const OtherHosts* others, int host, std::function<void()> cancel)
+    : others_(others), host_(host), cancel_(std::move(cancel)) {
   if (others_ != nullptr) thread_ = std::thread([this] { Run(); });
 }
 
@@ -34,7 +36,7 @@ void LinkGuard::Run() {
     if (stop_) return;
     if (!problem.empty()) {
       problem_ = problem;
-      context_->TryCancel();
+      cancel_();
       return;
     }
     changed_.WaitFor(mu_, kLook);

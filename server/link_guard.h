@@ -8,6 +8,7 @@
 #ifndef SHERD_SERVER_LINK_GUARD_H_
 #define SHERD_SERVER_LINK_GUARD_H_
 
+#include <functional>
 #include <string>
 #include <thread>
 
@@ -21,7 +22,10 @@ namespace sherd::server {
 class LinkGuard {
  public:
   // Both are borrowed. Null `others`: does nothing.
-  LinkGuard(const OtherHosts* others, int host, grpc::ClientContext* context);
+  LinkGuard(const OtherHosts* others, int host, grpc::ClientContext* context)
+      : LinkGuard(others, host, [context] { context->TryCancel(); }) {}
+  // For a call that the other host makes: `cancel` ends it.
+  LinkGuard(const OtherHosts* others, int host, std::function<void()> cancel);
   ~LinkGuard() { End(); }
 
   // Watches no longer. What it has cancelled the call for, in words; empty: it has not.
@@ -32,7 +36,7 @@ class LinkGuard {
 
   const OtherHosts* const others_;
   const int host_;
-  grpc::ClientContext* const context_;
+  const std::function<void()> cancel_;
   runtime::Mutex mu_;
   runtime::CondVar changed_;
   bool stop_ ABSL_GUARDED_BY(mu_) = false;

@@ -10,7 +10,6 @@
 #include "proto/status.h"
 #include "runtime/clock.h"
 #include "server/decided.h"
-#include "server/import_segment.h"
 #include "server/snapshot_table.h"
 #include "spdlog/spdlog.h"
 
@@ -342,8 +341,8 @@ void Node::Tick() {
   if (options_.place.index > 0) {
     if (const absl::StatusOr<runtime::JobMemory*> memory = home_->Memory(); memory.ok()) {
       SweepPools(**memory);
-      for (const uint64_t stored = internal::DecidedByAll(**memory).import; swept_import_ < stored;)
-        ImportSegment::Remove((*memory)->dir(), ++swept_import_).IgnoreError();
+      if (const absl::StatusOr<StepId> done = (*memory)->DoneByAll(); done.ok())
+        import_sweeper_.Sweep(**memory, internal::DecidedByAll(**memory).import, done->step);
     }
   }
   int slot = -1;

@@ -35,6 +35,7 @@
 #include "server/engine.h"
 #include "server/host_agent.h"
 #include "server/host_watch.h"
+#include "server/import_sweeper.h"
 #include "server/job_home.h"
 #include "server/other_hosts.h"
 #include "server/peers.h"
@@ -140,8 +141,7 @@ class Node {
   std::unique_ptr<Engine> engine_ ABSL_GUARDED_BY(engine_mu_);
   int slot_ ABSL_GUARDED_BY(engine_mu_) = -1;
 
-  uint64_t swept_import_ =
-      0;  // on another host than the coordinator's: stored and removed; the ticking thread's
+  ImportSweeper import_sweeper_;           // on another host than the coordinator's; the ticking thread's
   std::unique_ptr<HostWatch> host_watch_;  // on another host than the coordinator's
   std::unique_ptr<HostAgent> agent_;       // in a job of several hosts
   std::unique_ptr<runtime::MetaStore::Leadership> leadership_;

@@ -1,35 +1,17 @@
 #include "server/restore_import.h"
 
-#include <dirent.h>
-
-#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
-#include "proto/status.h"
-#include "runtime/clock.h"
+#include "server/import_names.h"
 #include "server/own_blocks.h"
 
 namespace sherd::server {
 namespace {
 
 using runtime::JobMemory;
-
-constexpr absl::Duration kDropPatience = absl::Seconds(1);
-
-void RemoveUnnamed(const runtime::JobDir& job) {
-  const std::unique_ptr<DIR, int (*)(DIR*)> dir(::opendir(job.path().c_str()), ::closedir);
-  while (const dirent* entry = dir == nullptr ? nullptr : ::readdir(dir.get())) {
-    absl::string_view name = entry->d_name;
-    uint64_t id = 0;
-    if (absl::ConsumePrefix(&name, "import.") && absl::SimpleAtoi(name, &id) && ImportSegment::IsUnnamed(id))
-      ImportSegment::Remove(job, id).IgnoreError();
-  }
-}
 
 }  // namespace
 
@@ -63,12 +45,12 @@ absl::StatusOr<int64_t> ReadIntoImport(const RestorePlan& plan, const JobMemory&
 }
 
 absl::StatusOr<v1::ReadPartResponse> MakeHostImport(const RestorePlan& plan, const JobMemory& memory,
-                                                    const std::function<bool()>& go_on) {
-  // One restore runs at a time: what is there of others is given up.
-  RemoveUnnamed(memory.dir());
+                                                    uint64_t generation, const std::function<bool()>& go_on) {
+  RemoveUnnamedRestores(memory);
   const uint64_t id = ImportSegment::UnnamedId();
   const absl::StatusOr<ImportSegment> import = CreateImport(plan, memory, id);
   if (!import.ok()) return import.status();
+  import->SetGeneration(generation);
   const absl::StatusOr<int64_t> bytes = ReadIntoImport(plan, memory, {0, 1}, *import, go_on);
   if (!bytes.ok()) {
     ImportSegment::Remove(memory.dir(), id).IgnoreError();
@@ -78,57 +60,6 @@ absl::StatusOr<v1::ReadPartResponse> MakeHostImport(const RestorePlan& plan, con
   response.set_bytes(*bytes);
   response.set_import_id(id);
   return response;
-}
-
-absl::Status NameImportHere(const JobMemory& memory, const v1::NameImportRequest& request) {
-  const runtime::JobDir& dir = memory.dir();
-  if (!ImportSegment::IsUnnamed(request.from()) || request.to() == 0 || request.to() >> 62 != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("import ", request.from(), " cannot become import ", request.to()));
-  }
-  absl::Status named = ImportSegment::Rename(dir, request.from(), request.to());
-  // Named before: by this call, or for a coordinator that has not proposed it.
-  if (absl::IsNotFound(named) && ImportSegment::Open(memory, request.to()).ok()) return absl::OkStatus();
-  if (!absl::IsAlreadyExists(named)) return named;
-  if (memory.control().proposals.Read().import >= request.to()) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("an import ", request.to(), " was proposed already: repeat the call"));
-  }
-  named = ImportSegment::Remove(dir, request.to());
-  return named.ok() ? ImportSegment::Rename(dir, request.from(), request.to()) : named;
-}
-
-absl::Status DropImportHere(const JobMemory& memory, const v1::DropImportRequest& request) {
-  if (!ImportSegment::IsUnnamed(request.import_id()))
-    return absl::InvalidArgumentError(absl::StrCat("import ", request.import_id(), " is not one to drop"));
-  return ImportSegment::Remove(memory.dir(), request.import_id());
-}
-
-absl::Status HostImports::Name(uint64_t to, absl::Time deadline) const {
-  if (others_ == nullptr) return absl::OkStatus();
-  return others_->ForEach(deadline, [&](int host, OtherHosts::Stub& stub, grpc::ClientContext* context) {
-    v1::NameImportRequest request;
-    request.set_job(others_->job());
-    request.set_from(ids_.at(host));
-    request.set_to(to);
-    v1::NameImportResponse response;
-    return FromGrpc(stub.NameImport(context, request, &response));
-  });
-}
-
-HostImports::~HostImports() {
-  if (others_ == nullptr || ids_.empty()) return;
-  others_
-      ->ForEach(runtime::SteadyNow() + kDropPatience,
-                [&](int host, OtherHosts::Stub& stub, grpc::ClientContext* context) {
-                  if (ids_.count(host) == 0) return absl::OkStatus();
-                  v1::DropImportRequest request;
-                  request.set_job(others_->job());
-                  request.set_import_id(ids_.at(host));
-                  v1::DropImportResponse response;
-                  return FromGrpc(stub.DropImport(context, request, &response));
-                })
-      .IgnoreError();
 }
 
 absl::Status OnHost(const runtime::HostPlace& place, const absl::Status& status) {

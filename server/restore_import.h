@@ -1,10 +1,8 @@
 // The import that a restore into a running job is (server/import_segment.h). In a job of several hosts each
-// host has one of its own, for what it owns, which is whole on all before the coordinator proposes its id.
+// host has one of its own, for what it owns (server/host_imports.h).
 //
 //   absl::StatusOr<ImportSegment> import = CreateImport(plan, memory, id);
 //   absl::StatusOr<int64_t> bytes = ReadIntoImport(plan, memory, {0, 1}, *import, go_on);
-//   HostImports imports(others, job);          // several hosts: imports.ids by host, from ReadPart
-//   absl::Status s = imports.Name(to, deadline);
 //
 // Functions are thread-safe and block on the file system.
 #ifndef SHERD_SERVER_RESTORE_IMPORT_H_
@@ -12,15 +10,12 @@
 
 #include <cstdint>
 #include <functional>
-#include <map>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/time/time.h"
 #include "proto/sherd/v1/checkpoint.pb.h"
 #include "runtime/job_memory.h"
 #include "server/import_segment.h"
-#include "server/other_hosts.h"
 #include "server/restore_plan.h"
 
 namespace sherd::server {
@@ -36,29 +31,9 @@ absl::StatusOr<int64_t> ReadIntoImport(const RestorePlan& plan, const runtime::J
                                        RestoreShare share, const ImportSegment& import,
                                        const std::function<bool()>& go_on);
 
-// On another host than the coordinator's: ReadPart with host_import, and the calls of these names; errors as
-// in checkpoint.proto.
+// On another host than the coordinator's: ReadPart with host_import; errors as in checkpoint.proto.
 absl::StatusOr<v1::ReadPartResponse> MakeHostImport(const RestorePlan& plan, const runtime::JobMemory& memory,
-                                                    const std::function<bool()>& go_on);
-absl::Status NameImportHere(const runtime::JobMemory& memory, const v1::NameImportRequest& request);
-absl::Status DropImportHere(const runtime::JobMemory& memory, const v1::DropImportRequest& request);
-
-// On the coordinator: what the other hosts have made. Thread-compatible.
-class HostImports {
- public:
-  // `others` is borrowed; null: there are none.
-  explicit HostImports(const OtherHosts* others) : others_(others) {}
-  // Removes those that were not named, where that can be done.
-  ~HostImports();
-
-  void Set(int host, uint64_t id) { ids_[host] = id; }
-  // All of them get the id that is going to be proposed. May be repeated.
-  absl::Status Name(uint64_t to, absl::Time deadline) const;
-
- private:
-  const OtherHosts* const others_;
-  std::map<int, uint64_t> ids_;
-};
+                                                    uint64_t generation, const std::function<bool()>& go_on);
 
 // What opening a checkpoint says on a host of several: who it is, and that all must see it.
 absl::Status OnHost(const runtime::HostPlace& place, const absl::Status& status);

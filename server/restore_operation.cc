@@ -18,6 +18,8 @@
 #include "runtime/mutex.h"
 #include "server/checkpoint_manifest.h"
 #include "server/checkpoint_part.h"
+#include "server/host_imports.h"
+#include "server/import_names.h"
 #include "server/import_segment.h"
 #include "server/own_blocks.h"
 #include "server/restore_import.h"
@@ -114,6 +116,7 @@ absl::StatusOr<int64_t> ReadHosts(ServiceContext* context, Coordinator* coordina
     request.set_slot(host.value());
     request.set_servers(memory.place().count);
     request.set_host_import(true);
+    request.set_generation(memory.control().import_generation.load(std::memory_order_acquire));
     v1::ReadPartResponse response;
     const absl::Status s = FromGrpc(stub.ReadPart(client, request, &response));
     if (!s.ok()) return s;
@@ -248,7 +251,7 @@ absl::StatusOr<v1::ReadPartResponse> ReadPartHere(ServiceContext* context, const
   }
   const absl::StatusOr<RestorePlan> plan = MakePlan(memory, request.from());
   if (!plan.ok()) return OnHost(memory.place(), plan.status());
-  if (request.host_import()) return MakeHostImport(*plan, memory, go_on);
+  if (request.host_import()) return MakeHostImport(*plan, memory, request.generation(), go_on);
   const RestoreShare share{request.slot(), request.servers()};
   absl::StatusOr<int64_t> bytes = int64_t{0};
   if (request.import_id() == 0) {
@@ -330,9 +333,9 @@ absl::StatusOr<v1::RestoreResponse> RestoreIntoJob(ServiceContext* context, Coor
       others == nullptr ? ReadParts(context, coordinator, memory, from, id, deadline)
                         : ReadHosts(context, coordinator, memory, *plan, from, *import, &elsewhere, deadline);
   if (!bytes.ok()) return bytes.status();
-  const auto name_it = [&](uint64_t to) {
-    const absl::Status named = elsewhere.Name(to, deadline);
-    return named.ok() ? ImportSegment::Rename(memory.dir(), id, to) : named;
+  const auto name_it = [&](uint64_t to, uint64_t generation) {
+    const absl::Status named = elsewhere.Name(to, generation, deadline);
+    return named.ok() ? NameImportHere(memory, id, to, generation) : named;
   };
   const absl::StatusOr<Step> step = coordinator->StoreImport(request.token(), name_it, deadline);
   if (!step.ok()) return step.status();

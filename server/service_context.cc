@@ -61,6 +61,11 @@ absl::StatusOr<std::shared_ptr<Coordinator>> ServiceContext::FindCoordinator(
   return c;
 }
 
+const OtherHosts* ServiceContext::Others() const {
+  const absl::StatusOr<Node*> n = node();
+  return n.ok() ? (*n)->others() : nullptr;
+}
+
 const OtherHosts* ServiceContext::OthersIfJoined() const {
   const absl::StatusOr<Node*> n = node();
   return n.ok() && (*n)->home().place().index > 0 ? (*n)->others() : nullptr;

@@ -114,11 +114,15 @@ class ServiceContext {
   // The job's memory; FAILED_PRECONDITION before the first Attach.
   absl::StatusOr<runtime::JobMemory*> Memory() const;
 
-  // The other hosts of the job, on one that is not the coordinator's; else null.
+  // The other hosts of the job; null if there are none, or while the server starts.
+  const OtherHosts* Others() const;
+  // The same, on a host that is not the coordinator's; else null.
   const OtherHosts* OthersIfJoined() const;
 
   StreamBudget& reads() { return reads_; }
   StreamBudget& writes() { return writes_; }
+  // Of what other hosts pass on here.
+  StreamBudget& shares() { return shares_; }
 
  private:
   // call(stub, client context, address) at the coordinator, with the caller's deadline or `latest`.
@@ -129,6 +133,7 @@ class ServiceContext {
   std::atomic<Node*> node_{nullptr};
   StreamBudget reads_{16};
   StreamBudget writes_{4};
+  StreamBudget shares_{16};
 };
 
 template <typename Service, typename Call>

@@ -16,9 +16,11 @@
 #include "server/host_begin.h"
 #include "server/host_limits.h"
 #include "server/host_part.h"
+#include "server/import_stage.h"
 #include "server/import_stream.h"
 #include "server/operation_gate.h"
 #include "server/restore_operation.h"
+#include "server/store_values.h"
 #include "server/tensor_stats.h"
 #include "server/tensor_stream.h"
 
@@ -166,8 +168,9 @@ class ShardServiceImpl final : public v1::ShardService::Service {
     if (!s.ok()) return ToGrpc(s);
     const CoordinatorOr c = context_->FindCoordinator(*call);
     if (!c.ok()) return ToGrpc(c.status());
-    // Values that a STEP record will name need no coordinator.
-    if (*c == nullptr && !first.begin().by_step_record())
+    // Values that a STEP record will name need no coordinator; of several hosts whoever is asked passes them
+    // on.
+    if (*c == nullptr && !first.begin().by_step_record() && context_->Others() == nullptr)
       return context_->ForwardMessages<v1::ShardService>(*call, &ShardStub::WriteTensor, first, reader,
                                                          response);
     return ToGrpc(Write(call, first.begin(), *c, reader, response));
@@ -402,22 +405,21 @@ class ShardServiceImpl final : public v1::ShardService::Service {
     if (!place.ok()) return place.status();
     const absl::StatusOr<JobMemory*> memory = context_->Memory();
     if (!memory.ok()) return memory.status();
-    if (absl::Status s = runtime::CheckOneHost((*memory)->place(), "Write"); !s.ok()) return s;
-    const absl::StatusOr<std::unique_ptr<ImportWriter>> writer =
-        ImportWriter::Create(*memory, begin.manifest(), /*whole_model=*/false, begin.by_step_record());
-    if (!writer.ok()) return writer.status();
-    if (absl::Status s = TakeImport<v1::WriteTensorRequest>(reader, **writer); !s.ok()) return s;
+    const absl::StatusOr<std::unique_ptr<ImportStage>> stage =
+        ImportStage::Begin(context_->Others(), *memory, begin.manifest(), /*whole_model=*/false,
+                           begin.by_step_record(), DeadlineOf(*call));
+    if (!stage.ok()) return stage.status();
+    if (absl::Status s = TakeImport<v1::WriteTensorRequest>(reader, **stage); !s.ok()) return s;
     if (begin.by_step_record()) {
-      (*writer)->Keep();
-      response->set_import_id((*writer)->id());
-      return absl::OkStatus();
+      const absl::StatusOr<uint64_t> id = (*stage)->NameForStep(DeadlineOf(*call));
+      if (id.ok()) response->set_import_id(*id);
+      return id.status();
     }
-    uint64_t given = 0;
-    const absl::StatusOr<Step> step = coordinator->StoreImport(
-        begin.token(), [&](uint64_t id) { return (*writer)->RenameTo(given = id); }, DeadlineOf(*call));
-    if (!step.ok()) return step.status();
-    response->set_import_id(given);
-    response->set_step(step->value());
+    const absl::StatusOr<v1::ProposeImportResponse> stored =
+        StoreValues(context_, *call, coordinator.get(), begin.token(), **stage);
+    if (!stored.ok()) return stored.status();
+    response->set_import_id(stored->import_id());
+    response->set_step(stored->step());
     return absl::OkStatus();
   }
 

@@ -63,7 +63,10 @@ class SherdTrainer : public Trainer {
         model_(std::move(model)),
         sampler_(sampler),
         steps_(options.steps),
-        save_every_(options.save_every) {
+        save_every_(options.save_every),
+        write_name_(options.write_name),
+        write_value_(options.write_value),
+        write_step_(options.write_step) {
     save_.directory = options.save_checkpoint;
     save_.keep = options.keep;
   }
@@ -85,6 +88,9 @@ class SherdTrainer : public Trainer {
       return std::optional<Batch>();
     }
     sampler_.step = batch.step;
+    if (rank() == 0 && batch.micro == 0 && batch.step == write_step_) {
+      if (absl::Status written = Write(); !written.ok()) return written;
+    }
     if (!save_.directory.empty() && rank() == 0 && batch.micro == 0) BeginSave(batch.step);
     return std::optional<Batch>(batch);
   }
@@ -119,6 +125,14 @@ class SherdTrainer : public Trainer {
   }
 
  private:
+  absl::Status Write() try {
+    const TensorInfo* t = session_->memory().layout().Find(write_name_);
+    return zero_->Write(write_name_, at::full(t == nullptr ? std::vector<int64_t>() : t->spec.shape,
+                                              write_value_, at::kFloat));
+  } catch (...) {
+    return StatusOfException();
+  }
+
   // Asks for the next checkpoint as long before its step as the servers need to make room for it.
   void BeginSave(uint64_t step) {
     uint64_t next = steps_;
@@ -159,6 +173,9 @@ class SherdTrainer : public Trainer {
   const std::shared_ptr<Gpt> model_;
   SamplerState sampler_;
   const uint64_t steps_, save_every_;
+  const std::string write_name_;
+  const float write_value_;
+  const uint64_t write_step_;  // 0: none
   SaveOptions save_;
   std::shared_ptr<PendingSave> pending_;
   uint64_t asked_ = 0;  // the step of the last one

@@ -135,6 +135,11 @@ absl::StatusOr<std::optional<TrainOptions>> ParseTrainOptions(int argc, const ch
   app.add_flag("--partial", options.partial,
                "restore the tensors that agree in name and shape; others begin with initial values")
       ->needs(restore);
+  CLI::Option* write = app.add_option("--write", options.write_name,
+                                      "parameter whose elements rank 0 all sets to --write-value, with the "
+                                      "update of --write-step");
+  write->needs(app.add_option("--write-value", options.write_value)->needs(write));
+  write->needs(app.add_option("--write-step", options.write_step)->check(in(1, 1 << 30))->needs(write));
   CLI::Option* save_optimizer = app.add_flag(
       "--save-optimizer", options.save_optimizer,
       "with --reference: the optimizer's planes too, named as `sherd pull --with-optimizer` names them");
@@ -149,6 +154,7 @@ absl::StatusOr<std::optional<TrainOptions>> ParseTrainOptions(int argc, const ch
   save_optimizer->needs(reference);
   save_checkpoint->excludes(reference);
   restore->excludes(reference);
+  write->excludes(reference);
   init_option->excludes(reference);
   try {
     app.parse(argc, const_cast<char**>(argv));

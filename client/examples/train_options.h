@@ -47,6 +47,9 @@ struct TrainOptions : OptimizerChoice {
   std::string restore;                         // directory of checkpoints to begin from; empty: none
   std::string restore_tag;                     // empty: the newest
   bool weights_only = false, partial = false;  // of the restore
+  std::string write_name;                      // of a parameter that is written by hand; empty: none
+  float write_value = 0;                       // of each of its elements
+  uint64_t write_step = 0;                     // with whose update
   bool save_optimizer = false;                 // with `reference`: the optimizer's planes too
   bool by_pass = false;                        // samples: each window of the text once a pass
   std::string log_samples;                     // file; empty: none

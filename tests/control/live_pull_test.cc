@@ -5,6 +5,7 @@
 #include "gtest/gtest.h"
 #include "runtime/crc32c.h"
 #include "tests/control/control_job.h"
+#include "tests/control/push.h"
 
 namespace sherd::tests {
 namespace {
@@ -29,30 +30,9 @@ uint64_t Snapshot(ControlJob& job) {
 }
 
 // Zeroes everywhere.
-void Push(ControlJob& job) {
-  grpc::ClientContext context;
-  Prepare(&context);
-  v1::PushResponse response;
-  const auto writer = job.Stub<v1::CheckpointService>("s0")->Push(&context, &response);
-  v1::PushRequest message;
-  message.mutable_begin()->set_token("zeroes");
-  message.mutable_begin()->set_partial(true);
-  v1::ImportManifest::Tensor* t = message.mutable_begin()->mutable_manifest()->add_tensors();
-  t->mutable_tensor()->set_name("values");
-  t->add_shape(kElements);
-  t->set_dtype(v1::DTYPE_FLOAT32);
-  ASSERT_TRUE(writer->Write(message));
-  const std::string zeroes(1 << 20, '\0');
-  for (uint64_t at = 0; at < kElements * 4; at += zeroes.size()) {
-    message.mutable_chunk()->set_offset(at);
-    message.mutable_chunk()->set_data(zeroes);
-    message.mutable_chunk()->set_crc32c(runtime::Crc32c(zeroes));
-    ASSERT_TRUE(writer->Write(message));
-  }
-  message.mutable_commit();
-  ASSERT_TRUE(writer->Write(message));
-  writer->WritesDone();
-  const grpc::Status s = writer->Finish();
+void PushZeroes(ControlJob& job) {
+  const grpc::Status s = Push(job, "s0", "zeroes", /*partial=*/true,
+                              {{"values", "param", {kElements}, std::vector<float>(kElements, 0.0f)}});
   ASSERT_TRUE(s.ok()) << s.error_message();
 }
 
@@ -76,7 +56,7 @@ TEST(LivePullTest, WhatChangesBeforeItIsSentIsFoundAndComesWholeTheNextTime) {
     const auto reader = stub->Pull(&context, request);
     bool whole = true;
     for (v1::Chunk chunk; reader->Read(&chunk);) {
-      if (!pushed) Push(job);  // while the next chunks are on their way
+      if (!pushed) PushZeroes(job);  // while the next chunks are on their way
       pushed = true;
       whole = whole && is_whole(chunk);
       if (!whole) continue;

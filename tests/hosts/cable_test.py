@@ -7,12 +7,14 @@ Needs network namespaces (tests/hosts/network.py); skipped with the reason where
 import glob
 import json
 import os
+import struct
 import threading
 import time
 
 from tests.cluster import harness
 from tests.cluster import safetensors
 from tests.hosts import network
+from tests.hosts import stopped_push
 from tests.hosts import two_hosts
 
 LINK_PEER = "tests/hosts/link_peer"
@@ -153,6 +155,50 @@ class CableTest(network.NetworkTest):
                 with self.job(2, 2, [*self.args, *args], run_args=["--reduce-groups", "1,1"], steps=step + 3) as job:
                     ends.append(job.finish().weights())
             self.assertSameWeights(*ends)
+
+    def test_a_cut_during_a_push(self):
+        """It begins again once the cable is back, or ends and says which host is silent; nothing is left of it."""
+        still = ["--lr", 0, "--weight-decay", 0]
+        with self.job(2, 2, [*self.args, *still], steps=1, run_args=["--reduce-groups", "1,1"]) as job:
+            values = job.finish().weights()
+        path = os.path.join(self.dir, "cut-push.safetensors")
+
+        def make():
+            bias = values["ln_f.bias"]
+            value = bias.floats()[0] + 1
+            data = struct.pack("<f", value) * (len(bias.data) // 4)
+            values["ln_f.bias"] = safetensors.Tensor("F32", bias.shape, data)
+            safetensors.write(path, values)
+            return path
+        with network.TestNetwork(hosts=2) as net:
+            with two_hosts.TwoHosts(self, 1, 1, [*self.args, *still], places=net.hosts, steps=50000) as pair:
+                pair.wait_for_step(3)
+                for host in (0, 1):
+                    # The caller dies while nobody can tell the other host.
+                    push = stopped_push.StoppedPush(pair, host, make)
+                    net.cut(net.hosts[1])
+                    push.process.kill()
+                    push.finish()
+                    pair.wait_for("imports to go", lambda: stopped_push.imports(pair.places) == [[], []])
+                    done = pair.cli(host, "push", path, "--timeout", "4s")
+                    self.assertEqual(done.status, 1, done)
+                    self.assertRegex(done.stderr, r"\A[^\n]*host %d[^\n]*\n\Z" % (1 - host))
+                    net.restore(net.hosts[1])
+                    pair.wait_for_step(pair.log.last_step() + 3)
+                    push = stopped_push.StoppedPush(pair, host, make)
+                    net.cut(net.hosts[1])
+                    push.go_on()
+                    self.time_until_named(pair, 2.5)
+                    net.restore(net.hosts[1])
+                    done = push.finish()
+                    self.assertEqual(done.status, 0, done)
+                    pulled = os.path.join(pair.dir, "pulled.safetensors")
+                    pair.json(1 - host, "pull", pulled)
+                    self.assertSameWeights(safetensors.read(pulled)[0], values)
+                    pair.wait_for("imports to go", lambda: stopped_push.imports(pair.places) == [[], []])
+                for process in pair.processes:
+                    process.terminate()
+                    process.wait(timeout=harness.LIMIT)
 
     def noise(self, host, address):
         name, port = address.rsplit(":", 1)

@@ -144,6 +144,19 @@ class TwoHosts:
                 found["trainer"] = pid
         return found
 
+    def trainers(self):
+        """{rank: pid} of both hosts."""
+        found = {}
+        for path in glob.glob("/proc/[0-9]*"):
+            pid = int(os.path.basename(path))
+            env = dict(e.split("=", 1) for e in harness.read_proc(pid, "environ") if "=" in e)
+            if env.get("SHERD_SHM_ROOT") not in [place.shm for place in self.places] or "RANK" not in env:
+                continue
+            command = harness.read_proc(pid, "cmdline")
+            if os.path.basename(command[0] if command else "") == os.path.basename(harness.TRAIN):
+                found[int(env["RANK"])] = pid
+        return found
+
     def kill(self, host, kind):
         """kill -9 of a process, and waits until it is gone."""
         pid = self.wait_for("a %s on host %d" % (kind, host), lambda: self.pids(host).get(kind))
