@@ -26,6 +26,12 @@ absl::Status CheckParts(const v1::ProposeImportRequest& request, int hosts) {
   return absl::InvalidArgumentError(absl::StrCat("parts of ", seen.size(), " hosts; the job has ", hosts));
 }
 
+// Of naming: whoever made the import has died, or the coordinator has been followed by another.
+absl::Status Again(const absl::Status& named) {
+  if (!absl::IsNotFound(named) && !absl::IsAborted(named)) return named;
+  return absl::UnavailableError(absl::StrCat(named.message(), ": repeat the call"));
+}
+
 }  // namespace
 
 absl::Status HostImports::Name(uint64_t to, uint64_t generation, absl::Time deadline) {
@@ -37,11 +43,7 @@ absl::Status HostImports::Name(uint64_t to, uint64_t generation, absl::Time dead
     request.set_to(to);
     request.set_generation(generation);
     v1::NameImportResponse response;
-    const absl::Status named = FromGrpc(stub.NameImport(context, request, &response));
-    // Whoever made it there has died.
-    return absl::IsNotFound(named)
-               ? absl::UnavailableError(absl::StrCat(named.message(), ": repeat the call"))
-               : named;
+    return Again(FromGrpc(stub.NameImport(context, request, &response)));
   };
   absl::Status named = others_->ForEach(deadline, name);
   named_ = named.ok();
@@ -86,8 +88,9 @@ absl::StatusOr<v1::ProposeImportResponse> ProposeImportHere(const OtherHosts* ot
       }
     }
     response.set_import_id(to);
-    const absl::Status named = elsewhere.Name(to, generation, deadline);
-    return named.ok() ? NameImportHere(memory, here, to, generation) : named;
+    if (absl::Status s = elsewhere.Name(to, generation, deadline); !s.ok()) return s;
+    const absl::Status named = Again(NameImportHere(memory, here, to, generation));
+    return memory.place().several() ? OtherHosts::Named(memory.place().index, named) : named;
   };
   const absl::StatusOr<Step> step = coordinator.StoreImport(request.token(), name_it, deadline);
   if (!step.ok()) return step.status();

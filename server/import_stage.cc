@@ -91,7 +91,9 @@ class ImportStage::Share {
     const std::string problem = guard_->End();
     stream_.reset();
     if (!problem.empty()) return absl::UnavailableError(problem);
-    if (status.ok()) return absl::UnavailableError(absl::StrCat("host ", host_, " has ended the call"));
+    // Cancelled there: the link was not up as that host saw it.
+    if (status.ok() || absl::IsCancelled(status))
+      return absl::UnavailableError(absl::StrCat("host ", host_, " has ended the call: repeat it"));
     return OtherHosts::Named(host_, status);
   }
 
