@@ -184,6 +184,7 @@ class CallersTest(CrashCase):
             with self.subTest(also=also), self.disturbed() as job:
                 job.wait_for_step(3)
                 with job.held():
+                    job.waits_for("rank 0")
                     resizing = job.start_cli("resize", "--servers", 3)
                     job.waits_for("the next step boundary (resize to 3)")
                     self.kill_cli(resizing)
@@ -198,6 +199,7 @@ class CallersTest(CrashCase):
         with self.job(2, 2, ["--stage", 2], run_args=self.run_args) as job:
             job.wait_for_step(3)
             with job.held():
+                job.waits_for("rank 0")
                 resizing = job.start_cli("resize", "--trainers", 3)
                 job.waits_for("the next step boundary (resize to 3 trainers)")
                 self.kill_cli(resizing)

@@ -56,6 +56,7 @@ class EtcdTest(harness.ClusterTest):
                     ("--servers", 1, ("leader", "trainer")), ("--trainers", 1, ("coordinator",)),
                     ("--trainers", 2, ("leader", "coordinator")), ("--servers", 2, ("follower", "coordinator"))):
                 with job.held():
+                    job.waits_for("rank 0")
                     resizing = job.start_cli("resize", flag, number)
                     job.waits_for("resize to %d" % number)
                     leader = e.leader()

@@ -306,7 +306,7 @@ class Job:
 
     @contextlib.contextmanager
     def held(self, kind="trainer", index=0):
-        """No step ends meanwhile: one process stands still."""
+        """One process stands still. The step that it had handed in already may still end: see waits_for("rank 0")."""
         pid = self.signal(kind, index, signal.SIGSTOP)
         try:
             yield pid
