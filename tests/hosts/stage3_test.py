@@ -2,14 +2,15 @@
 
     bazel test //tests/hosts:stage3_test
 
-Two `sherd run` on the loopback, each with a directory of its own for shared memory: each host has its share of the
-parameters and gathers the other's while a block computes.
+Two `sherd run` on the loopback, each with a directory of its own for shared memory, or in network namespaces with a
+cable between them: each host has its share of the parameters and gathers the other's while a block computes.
 """
 import glob
 import os
 
 from tests.cluster import harness
 from tests.cluster import safetensors
+from tests.hosts import network
 from tests.hosts import two_hosts
 
 GATHER = [*harness.stage(3), "--prefetch-bucket", 60000, "--max-live", 120000]
@@ -160,6 +161,42 @@ class RestoreTest(Stage3):
         for init in ("process", "sharded"):
             with self.subTest(init=init):
                 self.restored([*GATHER, "--init", init])
+
+
+class CableTest(network.NetworkTest):
+    steps = 15
+
+    def one_host(self, ranks, args, steps):
+        with self.job(2 * ranks, 2, args, steps=steps, run_args=["--reduce-groups", "%d,%d" % (ranks, ranks)]) as job:
+            job.finish()
+            return job.log.losses(), job.weights()
+
+    def check(self, ranks, args, steps, during=lambda net, pair: None):
+        losses, weights = self.one_host(ranks, args, steps)
+        with network.TestNetwork(hosts=2) as net:
+            with two_hosts.TwoHosts(self, ranks, 1, args, steps=steps, places=net.hosts) as pair:
+                during(net, pair)
+                pair.finish()
+                self.assertEqual(pair.log.losses(), losses)
+                self.assertSameWeights(pair.weights(), weights)
+
+    def test_every_stage_with_two_ranks_each(self):
+        for stage in (0, 1, 2, 3):
+            with self.subTest(stage=stage):
+                self.check(2, GATHER if stage == 3 else ["--stage", stage], self.steps)
+
+    def test_a_cut_while_units_are_gathered(self):
+        def cut(net, pair):
+            for step, direction in ((4, "both"), (10, "in"), (16, "out")):
+                pair.wait_for_step(step)
+                net.cut(net.hosts[1], direction)
+                try:
+                    for host in (0, 1):
+                        harness.wait_for("host %d to name the other" % host, lambda: "host %d" % (1 - host) in
+                                         pair.json(host, "status")["waiting_for"])
+                finally:
+                    net.restore(net.hosts[1])
+        self.check(1, [*GATHER, "--accumulation", 2], 40, cut)
 
 
 if __name__ == "__main__":
