@@ -112,6 +112,7 @@ absl::Status ApplyConfig(const PlanOptions& options, PlanTask* task, int64_t* bu
   task->request.accumulation = asked->accumulation;
   task->request.offload_optimizer = asked->offload_optimizer;
   task->request.offload_param = asked->offload_param;
+  task->request.job.gather.max_live = asked->stage3.prefetch.max_live;
   *bucket_elements = asked->bucket_elements;
   return absl::OkStatus();
 }
