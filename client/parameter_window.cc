@@ -190,12 +190,19 @@ absl::Status ParameterWindow::Await(int unit) {
 
 void ParameterWindow::Drop(const std::vector<int>& units) {
   for (const int u : units) {
-    Await(u).IgnoreError();  // what was gathered ahead and never used
-    under_way_[u] = false;
+    under_way_[u] = false;  // what was gathered ahead and never used
     readable_.get()[u].store(0, std::memory_order_release);
     source_->Drop(u);
     live_bytes_ -= source_->Bytes(u);
   }
+}
+
+absl::Status ParameterWindow::Renew() {
+  for (size_t u = 0; u < under_way_.size(); ++u) {
+    if (!plan_.in_use(static_cast<int>(u))) continue;
+    if (absl::Status there = source_->Renew(static_cast<int>(u)); !there.ok()) return there;
+  }
+  return absl::OkStatus();
 }
 
 absl::Status ParameterWindow::Gather(int unit) {

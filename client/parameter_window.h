@@ -9,8 +9,8 @@
 //
 // When units are gathered ahead and how long they stay is PrefetchPlan's; where their bytes come from is a
 // UnitSource's. On one host that is SharedUnits: the job's segment is the parameters, and gathering changes
-// the protection of pages that are there already. A source whose bytes come from elsewhere has them under way
-// from Begin on, and waits for them in Await.
+// the protection of pages that are there already. On one of several it is HostUnits (client/host_units.h),
+// which has bytes of other hosts under way from Begin on and waits for them in Await.
 //
 // Thread-compatible: passes and backward run on one thread at a time. What `readable` returns may be
 // looked at from anywhere.
@@ -31,7 +31,8 @@
 namespace sherd::client {
 
 // Where the bytes of units come from. A unit is begun, awaited and dropped in this order, once each for each
-// time that it is gathered; what is dropped may be begun again, and has the values of then.
+// time that it is gathered, or begun and dropped; what is dropped may be begun again, and has the values of
+// then.
 class UnitSource {
  public:
   virtual ~UnitSource() = default;
@@ -45,6 +46,8 @@ class UnitSource {
   // Until they are. UNAVAILABLE and others: they will not be, and the same again until Drop.
   virtual absl::Status Await(int unit) = 0;
   virtual void Drop(int unit) = 0;
+  // Values have changed while the unit is gathered: until it has the new ones. It stays readable.
+  virtual absl::Status Renew(int) { return absl::OkStatus(); }
 };
 
 // Of one host: views of the job's own parameter segments, whose pages are made inaccessible while a unit is
@@ -74,6 +77,9 @@ class ParameterWindow {
   // A pass is the forward and backward of one micro-batch; `last`: values change after it. See PrefetchPlan.
   void BeginPass(bool last) { plan_.BeginPass(last); }
   void EndPass() { Drop(plan_.EndPass()); }
+
+  // After values have changed: until units that are gathered nevertheless have the new ones.
+  absl::Status Renew();
 
   // Until Release the unit can be read. Blocks for its bytes. On an error the unit is not gathered.
   absl::Status Gather(int unit);

@@ -14,16 +14,13 @@
 #include "proto/convert.h"
 #include "proto/sherd/v1/shard.pb.h"
 #include "runtime/clock.h"
-#include "runtime/compute_parameters.h"
 #include "runtime/crc32c.h"
-#include "runtime/doorbell.h"
 #include "runtime/process_identity.h"
 
 namespace sherd {
 namespace {
 
 constexpr int64_t kChunkBytes = 1 << 20;
-constexpr absl::Duration kRestorePatience = absl::Hours(24);
 
 int FromEnvironmentInt(const char* name, int otherwise, std::string* problem) {
   const char* text = std::getenv(name);
@@ -142,6 +139,9 @@ absl::Status Session::Attach(JobSpec spec) {
   // The memory points to the directory: whoever keeps the one keeps both.
   memory_ = std::shared_ptr<runtime::JobMemory>(memory->release(),
                                                 [dir = dir_](runtime::JobMemory* m) { delete m; });
+  const bool first_here = options_.rank == 0 || !memory_->IsHere(Rank(options_.rank - 1));
+  writes_share_ = memory_->gather() != nullptr && memory_->spec().gather.initial_shares && first_here &&
+                  memory_->gather()->share_written.load(std::memory_order_acquire) == 0;
   return absl::OkStatus();
 }
 
@@ -151,75 +151,8 @@ int Session::world_size() const {
   return a.has_value() ? a->world_size : options_.world_size;
 }
 
-absl::StatusOr<absl::Span<float>> Session::InitialValues() {
-  if (!must_initialise_) return absl::FailedPreconditionError("only rank 0 initialises a job, and only once");
-  if (initial_.data() == nullptr) {
-    absl::StatusOr<runtime::Segment> s = runtime::Segment::Open(
-        *dir_, "plane.param", runtime::Segment::Access::kReadWrite, runtime::SegmentKind::kParameters);
-    if (!s.ok()) return s.status();
-    initial_ = *std::move(s);
-    // Untouched memory becomes huge pages at a tenth of what it costs later.
-    if (!memory_->place().several()) {
-      if (absl::Status there = initial_.Populate(runtime::UsableCores(), nullptr); !there.ok()) return there;
-    }
-  }
-  return absl::MakeSpan(initial_.as<float>(), initial_.size() / 4);
-}
-
-absl::Status Session::RoundInitial() {
-  const JobSpec& spec = memory_->spec();
-  if (spec.compute == DType::kFloat32) return absl::OkStatus();
-  absl::StatusOr<absl::Span<float>> values = InitialValues();
-  if (!values.ok()) return values.status();
-  absl::StatusOr<runtime::Segment> rounded =
-      runtime::Segment::Open(*dir_, runtime::JobMemory::kComputeName, runtime::Segment::Access::kReadWrite,
-                             runtime::SegmentKind::kParameters);
-  if (!rounded.ok()) return rounded.status();
-  runtime::RoundToCompute(spec, values->data(), {0, spec.layout.total_blocks()}, /*updates=*/0,
-                          rounded->as<uint16_t>());
-  return absl::OkStatus();
-}
-
-absl::Status Session::CommitInitial() {
-  if (!must_initialise_) return absl::FailedPreconditionError("only rank 0 initialises a job, and only once");
-  if (!restoring() || restoring_partially()) {  // else there is nothing yet
-    if (absl::Status s = RoundInitial(); !s.ok()) return s;
-  }
-  initial_ = runtime::Segment();
-  v1::CommitInitialRequest request;
-  request.set_job(job_);
-  request.set_rank(options_.rank);
-  request.set_incarnation(incarnation_);
-  request.set_token(rpc::NewToken());
-  // A checkpoint takes as long as the disk does.
-  const absl::Time deadline = restoring() ? runtime::SteadyNow() + kRestorePatience : Deadline();
-  absl::StatusOr<v1::CommitInitialResponse> response = client_.CommitInitial(request, deadline);
-  if (!response.ok()) return response.status();
-  must_initialise_ = false;
-  restored_ = response->restored();
-  return absl::OkStatus();
-}
-
 std::shared_ptr<PendingSave> Session::StartSave(const SaveOptions& options, uint64_t after_step) {
   return PendingSave::Start(&client_, job_, options, after_step);
-}
-
-absl::Status Session::WaitInitialized() {
-  runtime::ControlPage& control = memory_->control();
-  const absl::Time deadline = restoring() ? runtime::SteadyNow() + kRestorePatience : Deadline();
-  for (;;) {
-    const uint32_t ticket = control.bell.Listen();
-    if (control.initialized.load(std::memory_order_acquire) != 0) return absl::OkStatus();
-    if (control.shutting_down.load(std::memory_order_acquire) != 0) {
-      return absl::UnavailableError("the job shut down before rank 0 had committed the initial values");
-    }
-    if (runtime::SteadyNow() > deadline) {
-      return absl::DeadlineExceededError(absl::StrCat("rank 0 has not committed the initial values within ",
-                                                      absl::FormatDuration(options_.timeout),
-                                                      "; is it running?"));
-    }
-    control.bell.Wait(ticket, absl::Milliseconds(100), runtime::SpinPolicy::None());
-  }
 }
 
 absl::StatusOr<uint64_t> Session::StageWrite(const std::vector<NamedValues>& tensors) {

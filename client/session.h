@@ -12,6 +12,7 @@
 #define SHERD_CLIENT_SESSION_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -22,6 +23,7 @@
 #include "client/pending_save.h"
 #include "client/rpc/job_client.h"
 #include "core/job_spec.h"
+#include "core/types.h"
 #include "proto/sherd/v1/shard.pb.h"
 #include "runtime/access_files.h"
 #include "runtime/clock.h"
@@ -80,11 +82,17 @@ class Session {
   //   INVALID_ARGUMENT     the spec or SessionOptions::reduce_groups fits no job of this world
   absl::Status Attach(JobSpec spec);
 
+  // Rank 0 of a job that has no values yet.
   bool must_initialise() const { return must_initialise_; }
-  // The fp32 parameter plane, writable until CommitInitial, which also rounds it to what trainers compute
-  // with.
-  // REQUIRES: must_initialise().
+  // Whether this rank writes some of them: rank 0, and with JobSpec::gather.initial_shares one of each host.
+  bool writes_initial() const { return must_initialise_ || writes_share_; }
+  // Which blocks of `blocks`, all of `unit`, it writes; at most one range.
+  std::vector<BlockRange> InitialBlocks(int unit, BlockRange blocks) const;
+  // The fp32 parameter plane, writable until FinishInitialShare, which also rounds what was written to what
+  // trainers compute with. REQUIRES of both: writes_initial().
   absl::StatusOr<absl::Span<float>> InitialValues();
+  absl::Status FinishInitialShare();
+  // Rank 0: that, and when other hosts have their shares too the job has its values.
   absl::Status CommitInitial();
   // The job begins from a checkpoint. Then rank 0's InitialValues need hold only what that has not (nothing,
   // unless partial); what it has is read when they are committed.
@@ -127,15 +135,20 @@ class Session {
 
  private:
   Session(SessionOptions options, std::vector<std::string> endpoints, runtime::Access access);
-  // Rank 0: the parameters in 16 bits, if the job computes so, from the initial values.
+  // The parameters in 16 bits, if the job computes so, from the initial values written here.
   absl::Status RoundInitial();
+  // Until what the control bell is rung for is so.
+  absl::Status WaitForControl(const std::function<bool()>& so, const std::string& what);
   absl::Time Deadline() const { return runtime::SteadyNow() + options_.timeout; }
+
+  // A checkpoint takes as long as the disk does.
+  static constexpr absl::Duration kRestorePatience = absl::Hours(24);
 
   const SessionOptions options_;
   rpc::JobClient client_;
   std::string job_;
   uint64_t incarnation_ = 0;
-  bool attached_ = false, must_initialise_ = false;
+  bool attached_ = false, must_initialise_ = false, writes_share_ = false;
   uint64_t attached_step_ = 0;
   v1::RestoreReport restored_;
   std::shared_ptr<runtime::JobDir> dir_;

@@ -48,6 +48,14 @@ std::string HostMap::ToString() const {
   return absl::StrJoin(hosts, ",");
 }
 
+std::vector<BlockRange> OthersShare(BlockRange unit, int host, int hosts) {
+  const BlockRange own = HostShare(unit, host, hosts);
+  std::vector<BlockRange> others;
+  if (unit.begin < own.begin) others.push_back({unit.begin, own.begin});
+  if (own.end < unit.end) others.push_back({own.end, unit.end});
+  return others;
+}
+
 BlockRange Owned(BlockRange unit, Slot slot, const HostMap& map) {
   const int host = map.HostOf(slot);
   return Owned(HostShare(unit, host, map.hosts()), Slot(map.IndexOf(slot)), map.slots_on(host));

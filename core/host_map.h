@@ -63,6 +63,9 @@ class HostMap {
 // What `host` holds of `unit`. REQUIRES: hosts >= 1; 0 <= host < hosts.
 inline BlockRange HostShare(BlockRange unit, int host, int hosts) { return Owned(unit, Slot(host), hosts); }
 
+// What the other hosts hold of `unit`, before and behind this one's: in order, none empty.
+std::vector<BlockRange> OthersShare(BlockRange unit, int host, int hosts);
+
 // As in core/partition.h, in two levels.
 BlockRange Owned(BlockRange unit, Slot slot, const HostMap& map);
 Slot OwnerOf(BlockRange unit, int64_t block, const HostMap& map);

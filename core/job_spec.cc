@@ -55,6 +55,19 @@ absl::Status CheckEqual(const JobSpec& job, absl::string_view field, const T& ha
                                                     " was asked for: all trainers of a job must agree"));
 }
 
+absl::Status CheckGather(const JobSpec& spec) {
+  const int units = static_cast<int>(spec.layout.units().size());
+  int before = -1;
+  for (const int u : spec.gather.persistent) {
+    if (u <= before || u >= units) {
+      return absl::InvalidArgumentError(absl::StrCat("gather.persistent: unit ", u, " after ", before,
+                                                     " is out of order or not one of the layout's ", units));
+    }
+    before = u;
+  }
+  return CheckIn<int64_t>("gather.max_live", spec.gather.max_live, 0, kMaxLayoutElements);
+}
+
 absl::Status CheckPrecision(const JobSpec& spec) {
   for (const absl::Status& s :
        {CheckIn<int>("compute_dtype", static_cast<int>(spec.compute), 1, 3),
@@ -201,6 +214,7 @@ absl::Status Validate(const JobSpec& spec) {
     return absl::InvalidArgumentError(absl::StrCat("tensor ", t.spec.name, ": group=", t.spec.group,
                                                    " but there are ", spec.groups.size(), " groups"));
   }
+  if (absl::Status s = CheckGather(spec); !s.ok()) return s;
   if (absl::Status s = Validate(spec.reduction, spec.world_size); !s.ok()) return s;
   if (absl::Status s = CheckPrecision(spec); !s.ok()) return s;
   return CheckBuffers(spec);
@@ -219,6 +233,9 @@ absl::Status CheckSame(const JobSpec& job, const JobSpec& asked) {
         CheckEqual(job, "nominal_samples", job.nominal_samples, asked.nominal_samples),
         CheckEqual(job, "max_blob_bytes", job.max_blob_bytes, asked.max_blob_bytes),
         CheckEqual(job, "reduce_groups", Describe(job.reduction), Describe(asked.reduction)),
+        CheckEqual(job, "gather.persistent", absl::StrJoin(job.gather.persistent, ","),
+                   absl::StrJoin(asked.gather.persistent, ",")),
+        CheckEqual(job, "gather.initial_shares", job.gather.initial_shares, asked.gather.initial_shares),
         CheckEqual(job, "compute_dtype", Name(job.compute), Name(asked.compute)),
         CheckEqual(job, "staging_dtype", Name(job.staging), Name(asked.staging)),
         CheckEqual(job, "loss_scale", Describe(job.loss_scale), Describe(asked.loss_scale)),

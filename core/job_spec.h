@@ -7,6 +7,7 @@
 #ifndef SHERD_CORE_JOB_SPEC_H_
 #define SHERD_CORE_JOB_SPEC_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -56,6 +57,15 @@ int64_t BufferElementBytes(absl::string_view dtype);
 // Bytes of a valid buffer's values.
 int64_t BufferBytes(const BufferSpec& buffer);
 
+// Stage 3: what hosts of a job of several have of the parameters.
+struct GatherSpec {
+  std::vector<int> persistent;  // units that every host has whole, in order; of others each has its share
+  int64_t max_live = 0;         // elements gathered beyond which a host gathers nothing ahead of its use
+  // Initial values of units that are not persistent: each host writes its share, and they are nowhere whole.
+  // False: rank 0 writes them all, and hosts are sent their shares.
+  bool initial_shares = false;
+};
+
 struct JobSpec {
   std::string job;   // IsValidName
   std::string uuid;  // told apart from an earlier job of that name; set by whoever creates its directory
@@ -73,6 +83,12 @@ struct JobSpec {
   // Each delivery of a unit is a virtual rank's: they are added one after the other, part 0 of ranks 0, 1,
   // ..., then part 1, so that the sum is the same whoever delivers which. `parts` of them. Else 0.
   int virtual_ranks = 0;
+
+  GatherSpec gather;  // of stage 3; the first trainer's limit counts
+  // Whether trainers have the unit's parameters only while it is gathered.
+  bool IsGathered(int unit) const {
+    return stage == 3 && !std::binary_search(gather.persistent.begin(), gather.persistent.end(), unit);
+  }
 
   // Mixed precision. Masters and optimizer planes are fp32 whatever stands here, and so are all sums.
   DType compute =

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/job_sizes.h"
+#include "core/prefetch_plan.h"
 
 namespace sherd {
 namespace {
@@ -58,12 +59,18 @@ SherdPlan PlanSherd(const PlanRequest& request, int stage) {
   };
   const std::vector<std::string> planes = job.PlaneNames();
   for (size_t p = 0; p < planes.size(); ++p) {
-    // Trainers of every host compute with it, in stage 3 too: they gather from their host's copy.
-    const bool whole = p == 0 && job.compute == DType::kFloat32;
+    // Trainers of every host compute with it; in stage 3 they gather what others have.
+    const bool whole = p == 0 && job.compute == DType::kFloat32 && job.stage < 3;
     const int64_t bytes = sizes.plane_bytes(static_cast<int>(p));
     add(absl::StrCat("plane.", planes[p]), whole ? bytes : Share(bytes, hosts));
   }
-  if (sizes.compute_bytes() > 0) add("plane.compute", sizes.compute_bytes());
+  if (sizes.compute_bytes() > 0)
+    add("plane.compute", job.stage < 3 ? sizes.compute_bytes() : Share(sizes.compute_bytes(), hosts));
+  if (job.stage == 3 && hosts > 1) {
+    const int64_t all = job.layout.total_blocks() * kBlockElements;
+    const int64_t limit = job.gather.max_live > 0 ? job.gather.max_live : PrefetchLimits().max_live;
+    add("gathered", std::min(limit, all - Share(all, hosts)) * SizeOf(job.compute));
+  }
   add("grad", Share(sizes.grad_bytes(), hosts));
   if (sizes.directions_bytes() > 0) add("directions", Share(sizes.directions_bytes(), hosts));
   add("stamps", Share(sizes.stamps_bytes(), hosts));
@@ -94,12 +101,13 @@ SherdPlan PlanSherd(const PlanRequest& request, int stage) {
   const double update = elements * (4 + 2 * state + compute + before);
   plan.memory_traffic_bytes = (reduce + update) / hosts;
   // This host's sums go to the hosts that own the blocks, of each part that is reduced; its own parameters go
-  // to all.
+  // to all, in stage 3 for forward and for backward of each micro-batch.
   if (hosts > 1) {
     const double others = static_cast<double>(hosts - 1) / hosts;
     const double sent = elements * others * static_cast<double>(SizeOf(wire)) * job.parts;
     plan.memory_traffic_bytes = reduce + update / hosts + 2 * sent;  // written here, read there
-    plan.network_traffic_bytes = sent + elements * others * (compute > 0 ? compute : 4.0);
+    const double times = job.stage < 3 ? 1 : 2.0 * job.parts;
+    plan.network_traffic_bytes = sent + times * elements * others * (compute > 0 ? compute : 4.0);
   }
   return plan;
 }

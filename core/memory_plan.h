@@ -20,7 +20,9 @@
 // gradients are 1/n each and the parameters of the computation whole; partial sums of b' bytes an element
 // (the dtype of the reduction tree, or of staging) wait in an outbox, (n-1)/n P, and in inboxes, as much
 // again. A host sends (n-1)/n P (b' + b) bytes a step: its sums of the others' blocks, once for each part
-// that stage 2 reduces, and its own parameters to each of the others.
+// that stage 2 reduces, and its own parameters to each of the others. In stage 3 a host has 1/n of the
+// parameters, too, and beside that what is gathered, at most JobSpec::gather.max_live (0: DeepSpeed's
+// default); it sends its share for forward and for backward of each micro-batch: (n-1)/n P (b' + 2b).
 //
 // Pure; thread-safe.
 #ifndef SHERD_CORE_MEMORY_PLAN_H_

@@ -124,6 +124,21 @@ TEST(MemoryPlan, SeveralHostsShareThePlanes) {
   EXPECT_DOUBLE_EQ(PlanSherd(four, 2).network_traffic_bytes, 0.75 * 6 * (64 << 20));
 }
 
+TEST(MemoryPlan, OfSeveralHostsEachHasItsShareOfStage3) {
+  PlanRequest r = Request(64 << 20, 8, 4, DType::kBFloat16);
+  const int64_t elements = 64 << 20;
+  const SherdPlan whole = PlanSherd(r, 3);
+  EXPECT_EQ(ItemOf(whole, "plane.param"), 4 * elements / 2);
+  EXPECT_EQ(ItemOf(whole, "plane.compute"), 2 * elements / 2);
+  EXPECT_EQ(ItemOf(whole, "gathered"), 2 * elements / 2);  // the limit is far off
+  EXPECT_DOUBLE_EQ(whole.network_traffic_bytes, 3 * 0.5 * 2 * elements);
+  r.job.gather.max_live = 1 << 20;
+  EXPECT_EQ(ItemOf(PlanSherd(r, 3), "gathered"), 2 << 20);
+  EXPECT_EQ(ItemOf(PlanSherd(r, 2), "plane.compute"), 2 * elements);
+  r.accumulation = 4;
+  EXPECT_DOUBLE_EQ(PlanSherd(r, 3).network_traffic_bytes, (1 + 2) * 4 * 0.5 * 2 * elements);
+}
+
 TEST(MemoryPlan, ModelsOfAnySize) {
   for (const int64_t elements : {int64_t{1}, int64_t{4} << 20, (int64_t{4} << 20) + 1,
                                  int64_t{1'000'000'000'000}, kMaxLayoutElements / 2}) {

@@ -54,6 +54,9 @@ absl::StatusOr<JobSpec> SpecFrom(const Message& m) {
   for (const v1::Buffer& b : m.buffers()) {
     spec.buffers.push_back({b.name(), {b.shape().begin(), b.shape().end()}, b.dtype()});
   }
+  spec.gather.persistent = {m.gathering().persistent().begin(), m.gathering().persistent().end()};
+  spec.gather.max_live = m.gathering().max_live();
+  spec.gather.initial_shares = m.gathering().initial_shares();
   if (absl::Status s = PrecisionFrom(m.precision(), &spec); !s.ok()) return s;
   if (absl::Status s = ReductionFrom(m.reduction(), &spec); !s.ok()) return s;
   if (absl::Status s = Validate(spec); !s.ok()) return s;
@@ -73,6 +76,12 @@ void SpecTo(const JobSpec& spec, Message* m) {
   m->set_max_blob_bytes(spec.max_blob_bytes);
   for (const BufferSpec& b : spec.buffers) ToProto(b, m->add_buffers());
   ToProto(spec, m->mutable_precision());
+  if (spec.stage == 3) {
+    v1::Gathering* gathering = m->mutable_gathering();
+    gathering->mutable_persistent()->Assign(spec.gather.persistent.begin(), spec.gather.persistent.end());
+    gathering->set_max_live(spec.gather.max_live);
+    gathering->set_initial_shares(spec.gather.initial_shares);
+  }
   if (spec.reduction.groups.empty()) return;
   m->mutable_reduction()->mutable_groups()->Assign(spec.reduction.groups.begin(),
                                                    spec.reduction.groups.end());

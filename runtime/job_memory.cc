@@ -74,33 +74,40 @@ absl::Status JobMemory::MapAll(bool create) {
     }
   }
   if (!create) place_ = {control().host_index, std::max(1, control().host_count)};
-  // Rank 0 writes all initial values, on the first host.
-  std::vector<Segment::Range> own, own_masters;
+  std::vector<Segment::Range> own, masters, compute;
   if (create && place_.several()) {
     own = Shares(kBlockBytes, /*others=*/false, /*trainable=*/true);
-    own_masters = Shares(kBlockBytes, /*others=*/false, /*trainable=*/false);
+    masters = KeptParameters(/*masters=*/true);
+    compute = KeptParameters(/*masters=*/false);
   }
   const auto sparse = [&](const std::vector<Segment::Range>& ranges) {
     return place_.several() ? &ranges : nullptr;
   };
-  const bool masters_alone = spec_.compute != DType::kFloat32 && place_.index > 0;
+  // Rank 0 writes all initial values, on the first host, or everybody has all parameters.
+  const bool part = place_.index > 0 || spec_.gather.initial_shares;
+  const bool masters_whole = !part || (spec_.compute == DType::kFloat32 && spec_.stage < 3);
+  const bool compute_whole = !part || spec_.stage < 3;
   planes_.resize(planes());
   for (int p = 0; p < planes(); ++p) {
     absl::Status s =
         get(&planes_[p], absl::StrCat("plane.", plane_name(p)),
             p == 0 ? SegmentKind::kParameters : SegmentKind::kPlane, sizes_.plane_bytes(p), owner,
             p > 0           ? sparse(own)
-            : masters_alone ? sparse(own_masters)
-                            : nullptr);
+            : masters_whole ? nullptr
+                            : sparse(masters));
     if (!s.ok()) return s;
   }
   if (sizes_.compute_bytes() > 0) {
-    absl::Status s = get(&compute_, kComputeName, SegmentKind::kParameters, sizes_.compute_bytes(), owner);
+    absl::Status s = get(&compute_, kComputeName, SegmentKind::kParameters, sizes_.compute_bytes(), owner,
+                         compute_whole ? nullptr : sparse(compute));
     if (!s.ok()) return s;
   }
   absl::Status s = get(&stamps_, "stamps", SegmentKind::kStamps, sizes_.stamps_bytes(), owner);
   if (s.ok()) s = get(&grad_, "grad", SegmentKind::kReduced, sizes_.grad_bytes(), owner, sparse(own));
   if (s.ok() && place_.several()) s = MapExchange(create);
+  if (s.ok() && place_.several() && spec_.stage == 3) {
+    s = get(&gather_, "gather", SegmentKind::kControl, GatherPage::BytesFor(spec_), role_ != Role::kReader);
+  }
   if (s.ok() && sizes_.directions_bytes() > 0) {
     s = get(&directions_, "directions", SegmentKind::kReduced, sizes_.directions_bytes(), owner);
   }
@@ -130,42 +137,6 @@ absl::Status JobMemory::MapAll(bool create) {
     }
   }
   return s;
-}
-
-std::vector<Segment::Range> JobMemory::Shares(int64_t block_bytes, bool others, bool trainable,
-                                              int64_t at) const {
-  std::vector<Segment::Range> ranges;
-  for (const UnitInfo& unit : layout().units()) {
-    if (trainable && unit.blocks.begin >= trainable_blocks()) continue;
-    for (int h = 0; h < place_.count; ++h) {
-      if ((h != place_.index) != others) continue;
-      const BlockRange share = HostShare(unit.blocks, h, place_.count);
-      if (!share.empty()) ranges.push_back({at + share.begin * block_bytes, share.size() * block_bytes});
-    }
-  }
-  return ranges;
-}
-
-absl::Status JobMemory::MapExchange(bool create) {
-  if (role_ != Role::kOwner) return absl::OkStatus();
-  const int64_t bytes = trainable_blocks() * wire_block_bytes();
-  const int64_t marks = InboxMarkBytes();
-  std::vector<Segment::Range> ranges;
-  if (create) ranges = Shares(wire_block_bytes(), /*others=*/true, /*trainable=*/true);
-  absl::StatusOr<Segment> out = Get("outbox", SegmentKind::kExchange, bytes, create, true, &ranges);
-  if (!out.ok()) return out.status();
-  outbox_ = *std::move(out);
-  if (create) ranges = Shares(wire_block_bytes(), /*others=*/false, /*trainable=*/true, marks);
-  ranges.push_back({0, marks});
-  inboxes_.resize(place_.count);
-  for (int h = 0; h < place_.count; ++h) {
-    if (h == place_.index) continue;
-    absl::StatusOr<Segment> in =
-        Get(absl::StrCat("inbox.", h), SegmentKind::kExchange, marks + bytes, create, true, &ranges);
-    if (!in.ok()) return in.status();
-    inboxes_[h] = *std::move(in);
-  }
-  return absl::OkStatus();
 }
 
 absl::Status JobMemory::MapRanksUpTo(int count, bool replace, bool add) {
@@ -198,19 +169,6 @@ absl::Status JobMemory::AddRanks(int places) {
   return s;
 }
 
-char* JobMemory::inbox(int host) const {
-  if (inboxes_[host].data() == nullptr) return nullptr;
-  return inboxes_[host].as<char>() + InboxMarkBytes();
-}
-
-std::atomic<uint64_t>& JobMemory::Received(int host, int unit) const {
-  return inboxes_[host].as<std::atomic<uint64_t>>()[unit];
-}
-
-std::atomic<uint64_t>& JobMemory::ReceivedNothing(int host, int unit) const {
-  return inboxes_[host].as<std::atomic<uint64_t>>()[layout().units().size() + unit];
-}
-
 absl::StatusOr<std::unique_ptr<JobMemory>> JobMemory::Create(const JobDir* dir, JobSpec spec,
                                                              HostPlace place) {
   std::unique_ptr<JobMemory> memory(new JobMemory(dir, std::move(spec), Role::kOwner));
@@ -221,7 +179,7 @@ absl::StatusOr<std::unique_ptr<JobMemory>> JobMemory::Create(const JobDir* dir, 
       Segment::Unlink(*dir, absl::StrCat("plane.", memory->plane_name(p))).IgnoreError();
     }
     for (int h = 0; h < place.count; ++h) Segment::Unlink(*dir, absl::StrCat("inbox.", h)).IgnoreError();
-    for (const char* name : {kComputeName, "stamps", "grad", "directions", "members", "outbox"})
+    for (const char* name : {kComputeName, "stamps", "grad", "directions", "members", "outbox", "gather"})
       Segment::Unlink(*dir, name).IgnoreError();
     for (int r = 0; r < memory->spec_.world_size; ++r) {
       Segment::Unlink(*dir, absl::StrCat("rank.", r)).IgnoreError();

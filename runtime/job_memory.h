@@ -24,6 +24,7 @@
 #include "absl/types/span.h"
 #include "core/job_sizes.h"
 #include "runtime/control_page.h"
+#include "runtime/gather_page.h"
 #include "runtime/host_place.h"
 #include "runtime/job_dir.h"
 #include "runtime/mutex.h"
@@ -112,6 +113,22 @@ class JobMemory {
   // The mark of the last part of this unit to which no rank of `host` contributed. Written before Received.
   std::atomic<uint64_t>& ReceivedNothing(int host, int unit) const;
   int64_t wire_block_bytes() const { return kBlockElements * SizeOf(spec_.reduction.wire); }
+  // Stage 3. Of a unit that is gathered this host has its own share, and the rest, in its place in the plane,
+  // while it is; null in any other job. Reserve and Free are the agent's, of a unit that nobody reads.
+  GatherPage* gather() const { return gather_.as<GatherPage>(); }
+  bool IsGathered(int unit) const { return gather_.data() != nullptr && spec_.IsGathered(unit); }
+  absl::Status ReserveGathered(int unit);
+  absl::Status FreeGathered(int unit);
+  // That Reserve takes.
+  int64_t GatheredBytes(int unit) const;
+  // Gives back what of the parameters is not for this host to keep. The agent, once, before anything is
+  // gathered.
+  absl::Status GiveBackInitial();
+  int64_t ParameterBlockBytes(bool masters) const {
+    return kBlockElements * (masters ? 4 : SizeOf(spec_.compute));
+  }
+  char* parameters(bool masters) const { return (masters ? planes_[0] : compute_).as<char>(); }
+
   // After whatever another host has to learn was published. Does nothing in a job of one host.
   void RingAgent() const {
     if (place_.several()) control().link_bell.Ring();
@@ -164,6 +181,15 @@ class JobMemory {
   // Bytes of the blocks that this host owns, or (`others`) that others own, of trainable units alone if
   // `trainable`; block_bytes each, from byte `at` on.
   std::vector<Segment::Range> Shares(int64_t block_bytes, bool others, bool trainable, int64_t at = 0) const;
+  // Bytes of the masters, or of the rounded copy, that this host has for good: what it owns, what trainers of
+  // any host read without gathering it, and the pages at the edges of what is gathered.
+  std::vector<Segment::Range> KeptParameters(bool masters) const;
+  // What others own of a unit, whole pages.
+  struct GatheredPart {
+    const Segment* segment;
+    Segment::Range range;
+  };
+  std::vector<GatheredPart> GatheredParts(int unit) const;
   absl::Status MapRanksUpTo(int count, bool replace, bool add);
   static std::string OwnerName(Slot slot);
   static std::string StagingName(Rank rank, uint32_t chunk);
@@ -176,7 +202,7 @@ class JobMemory {
   HostPlace place_;
   Segment outbox_;
   std::vector<Segment> inboxes_;  // by host; without data for this one
-  Segment control_, grad_, directions_, stamps_, members_;
+  Segment control_, grad_, directions_, stamps_, members_, gather_;
   std::vector<Segment> planes_;
   Segment compute_;  // without data in an fp32 job
   struct RankPageMapping {

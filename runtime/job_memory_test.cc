@@ -1,5 +1,11 @@
 #include "runtime/job_memory.h"
 
+#include <sys/stat.h>
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "core/host_map.h"
 #include "gtest/gtest.h"
 #include "runtime/test_root.h"
 
@@ -123,6 +129,75 @@ TEST_F(JobMemoryTest, DoneByAllFollowsTheAssignments) {
   EXPECT_EQ(m.control().AssignmentFor(Step(4))->world_size, 5);
   EXPECT_EQ(m.control().AssignmentFor(Step(4))->hosts.ToString(), "0,1,0");
   EXPECT_EQ(m.control().Before(2)->epoch, 1u);
+}
+
+// Of the parameters: a host of several, in stage 3.
+class GatheredMemoryTest : public JobMemoryTest {
+ protected:
+  static constexpr int64_t kElements = 1 << 20;
+  static JobSpec Stage3(bool shares) {
+    JobSpec spec = Spec();
+    spec.layout =
+        *Layout::Create({{{"w", {kElements}}}, {{"kept", {kElements}}}, {{"v", {kElements + 300}}}});
+    spec.stage = 3;
+    spec.reduction.groups = {1, 1};
+    spec.gather.persistent = {1};
+    spec.gather.initial_shares = shares;
+    return spec;
+  }
+  int64_t Resident() const {
+    struct stat st;
+    EXPECT_EQ(::stat(absl::StrCat(dir_.path(), "/plane.param").c_str(), &st), 0);
+    return st.st_blocks * 512;
+  }
+  // The header, and pages at the edges of what is not there.
+  static constexpr int64_t kSlack = 8 * Segment::kPageBytes;
+};
+
+TEST_F(GatheredMemoryTest, HasItsShareAndWhatIsGathered) {
+  for (const int host : {0, 1}) {
+    auto made = JobMemory::Create(&dir_, Stage3(/*shares=*/true), {host, 2});
+    ASSERT_TRUE(made.ok()) << made.status();
+    JobMemory& memory = **made;
+    EXPECT_TRUE(memory.IsGathered(0));
+    EXPECT_FALSE(memory.IsGathered(1));
+    EXPECT_NEAR(Resident(), 8 * kElements, kSlack);  // half of w, kept, half of v
+    EXPECT_NEAR(memory.GatheredBytes(2), 2 * kElements, kSlack);
+    ASSERT_TRUE(memory.ReserveGathered(0).ok());
+    ASSERT_TRUE(memory.ReserveGathered(2).ok());
+    EXPECT_NEAR(Resident(), 12 * kElements, kSlack);
+    std::fill_n(memory.plane(0), memory.layout().total_blocks() * kBlockElements, 1.0f);
+    ASSERT_TRUE(memory.FreeGathered(0).ok());
+    EXPECT_NEAR(Resident(), 10 * kElements, kSlack);
+    // What was freed is gone; all else stays, to the element.
+    const BlockRange w = memory.layout().units()[0].blocks, other = HostShare(w, 1 - host, 2);
+    int64_t gone = 0;
+    for (int64_t i = 0; i < memory.layout().total_blocks() * kBlockElements; ++i) {
+      if (memory.plane(0)[i] == 1.0f) continue;
+      ++gone;
+      ASSERT_TRUE(i >= other.begin * kBlockElements && i < other.end * kBlockElements) << i;
+    }
+    EXPECT_EQ(gone * 4, memory.GatheredBytes(0));
+  }
+}
+
+TEST_F(GatheredMemoryTest, TheFirstHostGivesInitialValuesOfOthersBack) {
+  auto made = JobMemory::Create(&dir_, Stage3(/*shares=*/false), {0, 2});
+  ASSERT_TRUE(made.ok()) << made.status();
+  JobMemory& memory = **made;
+  EXPECT_NEAR(Resident(), 12 * kElements, kSlack);
+  std::fill_n(memory.plane(0), memory.layout().total_blocks() * kBlockElements, 1.0f);
+  for (int twice = 0; twice < 2; ++twice) {
+    ASSERT_TRUE(memory.GiveBackInitial().ok());
+    EXPECT_NEAR(Resident(), 8 * kElements, kSlack);
+  }
+  const Layout& layout = memory.layout();
+  for (const BlockRange& blocks : {HostShare(layout.units()[0].blocks, 0, 2), layout.units()[1].blocks,
+                                   HostShare(layout.units()[2].blocks, 0, 2)}) {
+    const float* begin = memory.plane(0) + blocks.begin * kBlockElements;
+    EXPECT_EQ(std::count(begin, begin + blocks.size() * kBlockElements, 1.0f),
+              blocks.size() * kBlockElements);
+  }
 }
 
 }  // namespace

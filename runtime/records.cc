@@ -51,6 +51,7 @@ Mark RankRecords::Delivered(int unit) const {
 }
 
 std::atomic<uint64_t>& RankRecords::Wanted(int unit) const { return entry(unit)->wanted; }
+std::atomic<uint64_t>& RankRecords::Gather(int unit) const { return entry(unit)->gather; }
 
 Delivery RankRecords::ReadDelivery(int unit) const {
   const Entry& e = *entry(unit);

@@ -70,6 +70,9 @@ class RankRecords {
   // watch: nothing is decided by it.
   std::atomic<uint64_t>& Wanted(int unit) const;
 
+  // Stage 3 on a host of several: a UnitWant. Written by this rank, for its host's agent.
+  std::atomic<uint64_t>& Gather(int unit) const;
+
   // STEP, with the blob that is committed with it. INVALID_ARGUMENT: a blob, or number of groups or imports,
   // past the job's sizes.
   absl::Status PublishStep(const TrainerStep& step, absl::string_view blob);

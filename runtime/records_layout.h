@@ -53,6 +53,7 @@ struct RankRecords::Entry {
   uint32_t chunk;
   float scale;
   Word wanted;
+  Word gather;
 };
 
 struct RankRecords::StepHeader {

@@ -304,6 +304,26 @@ absl::StatusOr<Segment> Segment::Open(const JobDir& dir, absl::string_view name,
   return segment;
 }
 
+absl::Status Segment::ReserveRange(const JobDir& dir, const Range& range) const {
+  if (range.bytes <= 0) return absl::OkStatus();
+  const UniqueFd fd(::openat(dir.fd(), name_.c_str(), O_RDWR | O_NOFOLLOW | O_CLOEXEC));
+  if (!fd.ok()) return absl::ErrnoToStatus(errno, absl::StrCat("cannot open ", dir.path(), "/", name_));
+  return Reserve(fd.get(), dir, name_, kPageBytes + range.begin, range.bytes);
+}
+
+absl::Status Segment::GiveBackRange(const JobDir& dir, const Range& range) const {
+  const int64_t begin = RoundUp(range.begin), end = (range.begin + range.bytes) / kPageBytes * kPageBytes;
+  if (begin >= end) return absl::OkStatus();
+  const UniqueFd fd(::openat(dir.fd(), name_.c_str(), O_RDWR | O_NOFOLLOW | O_CLOEXEC));
+  if (!fd.ok()) return absl::ErrnoToStatus(errno, absl::StrCat("cannot open ", dir.path(), "/", name_));
+  int rc;
+  do {
+    rc = ::fallocate(fd.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, kPageBytes + begin, end - begin);
+  } while (rc != 0 && errno == EINTR);
+  if (rc == 0) return absl::OkStatus();
+  return absl::ErrnoToStatus(errno, absl::StrCat("cannot give memory of ", dir.path(), "/", name_, " back"));
+}
+
 absl::StatusOr<Segment> Segment::Anonymous(int64_t bytes) {
   if (bytes < 0 || bytes > kMaxBytes) {
     return absl::InvalidArgumentError(absl::StrCat("a segment of ", bytes, " bytes: 0 to 2^46 are possible"));

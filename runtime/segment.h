@@ -119,6 +119,12 @@ class Segment {
   // calling thread. REQUIRES: the range lies in the payload.
   absl::Status PopulateRange(int64_t begin, int64_t bytes, const std::atomic<bool>* cancel) const;
 
+  // Reserves a part that CreateSparse left out, or gives memory back, of which only whole pages go: they read
+  // as zeros again, in every process. Of a segment that has a name in `dir`. Reserving what is reserved and
+  // giving back what is not changes nothing. RESOURCE_EXHAUSTED: as Create.
+  absl::Status ReserveRange(const JobDir& dir, const Range& range) const;
+  absl::Status GiveBackRange(const JobDir& dir, const Range& range) const;
+
   // Changes what this process may do with its mapping. PERMISSION_DENIED for kReadWrite on a segment that was
   // opened kReadOnly.
   absl::Status Protect(Access access);

@@ -169,6 +169,7 @@ void Coordinator::AddHosts(v1::Cluster* out) const {
     const auto it = hosts_.find(h);
     if (it == hosts_.end()) continue;
     host->set_data_address(it->second.data_address());
+    host->set_gathered_peak_bytes(it->second.gathered_peak_bytes());
     host->set_rpc_address(it->second.rpc_address());
     host->set_step(it->second.step());
     *host->mutable_links() = it->second.links();

@@ -92,9 +92,12 @@ void HostAgent::Act(runtime::JobMemory* memory) {
   self.layout_hash = memory->layout().hash();
   runtime::LinkAdmission admission(self, static_cast<uint32_t>(place.count));
   spdlog::info("agent of host {} of {}", place.index, place.count);
+  std::unique_ptr<HostGather> gather;
+  if (memory->gather() != nullptr) gather = std::make_unique<HostGather>(memory, options_.spin);
   for (int h = 0; h < place.count; ++h) {
     if (h == place.index) continue;
-    HostPeer::Options peer{*options_.secret, &admission, [this, h] { return AddressOf(h); }, options_.spin};
+    HostPeer::Options peer{*options_.secret, &admission, [this, h] { return AddressOf(h); }, options_.spin,
+                           gather.get()};
     MutexLock lock(mu_);
     peers_[h] = std::make_unique<HostPeer>(memory, h, std::move(peer));
   }
@@ -115,6 +118,7 @@ void HostAgent::Act(runtime::JobMemory* memory) {
     if (options_.tick) options_.tick();
     MutexLock lock(mu_);
     for (const auto& peer : peers_) peer.second->Look();
+    if (memory->gather() != nullptr) gathered_peak_ = memory->gather()->peak_bytes.load();
     if (const absl::StatusOr<StepId> done = memory->DoneByAll(); done.ok()) step_ = done->step.value();
   } while (Pause(kTick));
   listener.reset();
@@ -135,6 +139,7 @@ void HostAgent::ReportAll() {
       if (peers_.empty()) continue;
       report.set_data_address(data_address_);
       report.set_step(step_);
+      report.set_gathered_peak_bytes(gathered_peak_);
       for (const auto& peer : peers_) *report.add_links() = peer.second->Report();
     }
     const absl::Status reported = options_.report(std::move(report));

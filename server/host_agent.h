@@ -71,6 +71,7 @@ class HostAgent {
   std::map<int, std::string> addresses_ ABSL_GUARDED_BY(mu_);
   std::string data_address_ ABSL_GUARDED_BY(mu_);
   uint64_t step_ ABSL_GUARDED_BY(mu_) = 0;
+  int64_t gathered_peak_ ABSL_GUARDED_BY(mu_) = 0;
   std::map<int, std::unique_ptr<HostPeer>> peers_ ABSL_GUARDED_BY(mu_);
   std::thread run_, report_;
 };

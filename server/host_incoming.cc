@@ -39,6 +39,7 @@ absl::Status HostIncoming::Take(runtime::Link& link, const FrameHeader& header) 
   const HostFrame type = static_cast<HostFrame>(header.type);
   if (type == HostFrame::kSlice) return TakeSlice(link, header);
   if (type == HostFrame::kParameters) return TakeParameters(link, header);
+  if (type == HostFrame::kGathered) return TakeGathered(link, header);
   absl::StatusOr<std::string> payload = Payload(link, header);
   if (!payload.ok()) return payload.status();
   absl::Status s;
@@ -51,6 +52,9 @@ absl::Status HostIncoming::Take(runtime::Link& link, const FrameHeader& header) 
       break;
     case HostFrame::kOwner:
       s = TakeOwner(static_cast<int>(std::min<uint32_t>(header.stream, runtime::kMaxSlots)), *payload);
+      break;
+    case HostFrame::kWant:
+      s = TakeWant(header);
       break;
     case HostFrame::kBuffers:
       s = TakeBuffers(*payload);
@@ -137,6 +141,34 @@ absl::Status HostIncoming::TakeParameters(runtime::Link& link, const FrameHeader
   }
   if (base == nullptr || h.offset > bytes || h.length > bytes - h.offset) return Wrong(h);
   return link.ReceiveInto(base + h.offset, h.length);
+}
+
+absl::Status HostIncoming::TakeWant(const FrameHeader& h) {
+  if (requests_ == nullptr || h.stream >= memory_->layout().units().size() || h.mark == 0 ||
+      !memory_->IsGathered(static_cast<int>(h.stream))) {
+    return absl::InvalidArgumentError("want");
+  }
+  requests_->Put({static_cast<int>(h.stream), h.mark});
+  memory_->control().link_bell.Ring();
+  return absl::OkStatus();
+}
+
+absl::Status HostIncoming::TakeGathered(runtime::Link& link, const FrameHeader& h) {
+  const int unit = static_cast<int>(h.stream);
+  const bool masters = (h.flags & kOfCompute) == 0;
+  if (gather_ == nullptr || h.stream >= memory_->layout().units().size() || !memory_->IsGathered(unit) ||
+      memory_->parameters(masters) == nullptr) {
+    return Wrong(h);
+  }
+  const BlockRange share = HostShare(memory_->layout().units()[unit].blocks, peer_, memory_->place().count);
+  const auto begin = static_cast<uint64_t>(share.begin * memory_->ParameterBlockBytes(masters));
+  const auto end = static_cast<uint64_t>(share.end * memory_->ParameterBlockBytes(masters));
+  if (h.offset < begin || h.offset > end || h.length > end - h.offset) return Wrong(h);
+  // Whoever wanted it has gone, or wants newer values: those were asked for after these.
+  if (!gather_->Wants(unit, h.mark)) return link.Skip(h.length);
+  absl::Status s = link.ReceiveInto(memory_->parameters(masters) + h.offset, h.length);
+  if (s.ok() && (h.flags & kLast) != 0) gather_->Arrived(peer_, unit, h.mark);
+  return s;
 }
 
 absl::Status HostIncoming::TakeBuffers(const std::string& payload) {

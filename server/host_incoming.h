@@ -15,13 +15,16 @@
 #include "absl/status/status.h"
 #include "runtime/job_memory.h"
 #include "runtime/link.h"
+#include "server/host_gather.h"
 
 namespace sherd::server {
 
 class HostIncoming {
  public:
-  // `memory` is borrowed.
-  HostIncoming(runtime::JobMemory* memory, int peer) : memory_(memory), peer_(peer) {}
+  // All are borrowed. Stage 3: `gather` of this host, and where the peer's requests go.
+  HostIncoming(runtime::JobMemory* memory, int peer, HostGather* gather = nullptr,
+               GatherRequests* requests = nullptr)
+      : memory_(memory), peer_(peer), gather_(gather), requests_(requests) {}
 
   // DATA_LOSS: not what this peer may say; others are the link's. The link is of no use after an error.
   absl::Status Take(runtime::Link& link, const runtime::FrameHeader& header);
@@ -33,6 +36,8 @@ class HostIncoming {
   absl::Status TakeOwner(int slot, const std::string& payload);
   absl::Status TakeSlice(runtime::Link& link, const runtime::FrameHeader& header);
   absl::Status TakeParameters(runtime::Link& link, const runtime::FrameHeader& header);
+  absl::Status TakeWant(const runtime::FrameHeader& header);
+  absl::Status TakeGathered(runtime::Link& link, const runtime::FrameHeader& header);
   absl::Status TakeBuffers(const std::string& payload);
   absl::Status Wrong(const runtime::FrameHeader& header) const;
   void RingOwners();
@@ -40,6 +45,8 @@ class HostIncoming {
 
   runtime::JobMemory* const memory_;
   const int peer_;
+  HostGather* const gather_;
+  GatherRequests* const requests_;
 };
 
 }  // namespace sherd::server

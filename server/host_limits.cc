@@ -13,10 +13,6 @@ absl::Status CheckForSeveralHosts(const runtime::HostPlace& place, const JobSpec
                                                       " needs whole tensors, which a job of ", place.count,
                                                       " hosts divides: use another one, or one host"));
   }
-  if (spec.stage >= 3) {
-    return absl::FailedPreconditionError(absl::StrCat("stage ", spec.stage, " is for one host; this job has ",
-                                                      place.count, ": use stage 0, 1 or 2"));
-  }
   if (spec.virtual_ranks > 0) {
     return absl::FailedPreconditionError(
         absl::StrCat("virtual ranks are for one host; this job has ", place.count, ": use none"));

@@ -5,6 +5,7 @@
 
 #include "absl/strings/string_view.h"
 #include "core/host_map.h"
+#include "core/value_runs.h"
 
 namespace sherd::server {
 namespace {
@@ -16,8 +17,16 @@ constexpr int64_t kMostBytes = 64 << 20;
 
 }  // namespace
 
-HostOutgoing::HostOutgoing(runtime::JobMemory* memory, int peer, HostBytes* bytes)
-    : memory_(memory), peer_(peer), bytes_(bytes) {
+uint16_t HelloFlags(const runtime::JobMemory& memory) {
+  uint16_t flags = memory.control().initialized.load(std::memory_order_acquire) != 0 ? kInitialized : 0;
+  if (memory.gather() != nullptr && memory.gather()->share_written.load(std::memory_order_acquire) != 0)
+    flags |= kShareWritten;
+  return flags;
+}
+
+HostOutgoing::HostOutgoing(runtime::JobMemory* memory, int peer, HostBytes* bytes, const HostGather* gather,
+                           GatherRequests* requests)
+    : memory_(memory), peer_(peer), bytes_(bytes), gather_(gather), requests_(requests) {
   for (const UnitInfo& unit : memory->layout().units()) {
     const bool trainable = unit.blocks.begin < memory->trainable_blocks();
     shares_.push_back(trainable ? HostShare(unit.blocks, peer, memory->place().count) : BlockRange{});
@@ -29,6 +38,8 @@ void HostOutgoing::Begin(bool peer_initialized) {
   epoch_ = 0;
   owners_.clear();
   sliced_.assign(shares_.size(), 0);
+  asked_.assign(shares_.size(), 0);
+  said_ = 0;
   steps_.assign(memory_->spec().world_size, {0, 0});
   control_.clear();
 }
@@ -45,7 +56,9 @@ absl::Status HostOutgoing::FollowAssignment() {
     owner.marks.fill(~uint64_t{0});  // a page is sent once, whatever stands in it
     for (size_t u = 0; u < shares_.size(); ++u) {
       const BlockRange unit = memory_->layout().units()[u].blocks;
-      owner.blocks.push_back(Owned(unit, Slot(m), a->hosts));
+      // What is gathered is sent when it is asked for.
+      owner.blocks.push_back(memory_->IsGathered(static_cast<int>(u)) ? BlockRange{}
+                                                                      : Owned(unit, Slot(m), a->hosts));
       owner.slices.push_back(!shares_[u].empty() && !SlicedBy(unit, Slot(m), a->hosts).empty());
     }
     // Of a peer that has nothing yet what stands here is sent as initial values, or is the same there.
@@ -59,6 +72,11 @@ absl::Status HostOutgoing::FollowAssignment() {
 absl::StatusOr<bool> HostOutgoing::Pass(runtime::Link& link) {
   if (absl::Status s = FollowAssignment(); !s.ok()) return s;
   bool sent = false;
+  if (gather_ != nullptr) {
+    absl::StatusOr<bool> some = SendGathers(link);
+    if (!some.ok()) return some;
+    sent |= *some;
+  }
   if (memory_->control().initialized.load(std::memory_order_acquire) != 0) {
     if (!peer_initialized_ && memory_->place().index == 0) {
       if (absl::Status s = SendInitialValues(link); !s.ok()) return s;
@@ -111,16 +129,27 @@ absl::Status HostOutgoing::SendBlocks(runtime::Link& link, uint32_t plane, Block
   return absl::OkStatus();
 }
 
-// Of all blocks: rank 0 has written them here. Masters that only this host's owners or another's need stay.
+absl::Status HostOutgoing::SendValues(runtime::Link& link, BlockRange blocks) {
+  for (const ValueRun& run : ValueRuns(memory_->layout(), blocks)) {
+    if (absl::Status s = SendBlocks(link, run.masters ? kMasters : kCompute, run.blocks); !s.ok()) return s;
+  }
+  return absl::OkStatus();
+}
+
+// Rank 0 has written them here: what the peer is going to own, and what its trainers read without gathering.
 absl::Status HostOutgoing::SendInitialValues(runtime::Link& link) {
   const Layout& layout = memory_->layout();
   const bool rounded = memory_->compute() != nullptr;
   absl::Status s;
-  for (const UnitInfo& unit : layout.units()) {
-    const BlockRange masters = rounded ? HostShare(unit.blocks, peer_, memory_->place().count) : unit.blocks;
-    if (s.ok()) s = SendBlocks(link, kMasters, masters);
+  for (size_t u = 0; u < layout.units().size(); ++u) {
+    const BlockRange unit = layout.units()[u].blocks;
+    const bool gathered = memory_->IsGathered(static_cast<int>(u));
+    if (gathered && memory_->spec().gather.initial_shares) continue;
+    const BlockRange share = HostShare(unit, peer_, memory_->place().count);
+    if (s.ok() && (gathered || rounded)) s = SendBlocks(link, kMasters, share);
+    if (s.ok() && gathered && rounded) s = SendBlocks(link, kCompute, share);
+    if (s.ok() && !gathered) s = SendValues(link, unit);
   }
-  if (s.ok() && rounded) s = SendBlocks(link, kCompute, {0, layout.total_blocks()});
   if (!s.ok()) return s;
   const absl::Span<char> buffers = memory_->rank(Rank(0)).buffers(Step(0));
   return Send(link, {}, HostFrame::kBuffers, buffers.data(), buffers.size(), &bytes_->records);
@@ -187,7 +216,7 @@ absl::StatusOr<bool> HostOutgoing::SendOwner(runtime::Link& link, Owner& owner) 
   for (size_t u = 0; whole && u < owner.blocks.size(); ++u) {
     const uint64_t changed = owner.records->Changed(u).load(std::memory_order_acquire);
     if (changed == owner.changed[u] || owner.blocks[u].empty()) continue;
-    absl::Status s = SendBlocks(link, memory_->compute() != nullptr ? kCompute : kMasters, owner.blocks[u]);
+    absl::Status s = SendValues(link, owner.blocks[u]);
     if (!s.ok()) return s;
     owner.changed[u] = changed;
     sent = true;
@@ -215,6 +244,59 @@ absl::StatusOr<bool> HostOutgoing::SendControl(runtime::Link& link) {
   if (!s.ok()) return s;
   control_ = std::move(copy);
   return true;
+}
+
+absl::StatusOr<bool> HostOutgoing::SendGathers(runtime::Link& link) {
+  bool sent = false;
+  if (const uint16_t flags = HelloFlags(*memory_); flags != said_) {
+    FrameHeader hello;
+    hello.type = static_cast<uint16_t>(HostFrame::kHello);
+    hello.flags = said_ = flags;
+    if (absl::Status s = link.Send(hello); !s.ok()) return s;
+    sent = true;
+  }
+  for (GatherRequests::Request request; requests_->Take(&request); sent = true) {
+    if (absl::Status s = SendGathered(link, request); !s.ok()) return s;
+  }
+  for (size_t u = 0; u < asked_.size(); ++u) {
+    const uint64_t request = gather_->Asked(static_cast<int>(u));
+    if (request == 0 || request == asked_[u]) continue;
+    asked_[u] = request;
+    const BlockRange unit = memory_->layout().units()[u].blocks;
+    if (HostShare(unit, peer_, memory_->place().count).empty() ||
+        gather_->HasArrived(peer_, static_cast<int>(u), request))
+      continue;
+    FrameHeader header;
+    header.stream = static_cast<uint32_t>(u);
+    header.mark = request;
+    absl::Status s = Send(link, header, HostFrame::kWant, nullptr, 0, &bytes_->records);
+    if (!s.ok()) return s;
+    sent = true;
+  }
+  return sent;
+}
+
+absl::Status HostOutgoing::SendGathered(runtime::Link& link, const GatherRequests::Request& request) {
+  const Layout& layout = memory_->layout();
+  const BlockRange share =
+      HostShare(layout.units()[request.unit].blocks, memory_->place().index, memory_->place().count);
+  const std::vector<ValueRun> runs = ValueRuns(layout, share);
+  for (size_t i = 0; i < runs.size(); ++i) {
+    const int64_t block_bytes = memory_->ParameterBlockBytes(runs[i].masters);
+    const int64_t end = runs[i].blocks.end * block_bytes;
+    for (int64_t at = runs[i].blocks.begin * block_bytes; at < end; at += kMostBytes) {
+      FrameHeader header;
+      header.stream = static_cast<uint32_t>(request.unit);
+      header.mark = request.id;
+      header.offset = static_cast<uint64_t>(at);
+      header.flags = runs[i].masters ? 0 : kOfCompute;
+      if (i + 1 == runs.size() && at + kMostBytes >= end) header.flags |= kLast;
+      absl::Status s = Send(link, header, HostFrame::kGathered, memory_->parameters(runs[i].masters) + at,
+                            std::min(kMostBytes, end - at), &bytes_->gathers);
+      if (!s.ok()) return s;
+    }
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace sherd::server

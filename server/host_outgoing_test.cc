@@ -1,6 +1,7 @@
 // What an agent says of an owner that goes on while it speaks.
 #include "server/host_outgoing.h"
 
+#include <algorithm>
 #include <memory>
 #include <thread>
 
@@ -78,6 +79,44 @@ TEST_F(HostOutgoingTest, ConsumedWhileParametersAreSentIsSaidAfterwards) {
   sender.join();
   ASSERT_TRUE(raised);
   EXPECT_EQ((*second_.memory->owner(Slot(0)))->Consumed(0).load(), consumed);
+}
+
+// Trainers of a 16-bit job read its fp32 tensors in the masters.
+TEST_F(HostOutgoingTest, UpdatedParametersGoFromThePlaneThatTheyAreReadIn) {
+  const auto make = [](const JobDir& dir, int index) {
+    JobSpec spec;
+    spec.job = "t";
+    spec.compute = spec.staging = DType::kBFloat16;
+    spec.layout = *Layout::Create({{{"half", {1024}, DType::kBFloat16}, {"full", {1024}}}});
+    spec.groups = {""};
+    spec.world_size = 2;
+    spec.reduction = {{1, 1}, DType::kBFloat16};
+    auto made = JobMemory::Create(&dir, spec, {index, 2});
+    EXPECT_TRUE(made.ok()) << made.status();
+    // All of the second half, which is "full", is host 1's.
+    EXPECT_TRUE((*made)->BeginFirstAssignment(1, *HostMap::Create({0, 1})).ok());
+    (*made)->control().initialized = 1;
+    return *std::move(made);
+  };
+  runtime::TestRoot roots[2];
+  const JobDir dirs[] = {*JobDir::Create(roots[0].path(), "t"), *JobDir::Create(roots[1].path(), "t")};
+  const std::unique_ptr<JobMemory> first = make(dirs[0], 0), second = make(dirs[1], 1);
+  ASSERT_NO_FATAL_FAILURE(Connect());
+  std::fill_n(second->plane(0) + 1024, 1024, 3.0f);
+  (*second->owner(Slot(1)))->Changed(0) = 1;
+  HostBytes bytes;
+  HostOutgoing outgoing(second.get(), /*peer=*/0, &bytes);
+  outgoing.Begin(/*peer_initialized=*/false);
+  const absl::StatusOr<bool> sent = outgoing.Pass(*a_);
+  ASSERT_TRUE(sent.ok()) << sent.status();
+  HostIncoming incoming(first.get(), /*peer=*/1);
+  FrameHeader header;
+  do {
+    ASSERT_TRUE(b_->Receive(&header).ok());
+    ASSERT_TRUE(incoming.Take(*b_, header).ok());
+  } while (header.type != static_cast<uint16_t>(HostFrame::kOwner));
+  EXPECT_EQ(std::count(first->plane(0) + 1024, first->plane(0) + 2048, 3.0f), 1024);
+  EXPECT_EQ(bytes.parameters, 1024u * 4);
 }
 
 }  // namespace

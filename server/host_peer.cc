@@ -22,6 +22,9 @@ constexpr absl::Duration kLookAgain = absl::Milliseconds(20);
 constexpr absl::Duration kDialAgain = absl::Milliseconds(100);
 constexpr absl::Duration kDialPatience = absl::Seconds(1);
 
+static_assert(kInitialized == runtime::GatherPage::kInitialized &&
+              kShareWritten == runtime::GatherPage::kShareWritten);
+
 }  // namespace
 
 HostPeer::HostPeer(runtime::JobMemory* memory, int peer, Options options)
@@ -82,6 +85,7 @@ v1::HostLink HostPeer::Report() const {
   out.set_peer(peer_);
   out.set_gradient_bytes(bytes_.gradients.load());
   out.set_parameter_bytes(bytes_.parameters.load());
+  out.set_gathered_bytes(bytes_.gathers.load());
   out.set_record_bytes(bytes_.records.load());
   MutexLock lock(mu_);
   const runtime::LinkHealth health = link_ != nullptr ? link_->health() : runtime::LinkHealth{};
@@ -149,25 +153,27 @@ void HostPeer::Run() {
 
 absl::Status HostPeer::Serve(Link& link) {
   absl::Status received;
+  // Of this connection alone: over the next one the peer asks anew.
+  GatherRequests requests;
   std::thread receiver([&] {
-    received = ReceiveAll(link);
+    received = ReceiveAll(link, &requests);
     link.Abort(std::string(received.message()));
     // The sending thread may wait for the first frame, or for something to send.
     MutexLock lock(mu_);
     changed_.SignalAll();
     memory_->control().link_bell.Ring();
   });
-  absl::Status sent = SendAll(link);
+  absl::Status sent = SendAll(link, &requests);
   link.Abort(std::string(sent.message()));
   receiver.join();
   // Whichever was first says why.
   return absl::IsCancelled(sent) ? received : sent;
 }
 
-absl::Status HostPeer::SendAll(Link& link) {
+absl::Status HostPeer::SendAll(Link& link, GatherRequests* requests) {
   FrameHeader hello;
   hello.type = static_cast<uint16_t>(HostFrame::kHello);
-  hello.flags = memory_->control().initialized.load(std::memory_order_acquire) != 0 ? kInitialized : 0;
+  hello.flags = HelloFlags(*memory_);
   if (absl::Status s = link.Send(hello); !s.ok()) return s;
   bool initialized = false;
   for (;;) {
@@ -178,7 +184,7 @@ absl::Status HostPeer::SendAll(Link& link) {
     if (heard_hello_) break;
     changed_.WaitFor(mu_, kLookAgain);
   }
-  HostOutgoing outgoing(memory_, peer_, &bytes_);
+  HostOutgoing outgoing(memory_, peer_, &bytes_, options_.gather, requests);
   outgoing.Begin(initialized);
   runtime::DoorbellWord& bell = memory_->control().link_bell;
   for (;;) {
@@ -191,16 +197,26 @@ absl::Status HostPeer::SendAll(Link& link) {
   }
 }
 
-absl::Status HostPeer::ReceiveAll(Link& link) {
-  HostIncoming incoming(memory_, peer_);
+void HostPeer::TakeHello(uint16_t flags) {
+  {
+    MutexLock lock(mu_);
+    heard_hello_ = true;
+    peer_initialized_ = (flags & kInitialized) != 0;
+    changed_.SignalAll();
+  }
+  if (memory_->gather() == nullptr) return;
+  memory_->gather()->said[peer_].fetch_or(flags, std::memory_order_acq_rel);
+  memory_->gather()->bell.Ring();
+  memory_->control().bell.Ring();
+}
+
+absl::Status HostPeer::ReceiveAll(Link& link, GatherRequests* requests) {
+  HostIncoming incoming(memory_, peer_, options_.gather, requests);
   FrameHeader header;
   for (;;) {
     if (absl::Status s = link.Receive(&header); !s.ok()) return s;
     if (header.type == static_cast<uint16_t>(HostFrame::kHello) && header.length == 0) {
-      MutexLock lock(mu_);
-      heard_hello_ = true;
-      peer_initialized_ = (header.flags & kInitialized) != 0;
-      changed_.SignalAll();
+      TakeHello(header.flags);
       continue;
     }
     if (absl::Status s = incoming.Take(link, header); !s.ok()) return s;

@@ -22,6 +22,7 @@
 #include "runtime/link.h"
 #include "runtime/mutex.h"
 #include "server/host_frames.h"
+#include "server/host_gather.h"
 
 namespace sherd::server {
 
@@ -32,6 +33,7 @@ class HostPeer {
     runtime::LinkAdmission* admission = nullptr;  // borrowed
     std::function<std::string()> address;         // of the peer, HOST:PORT; empty: not known yet
     runtime::SpinPolicy spin = runtime::SpinPolicy::None();
+    HostGather* gather = nullptr;  // stage 3; borrowed
   };
 
   // `memory` is borrowed.
@@ -52,8 +54,9 @@ class HostPeer {
   void Dial();
   // Until it ends; why.
   absl::Status Serve(runtime::Link& link);
-  absl::Status SendAll(runtime::Link& link);
-  absl::Status ReceiveAll(runtime::Link& link);
+  absl::Status SendAll(runtime::Link& link, GatherRequests* requests);
+  absl::Status ReceiveAll(runtime::Link& link, GatherRequests* requests);
+  void TakeHello(uint16_t flags);
   void NoteProblem(const std::string& words);
   bool WaitsForLink() const;
 

@@ -83,12 +83,13 @@ absl::StatusOr<int64_t> ReadIntoPlanes(const RestorePlan& plan, JobMemory& memor
 }
 
 // What of a job of several hosts this one reads by itself: what it owns of the optimizer's planes. Parameters
-// all hosts need whole: the first one reads them and sends them as it does rank 0's initial values.
+// the first one reads and sends as it does rank 0's initial values, unless each host has those of its own.
 absl::StatusOr<int64_t> ReadHost(const RestorePlan& plan, JobMemory& memory,
                                  const std::function<bool()>& go_on) {
   const bool first_host = memory.place().index == 0;
   const auto wanted = [&](const TensorInfo& tensor, int plane) {
-    if (plane == 0) return first_host ? tensor.blocks : BlockRange{};
+    const bool shares = memory.IsGathered(tensor.unit) && memory.spec().gather.initial_shares;
+    if (plane == 0 && !shares) return first_host ? tensor.blocks : BlockRange{};
     return OwnBlocks(memory, tensor);
   };
   return ReadIntoPlanes(plan, memory, {0, 1}, wanted, go_on);

@@ -104,6 +104,8 @@ std::string HostsText(const v1::Cluster& c) {
     for (const v1::HostLink& link : host.links()) {
       absl::StrAppend(&text, "; to host ", link.peer(), ": ", HumanBytes(link.gradient_bytes()),
                       " of gradients, ", HumanBytes(link.parameter_bytes()), " of parameters");
+      if (link.gathered_bytes() > 0)
+        absl::StrAppend(&text, ", ", HumanBytes(link.gathered_bytes()), " of parameters gathered there");
       if (!link.up()) absl::StrAppend(&text, " (", link.problem(), ")");
     }
     absl::StrAppend(&text, "\n");
@@ -112,8 +114,13 @@ std::string HostsText(const v1::Cluster& c) {
 }
 
 Json HostJson(const v1::Host& host) {
-  Json out = {{"index", host.index()},     {"come", !host.name().empty()},        {"trainers", host.ranks()},
-              {"servers", host.servers()}, {"data_address", host.data_address()}, {"step", host.step()},
+  Json out = {{"index", host.index()},
+              {"come", !host.name().empty()},
+              {"trainers", host.ranks()},
+              {"servers", host.servers()},
+              {"data_address", host.data_address()},
+              {"step", host.step()},
+              {"gathered_peak_bytes", host.gathered_peak_bytes()},
               {"links", Json::array()}};
   for (const v1::HostLink& link : host.links()) {
     out["links"].push_back({{"peer", link.peer()},
@@ -121,6 +128,7 @@ Json HostJson(const v1::Host& host) {
                             {"problem", link.problem()},
                             {"gradient_bytes", link.gradient_bytes()},
                             {"parameter_bytes", link.parameter_bytes()},
+                            {"gathered_bytes", link.gathered_bytes()},
                             {"record_bytes", link.record_bytes()}});
   }
   return out;

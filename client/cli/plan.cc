@@ -112,6 +112,7 @@ absl::Status ApplyConfig(const PlanOptions& options, PlanTask* task, int64_t* bu
   task->request.accumulation = asked->accumulation;
   task->request.offload_optimizer = asked->offload_optimizer;
   task->request.offload_param = asked->offload_param;
+  task->request.job.gather.max_live = asked->stage3.prefetch.max_live;
   *bucket_elements = asked->bucket_elements;
   return absl::OkStatus();
 }
@@ -286,10 +287,6 @@ void WritePlan(const PlanTask& task, bool json, std::ostream& out) {
     out << "On one host stage 3 holds what stage 2 does: the parameters are one copy in shared memory, in "
            "which "
            "units are gathered and released without a copy.\n";
-  }
-  if (r.hosts() > 1) {
-    out << "Sherd runs on one host in this version; its numbers for " << r.hosts()
-        << " are what its layout comes to there.\n";
   }
   if (r.offload_optimizer || r.offload_param) {
     out << "ZeRO with offloading: DeepSpeed's estimators"

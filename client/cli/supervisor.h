@@ -90,7 +90,8 @@ class Supervisor {
     absl::Duration server_grace = absl::Seconds(10);
     absl::Duration stall_timeout = absl::InfiniteDuration();
     bool several_hosts = false;
-    absl::Duration hosts_grace = absl::Minutes(1);  // for the others to finish too
+    // For the others to finish too: what rank 0 does at the end, in stage 3, needs the parameters here.
+    absl::Duration hosts_grace = absl::Hours(1);
   };
 
   // REQUIRES: at least one trainer and one server, restarts >= 0.

@@ -103,11 +103,12 @@ class SherdTrainer : public Trainer {
     return StatusOfException();
   }
 
-  // The masters: what the model computes with in 16 bits is rounded. Then a host of several has those of its
-  // own share alone.
+  // The masters: what the model computes with in 16 bits is rounded. Then, and in stage 3, a host of several
+  // has those of its own share alone.
   absl::Status Save(const std::string& path) override try {
     const runtime::JobMemory& memory = session_->memory();
-    const bool here = !memory.place().several() || memory.compute() == nullptr;
+    const bool here =
+        !memory.place().several() || (memory.compute() == nullptr && memory.gather() == nullptr);
     WeightList masters;
     std::vector<absl::Span<float>> room;
     for (const TensorInfo& t : memory.layout().tensors()) {

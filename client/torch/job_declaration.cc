@@ -60,6 +60,18 @@ absl::Status SetPrecision(const ZeroOptions& options, const std::vector<SharedPa
   return absl::OkStatus();
 }
 
+void SetGather(const ZeroOptions& options, const std::vector<SharedParameter>& parameters,
+               const std::vector<bool>& persistent, JobSpec* spec) {
+  for (size_t u = 0; u < persistent.size(); ++u) {
+    if (persistent[u]) spec->gather.persistent.push_back(static_cast<int>(u));
+  }
+  spec->gather.max_live = std::clamp<int64_t>(options.stage3().prefetch.max_live, 0, kMaxLayoutElements);
+  spec->gather.initial_shares =
+      std::all_of(parameters.begin(), parameters.end(), [&](const SharedParameter& p) {
+        return persistent[spec->layout.Find(p.name)->unit] || NotedOf(p.tensor).has_value();
+      });
+}
+
 // Per parameter the first block that gathers it.
 std::vector<int> BlockOf(const std::vector<std::shared_ptr<ShardedBlock>>& blocks,
                          const std::vector<SharedParameter>& parameters) {
@@ -129,6 +141,7 @@ absl::StatusOr<JobDeclaration> DeclareJob(const NamedTensors& parameters,
     spec.groups.push_back(g.name);
   }
   spec.stage = options.stage();
+  if (spec.stage == 3) SetGather(options, d.parameters, d.persistent, &spec);
   spec.virtual_ranks = options.virtual_ranks();
   spec.parts = options.stage() >= 2 ? options.accumulation() : 1;
   if (spec.virtual_ranks > 0) spec.parts = spec.virtual_ranks;

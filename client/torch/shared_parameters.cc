@@ -26,6 +26,7 @@ namespace {
 struct Noted {
   const std::string* name;
   NotedValues values;
+  int64_t first;  // element of the tensor that `to` begins with
   absl::Span<float> to;
 };
 
@@ -44,7 +45,7 @@ void FillNoted(const std::vector<Noted>& tensors) {
   const auto work = [&] {
     for (size_t i = next++; i < pieces.size(); i = next++) {
       const Noted& t = *pieces[i].tensor;
-      FillInitial(*t.values.how, t.values.seed, *t.name, static_cast<int64_t>(pieces[i].first),
+      FillInitial(*t.values.how, t.values.seed, *t.name, t.first + static_cast<int64_t>(pieces[i].first),
                   t.to.subspan(pieces[i].first, kPiece));
     }
   };
@@ -90,10 +91,15 @@ absl::Status WriteInitialValues(Session& session, const std::vector<SharedParame
                          " was made under MetaInit and never initialised: initialise it "
                          "(torch::nn::init) before the scope ends"));
       }
-      noted.push_back({&p.name, *values,
-                       plane->subspan(info.blocks.begin * kBlockElements, static_cast<size_t>(info.numel))});
+      for (const BlockRange& blocks : session.InitialBlocks(info.unit, info.blocks)) {
+        const int64_t first = (blocks.begin - info.blocks.begin) * kBlockElements;
+        const int64_t end = std::min(info.numel, (blocks.end - info.blocks.begin) * kBlockElements);
+        noted.push_back({&p.name, *values, first,
+                         plane->subspan(blocks.begin * kBlockElements, static_cast<size_t>(end - first))});
+      }
       continue;
     }
+    if (session.InitialBlocks(info.unit, info.blocks).empty()) continue;
     const at::Tensor values = p.tensor.detach().to(at::kFloat).contiguous();
     std::memcpy(plane->data() + info.blocks.begin * kBlockElements, values.data_ptr<float>(), info.numel * 4);
   }

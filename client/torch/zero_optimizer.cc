@@ -11,6 +11,7 @@
 #include "absl/memory/memory.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "client/host_units.h"
 #include "client/step_writer.h"
 #include "client/torch/gradient_outbox.h"
 #include "client/torch/shared_buffers.h"
@@ -60,6 +61,7 @@ class ZeroOptimizer::Impl {
 
  private:
   // Stage 3: from where parameters are there only while they are gathered.
+  absl::StatusOr<std::unique_ptr<client::UnitSource>> Units();
   absl::Status OpenWindow(const std::vector<bool>& persistent, const Blocks& blocks);
   absl::Status InitialiseJob();
   // The blob of a STEP record: what the outbox expects, then the user's.
@@ -75,6 +77,7 @@ class ZeroOptimizer::Impl {
   absl::StatusOr<StepInfo> StartOver();
   void ForgetStep();
 
+  client::StepWriter::Options waits_;
   std::vector<SharedParameter> params_;
   SharedBuffers buffers_;
   std::vector<uint64_t> imports_;
@@ -96,6 +99,8 @@ absl::Status ZeroOptimizer::Impl::Init(const NamedTensors& parameters, const std
   absl::StatusOr<JobDeclaration> declared =
       DeclareJob(parameters, groups, options_, session_.world_size(), buffers, &buffers_, blocks);
   if (!declared.ok()) return declared.status();
+  // What a checkpoint leaves out is rank 0's.
+  declared->spec.gather.initial_shares &= !session_.restoring_partially();
   params_ = std::move(declared->parameters);
   scalars_ = std::move(declared->scalars);
   absl::Status status = session_.Attach(declared->spec);
@@ -112,17 +117,16 @@ absl::Status ZeroOptimizer::Impl::Init(const NamedTensors& parameters, const std
   }
   outbox_ = std::make_unique<GradientOutbox>(layout, names, tensors);
   if (status = InitialiseJob(); !status.ok()) return status;
-  if (status = OpenWindow(declared->persistent, blocks); !status.ok()) return status;
-  client::StepWriter::Options how;
   const int busy = session_.world_size() + session_.memory().control().Newest()->servers;
-  how.overlap = busy <= runtime::UsableCores();
-  how.spin = runtime::SpinPolicy::ForHost(busy, runtime::UsableCores());
+  waits_.overlap = busy <= runtime::UsableCores();
+  waits_.spin = runtime::SpinPolicy::ForHost(busy, runtime::UsableCores());
   if (options_.on_wait()) {
-    how.on_wait = [f = options_.on_wait()](absl::Duration d, const std::string& whom) {
+    waits_.on_wait = [f = options_.on_wait()](absl::Duration d, const std::string& whom) {
       f(absl::ToDoubleSeconds(d), whom);
     };
   }
-  writer_ = std::make_unique<client::StepWriter>(&session_.memory(), Rank(session_.rank()), how);
+  if (status = OpenWindow(declared->persistent, blocks); !status.ok()) return status;
+  writer_ = std::make_unique<client::StepWriter>(&session_.memory(), Rank(session_.rank()), waits_);
   absl::StatusOr<client::StepWriter::Start> start = writer_->Resume();
   if (!start.ok()) return start.status();
   outbox_->Open(writer_.get(), session_.shared_memory());
@@ -173,10 +177,13 @@ absl::StatusOr<StepInfo> ZeroOptimizer::Impl::StartOver() {
 }
 
 absl::Status ZeroOptimizer::Impl::InitialiseJob() {
+  if (session_.writes_initial() && (!session_.restoring() || session_.restoring_partially())) {
+    if (absl::Status written = WriteInitialValues(session_, params_); !written.ok()) return written;
+  }
+  if (session_.writes_initial() && !session_.must_initialise()) {
+    if (absl::Status written = session_.FinishInitialShare(); !written.ok()) return written;
+  }
   if (session_.must_initialise()) {
-    if (!session_.restoring() || session_.restoring_partially()) {
-      if (absl::Status written = WriteInitialValues(session_, params_); !written.ok()) return written;
-    }
     buffers_.Publish(session_.memory(), sherd::Step(session_.attached_step()));
     if (absl::Status committed = session_.CommitInitial(); !committed.ok()) return committed;
     return absl::OkStatus();
@@ -184,9 +191,18 @@ absl::Status ZeroOptimizer::Impl::InitialiseJob() {
   return session_.WaitInitialized();
 }
 
+absl::StatusOr<std::unique_ptr<client::UnitSource>> ZeroOptimizer::Impl::Units() {
+  if (session_.memory().gather() == nullptr) return client::SharedUnits(session_.shared_memory());
+  client::HostUnitsOptions how;
+  how.rank = Rank(session_.rank());
+  how.spin = waits_.spin;
+  how.on_wait = waits_.on_wait;
+  return client::HostUnits(session_.shared_memory(), std::move(how));
+}
+
 absl::Status ZeroOptimizer::Impl::OpenWindow(const std::vector<bool>& persistent, const Blocks& blocks) {
   if (options_.stage() == 3) {
-    absl::StatusOr<std::unique_ptr<client::UnitSource>> units = client::SharedUnits(session_.shared_memory());
+    absl::StatusOr<std::unique_ptr<client::UnitSource>> units = Units();
     if (!units.ok()) return units.status();
     absl::StatusOr<std::unique_ptr<client::ParameterWindow>> window = client::ParameterWindow::Create(
         session_.memory().layout(), persistent, options_.stage3().prefetch, *std::move(units));
@@ -331,6 +347,9 @@ absl::StatusOr<StepInfo> ZeroOptimizer::Impl::Step(const at::Tensor& loss) {
   committed_packed_ = packed;
   // Somebody else changed the values: a graph built before must not be used any more.
   for (SharedParameter& p : params_) p.tensor.unsafeGetTensorImpl()->bump_version();
+  if (window_ != nullptr) {
+    if (absl::Status there = window_->Renew(); !there.ok()) return there;
+  }
   if (verdict->loss_scale.floor != 0) return ended_ = absl::FailedPreconditionError(verdict->reason);
   info.complete = true;
   info.skipped = verdict->kind == VerdictKind::kSkip;
