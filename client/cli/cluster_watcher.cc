@@ -41,27 +41,30 @@ namespace {
 
 constexpr absl::Duration kPatience = absl::Seconds(2);
 
-void SeeHosts(const v1::Cluster& cluster, ClusterWatcher::Seen* seen) {
-  seen->waiting_for = cluster.waiting_for();
+}  // namespace
+
+std::vector<ClusterWatcher::Seen::Host> ClusterWatcher::HostsOf(const v1::Cluster& cluster) {
+  std::vector<Seen::Host> hosts;
   for (const v1::Host& h : cluster.hosts()) {
-    ClusterWatcher::Seen::Host host;
+    Seen::Host host;
     host.come = !h.name().empty();
     host.ranks = h.ranks();
     // Between two commits a view may show none of its servers: that is no leaving.
-    int finished = 0, servers = 0, leaving = 0;
+    int finished = 0, servers = 0, leaving = 0, lost = 0;
     for (const v1::Member& m : cluster.members()) {
       if (m.host() != h.name()) continue;
       servers += m.kind() == v1::Member::KIND_SERVER;
       leaving += m.kind() == v1::Member::KIND_SERVER && m.state() == v1::Member::STATE_LEAVING;
+      lost += m.kind() == v1::Member::KIND_SERVER && m.state() == v1::Member::STATE_LOST;
       finished += m.kind() == v1::Member::KIND_TRAINER && m.state() == v1::Member::STATE_FINISHED;
     }
-    host.left = leaving > 0 && leaving == servers;
     host.trainers_finished = finished == h.ranks();
-    seen->hosts.push_back(host);
+    // One that has signed off may be seen to have ended; while its host trains, one that is lost comes back.
+    host.left = leaving > 0 && leaving + (host.trainers_finished ? lost : 0) == servers;
+    hosts.push_back(host);
   }
+  return hosts;
 }
-
-}  // namespace
 
 void ClusterWatcher::Run() {
   do {
@@ -124,7 +127,8 @@ void ClusterWatcher::Post(const v1::Cluster& cluster) {
       if (stalled) seen.stalled_servers.emplace_back(index, lasts);
     }
   }
-  SeeHosts(cluster, &seen);
+  seen.hosts = HostsOf(cluster);
+  seen.waiting_for = cluster.waiting_for();
   {
     runtime::MutexLock lock(mu_);
     seen_ = std::move(seen);

@@ -49,6 +49,8 @@ class ClusterWatcher {
   ClusterWatcher(const ClusterWatcher&) = delete;
   ClusterWatcher& operator=(const ClusterWatcher&) = delete;
 
+  static std::vector<Seen::Host> HostsOf(const v1::Cluster& cluster);
+
   // Polls readable when Take() has something.
   int fd() const { return wake_.get(); }
   // The newest that was not taken yet.

@@ -31,6 +31,7 @@ HostProgress::News HostProgress::See(const std::vector<ClusterWatcher::Seen::Hos
     }
   }
   // The first host's coordinator serves the others until they have signed off.
+  news.all_finished = finished;
   news.may_end_servers = finished && (index_ > 0 || !others);
   return news;
 }

@@ -22,6 +22,7 @@ class HostProgress {
     std::string say;                // for people; empty: nothing new
     std::vector<int> ranks;         // of each host, once: as all have come
     std::vector<std::string> lost;  // a line for each host that left before its trainers ended
+    bool all_finished = false;      // the trainers of all hosts
     bool may_end_servers = false;   // nobody needs those of this host any more
   };
 

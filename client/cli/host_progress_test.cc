@@ -52,6 +52,29 @@ TEST(HostProgress, ServersOfTheFirstHostEndLast) {
   EXPECT_THAT(first.See(signed_off, "").lost, IsEmpty());
 }
 
+v1::Member* AddMember(v1::Cluster* cluster, v1::Member::Kind kind, v1::Member::State state) {
+  v1::Member* m = cluster->add_members();
+  m->set_host("b");
+  m->set_kind(kind);
+  m->set_state(state);
+  return m;
+}
+
+TEST(HostProgress, AHostHasLeftAlsoWhenAServerThatSignedOffIsSeenToHaveEnded) {
+  v1::Cluster cluster;
+  v1::Host* host = cluster.add_hosts();
+  host->set_name("b");
+  host->set_ranks(1);
+  v1::Member* trainer = AddMember(&cluster, v1::Member::KIND_TRAINER, v1::Member::STATE_FINISHED);
+  AddMember(&cluster, v1::Member::KIND_SERVER, v1::Member::STATE_LOST);
+  v1::Member* server = AddMember(&cluster, v1::Member::KIND_SERVER, v1::Member::STATE_ACTIVE);
+  EXPECT_FALSE(ClusterWatcher::HostsOf(cluster)[0].left);
+  server->set_state(v1::Member::STATE_LEAVING);
+  EXPECT_TRUE(ClusterWatcher::HostsOf(cluster)[0].left);
+  trainer->set_state(v1::Member::STATE_ACTIVE);
+  EXPECT_FALSE(ClusterWatcher::HostsOf(cluster)[0].left) << "the lost one is going to be back";
+}
+
 TEST(HostProgress, AHostThatLeavesInTheMiddleIsLost) {
   HostProgress progress(0);
   progress.See({Come(1), Come(1), Come(1)}, "");

@@ -265,6 +265,7 @@ void Run::SeeCluster(const ClusterWatcher::Seen& seen) {
   if (!news.say.empty()) Say(news.say);
   if (!news.ranks.empty()) PlaceRanks(news.ranks, hosts_.place.index, &place_);
   for (const std::string& line : news.lost) Do(supervisor_->HostLost(line, runtime::SteadyNow()));
+  if (news.all_finished) supervisor_->AllFinished(runtime::SteadyNow());
   if (news.may_end_servers) Do(supervisor_->MayEndServers(runtime::SteadyNow()));
   // How many servers of several hosts are this one's, a resize does not say.
   if (progress_->all_came()) Do(supervisor_->ClusterSeen(seen.live_servers, 0, runtime::SteadyNow()));

@@ -3,6 +3,7 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 
@@ -254,6 +255,11 @@ Actions Supervisor::MayEndServers(absl::Time now) {
   return actions;
 }
 
+void Supervisor::AllFinished(absl::Time now) {
+  if (std::exchange(all_finished_, true)) return;
+  if (phase_ == Phase::kWaitingForHosts) limit_ = std::min(limit_, now + options_.leave_grace);
+}
+
 Actions Supervisor::HostLost(const std::string& why, absl::Time now) {
   Actions actions;
   if (phase_ == Phase::kStartingServers || phase_ == Phase::kRunning) Fail(kFailed, why, now, &actions);
@@ -302,7 +308,7 @@ void Supervisor::Wind(absl::Time now, Actions* actions) {
   }
   if (phase_ == Phase::kEndingTrainers && !AnyLeft(trainers_)) {
     phase_ = Phase::kWaitingForHosts;
-    limit_ = now + options_.hosts_grace;
+    limit_ = now + (all_finished_ ? options_.leave_grace : options_.hosts_grace);
   }
   // A job that failed is over on all hosts.
   if (phase_ == Phase::kWaitingForHosts && (!hold_servers_ || exit_status_ != 0)) {

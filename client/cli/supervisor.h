@@ -92,6 +92,7 @@ class Supervisor {
     bool several_hosts = false;
     // For the others to finish too: what rank 0 does at the end, in stage 3, needs the parameters here.
     absl::Duration hosts_grace = absl::Hours(1);
+    absl::Duration leave_grace = absl::Minutes(1);  // once all have, for them to sign off
   };
 
   // REQUIRES: at least one trainer and one server, restarts >= 0.
@@ -115,6 +116,8 @@ class Supervisor {
   int world_size() const;
   // Of several hosts: nobody needs this one's servers any more.
   Actions MayEndServers(absl::Time now);
+  // Of several hosts: the trainers of all have finished.
+  void AllFinished(absl::Time now);
   // Of several hosts: one has gone before its trainers had finished.
   Actions HostLost(const std::string& why, absl::Time now);
   // SIGINT, SIGTERM or SIGHUP came.
@@ -165,6 +168,7 @@ class Supervisor {
   std::vector<Process> servers_;
   int desired_servers_ = 0;
   int world_size_ = 0, desired_trainers_ = 0;
+  bool all_finished_ = false;
   absl::Time limit_ = absl::InfiniteFuture();  // of the phase: give up starting, or kill
   bool interrupted_ = false, hold_servers_ = false;
   int exit_status_ = 0;

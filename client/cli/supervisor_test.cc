@@ -79,6 +79,25 @@ TEST_F(SupervisorTest, OfSeveralHostsServersStayUntilNobodyNeedsThem) {
   EXPECT_EQ(s.exit_status(), 0);
 }
 
+TEST_F(SupervisorTest, OfSeveralHostsServersStayAMinuteWhenAllHaveFinished) {
+  for (const bool early : {false, true}) {
+    Supervisor::Options options;
+    options.several_hosts = true;
+    Supervisor s(options);
+    s.Start(now_);
+    s.ClusterSeen({0}, 0, now_);
+    if (early) s.AllFinished(now_);
+    s.Exited(T(0), kOk, now_);
+    if (!early) {
+      EXPECT_EQ(s.next_tick(), now_ + options.hosts_grace);
+      s.AllFinished(now_);
+    }
+    s.AllFinished(now_ + absl::Seconds(30));
+    EXPECT_EQ(s.next_tick(), now_ + options.leave_grace) << early;
+    EXPECT_THAT(Lines(s.Tick(now_ + options.leave_grace)), ElementsAre("signal 15 server s0"));
+  }
+}
+
 TEST_F(SupervisorTest, AHostThatLeavesBeforeItsEndEndsTheJob) {
   Supervisor::Options options;
   options.several_hosts = true;
