@@ -66,7 +66,8 @@ class World {
   // Nobody dies any more, all that are missing are started, all that is asked is done: then nothing is waited
   // for.
   void Settle() {
-    for (int round = 0; round < 200 && state_.waiting(); ++round) {
+    // A trainer that came for a place which is wanted no more still waits for its predecessor's end.
+    for (int round = 0; round < 200 && (state_.waiting() || !kills_.empty()); ++round) {
       while (!kills_.empty()) CarryOutKill();
       if (proposed_.value() > 0) Do(RangesApplied{proposed_});
       for (int id = 0; id < 6; ++id) Join(absl::StrCat("s", id));
