@@ -35,10 +35,12 @@ constexpr int64_t SizeOf(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2;
 
 // Stops the program when a caller broke a contract. For programmer errors alone: what a peer, a file or a
 // user sends is checked above this layer.
-inline void Require(bool ok, const char* what) {
-  if (ok) return;
+[[noreturn]] inline void BreakContract(const char* what) {
   std::fprintf(stderr, "sherd kernels: contract broken: %s\n", what);
   std::abort();
+}
+inline void Require(bool ok, const char* what) {
+  if (!ok) BreakContract(what);
 }
 
 }  // namespace kernels

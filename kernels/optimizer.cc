@@ -78,7 +78,7 @@ const Entry* Find(OptimizerKind kind, OptimizerList<Optimizers...>) {
 
 const Entry& Get(OptimizerKind kind) {
   const Entry* e = Find(kind, AllOptimizers());
-  Require(e != nullptr, "unknown OptimizerKind; check it with FindOptimizer first");
+  if (e == nullptr) BreakContract("unknown OptimizerKind; check it with FindOptimizer first");
   return *e;
 }
 
