@@ -20,34 +20,12 @@
 #include "server/import_sweeper.h"
 #include "server/import_writer.h"
 #include "server/own_blocks.h"
+#include "server/test_host.h"
 
 namespace sherd::server {
 namespace {
 
-using runtime::JobDir;
 using runtime::JobMemory;
-
-JobSpec Spec(int hosts) {
-  JobSpec spec;
-  spec.job = "t";
-  spec.layout = *Layout::Create({{{"w", {60, 50}}, {"b", {7}}, {"empty", {0, 3}}, {"scalar", {}}},
-                                 {{"v", {11, 13, 17}}},
-                                 {{"frozen", {900}, DType::kFloat32, 0, false}}});
-  spec.groups = {""};
-  spec.world_size = hosts;
-  for (int h = 0; h < hosts && hosts > 1; ++h) spec.reduction.groups.push_back(1);
-  return spec;
-}
-
-struct Host {
-  Host(const std::string& root, int index, int hosts) : dir(*JobDir::Create(root, absl::StrCat("h", index))) {
-    auto made = JobMemory::Create(&dir, Spec(hosts), {index, hosts});
-    EXPECT_TRUE(made.ok()) << made.status();
-    memory = *std::move(made);
-  }
-  JobDir dir;
-  std::unique_ptr<JobMemory> memory;
-};
 
 void Add(v1::ImportManifest& manifest, const JobMemory& memory, const std::string& name,
          const std::string& plane, v1::DType dtype) {
@@ -64,8 +42,8 @@ class SharesTest : public ::testing::TestWithParam<int> {};
 TEST_P(SharesTest, EachHostTakesWhatItOwns) {
   const int hosts = GetParam();
   runtime::TestRoot root("/dev/shm");
-  std::vector<std::unique_ptr<Host>> all;
-  for (int h = 0; h < hosts; ++h) all.push_back(std::make_unique<Host>(root.path(), h, hosts));
+  std::vector<std::unique_ptr<TestHost>> all;
+  for (int h = 0; h < hosts; ++h) all.push_back(std::make_unique<TestHost>(root.path(), h, hosts));
   const JobMemory& first = *all[0]->memory;
   const uint32_t seed = std::random_device()();
   SCOPED_TRACE(absl::StrCat("seed ", seed));
@@ -165,7 +143,7 @@ class NamesTest : public ::testing::Test {
   using Ids = std::vector<uint64_t>;
 
   runtime::TestRoot root_{"/dev/shm"};
-  Host host_{root_.path(), 1, 2};
+  TestHost host_{root_.path(), 1, 2};
   JobMemory& memory_ = *host_.memory;
   ImportSweeper sweeper_;
 };

@@ -15,26 +15,14 @@
 #include "server/snapshot_reader.h"
 #include "server/snapshot_table.h"
 #include "server/tensor_stream.h"
+#include "server/test_host.h"
 
 namespace sherd::server {
 namespace {
 
-using runtime::JobDir;
 using runtime::JobMemory;
 
 constexpr int kPlanes = 3;
-
-JobSpec Spec(int hosts) {
-  JobSpec spec;
-  spec.job = "t";
-  spec.layout = *Layout::Create({{{"w", {60, 50}}, {"b", {7}}, {"empty", {0, 3}}, {"scalar", {}}},
-                                 {{"v", {11, 13, 17}}},
-                                 {{"frozen", {900}, DType::kFloat32, 0, false}}});
-  spec.groups = {""};
-  spec.world_size = hosts;
-  for (int h = 0; h < hosts && hosts > 1; ++h) spec.reduction.groups.push_back(1);
-  return spec;
-}
 
 float ValueOf(int plane, int64_t i) { return static_cast<float>(plane * 100000 + i); }
 
@@ -49,11 +37,8 @@ PoolOrder Order(uint64_t id, const std::string& token, int64_t blocks) {
 }
 
 // One host of the job. It has what it owns, and of the others' blocks only what is none of theirs.
-struct Host {
-  Host(const std::string& root, int index, int hosts) : dir(*JobDir::Create(root, absl::StrCat("h", index))) {
-    auto made = JobMemory::Create(&dir, Spec(hosts), {index, hosts});
-    EXPECT_TRUE(made.ok()) << made.status();
-    memory = *std::move(made);
+struct Host : TestHost {
+  Host(const std::string& root, int index, int hosts) : TestHost(root, index, hosts) {
     EXPECT_TRUE(memory->BeginFirstAssignment(1, HostMap::OneHost(1)).ok());
     for (int p = 0; p < memory->planes(); ++p) {
       for (const UnitInfo& unit : memory->layout().units()) {
@@ -83,9 +68,6 @@ struct Host {
       }
     }
   }
-
-  JobDir dir;
-  std::unique_ptr<JobMemory> memory;
 };
 
 // What a stream's other hosts send, taken from their streams at once.
