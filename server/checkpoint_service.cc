@@ -62,10 +62,7 @@ class CheckpointServiceImpl final : public v1::CheckpointService::Service {
 
   Status Snapshot(ServerContext* call, const v1::SnapshotRequest* request,
                   v1::SnapshotInfo* response) override {
-    absl::Status s = context_->Admit(*call, request->job(), /*any_job=*/true);
-    if (s.ok()) s = CheckToken(request->token());
-    if (!s.ok()) return ToGrpc(s);
-    const CoordinatorOr c = context_->FindCoordinator(*call);
+    const CoordinatorOr c = context_->AdmitChange(*call, request->job(), request->token(), /*any_job=*/true);
     if (!c.ok()) return ToGrpc(c.status());
     if (*c == nullptr)
       return context_->ForwardWhileLinked<v1::CheckpointService>(*call, &CheckpointStub::Snapshot, *request,
@@ -111,10 +108,8 @@ class CheckpointServiceImpl final : public v1::CheckpointService::Service {
     if (!reader->Read(&first) || !first.has_begin()) {
       return ToGrpc(absl::InvalidArgumentError("the first message must be `begin`"));
     }
-    absl::Status s = context_->Admit(*call, first.begin().job(), /*any_job=*/true);
-    if (s.ok()) s = CheckToken(first.begin().token());
-    if (!s.ok()) return ToGrpc(s);
-    const CoordinatorOr c = context_->FindCoordinator(*call);
+    const CoordinatorOr c =
+        context_->AdmitChange(*call, first.begin().job(), first.begin().token(), /*any_job=*/true);
     if (!c.ok()) return ToGrpc(c.status());
     // Of several hosts whoever is asked passes on to each what it owns.
     if (*c == nullptr && context_->Others() == nullptr)
@@ -128,10 +123,7 @@ class CheckpointServiceImpl final : public v1::CheckpointService::Service {
 
   Status Save(ServerContext* call, const v1::SaveRequest* request,
               grpc::ServerWriter<v1::SaveProgress>* writer) override {
-    absl::Status s = context_->Admit(*call, request->job(), /*any_job=*/true);
-    if (s.ok()) s = CheckToken(request->token());
-    if (!s.ok()) return ToGrpc(s);
-    const CoordinatorOr c = context_->FindCoordinator(*call);
+    const CoordinatorOr c = context_->AdmitChange(*call, request->job(), request->token(), /*any_job=*/true);
     if (!c.ok()) return ToGrpc(c.status());
     if (*c == nullptr)
       return context_->ForwardAnswers<v1::CheckpointService>(*call, &CheckpointStub::Save, *request, writer,
@@ -165,10 +157,7 @@ class CheckpointServiceImpl final : public v1::CheckpointService::Service {
 
   Status Restore(ServerContext* call, const v1::RestoreRequest* request,
                  v1::RestoreResponse* response) override {
-    absl::Status s = context_->Admit(*call, request->job(), /*any_job=*/true);
-    if (s.ok()) s = CheckToken(request->token());
-    if (!s.ok()) return ToGrpc(s);
-    const CoordinatorOr c = context_->FindCoordinator(*call);
+    const CoordinatorOr c = context_->AdmitChange(*call, request->job(), request->token(), /*any_job=*/true);
     if (!c.ok()) return ToGrpc(c.status());
     if (*c == nullptr)
       return context_->Forward<v1::CheckpointService>(*call, &CheckpointStub::Restore, *request, response);
@@ -231,10 +220,7 @@ class CheckpointServiceImpl final : public v1::CheckpointService::Service {
 
   Status ProposeImport(ServerContext* call, const v1::ProposeImportRequest* request,
                        v1::ProposeImportResponse* response) override {
-    absl::Status s = context_->Admit(*call, request->job());
-    if (s.ok()) s = CheckToken(request->token());
-    if (!s.ok()) return ToGrpc(s);
-    const CoordinatorOr c = context_->FindCoordinator(*call);
+    const CoordinatorOr c = context_->AdmitChange(*call, request->job(), request->token());
     if (!c.ok()) return ToGrpc(c.status());
     if (*c == nullptr)
       return context_->Forward<v1::CheckpointService>(*call, &CheckpointStub::ProposeImport, *request,

@@ -145,10 +145,7 @@ class ClusterServiceImpl final : public v1::ClusterService::Service {
 
   Status Resize(ServerContext* call, const v1::ResizeRequest* request,
                 grpc::ServerWriter<v1::ResizeProgress>* writer) override {
-    absl::Status s = context_->Admit(*call, request->job());
-    if (s.ok()) s = CheckToken(request->token());
-    if (!s.ok()) return ToGrpc(s);
-    const CoordinatorOr c = context_->FindCoordinator(*call);
+    const CoordinatorOr c = context_->AdmitChange(*call, request->job(), request->token());
     if (!c.ok()) return ToGrpc(c.status());
     if (*c == nullptr)
       return context_->ForwardAnswers<v1::ClusterService>(*call, &v1::ClusterService::Stub::Resize, *request,
@@ -172,10 +169,7 @@ class ClusterServiceImpl final : public v1::ClusterService::Service {
 
   Status Drain(ServerContext* call, const v1::DrainRequest* request,
                grpc::ServerWriter<v1::ResizeProgress>* writer) override {
-    absl::Status s = context_->Admit(*call, request->job());
-    if (s.ok()) s = CheckToken(request->token());
-    if (!s.ok()) return ToGrpc(s);
-    const CoordinatorOr c = context_->FindCoordinator(*call);
+    const CoordinatorOr c = context_->AdmitChange(*call, request->job(), request->token());
     if (!c.ok()) return ToGrpc(c.status());
     if (*c == nullptr)
       return context_->ForwardAnswers<v1::ClusterService>(*call, &v1::ClusterService::Stub::Drain, *request,

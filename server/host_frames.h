@@ -8,6 +8,8 @@
 #include <atomic>
 #include <cstdint>
 
+#include "runtime/gather_page.h"
+
 namespace sherd::server {
 
 enum class HostFrame : uint16_t {
@@ -24,11 +26,13 @@ enum class HostFrame : uint16_t {
 
 enum HostPlane : uint32_t { kMasters = 0, kCompute = 1 };
 
-inline constexpr uint16_t kInitialized = 1;   // of kHello: the initial values are here
-inline constexpr uint16_t kShareWritten = 2;  // with JobSpec::gather.initial_shares: so is this host's share
-inline constexpr uint16_t kOfCompute = 1;     // of kGathered: of the rounded copy, not of the masters
-inline constexpr uint16_t kLast = 2;          // nothing more comes for this request
-inline constexpr uint16_t kNothing = 1;       // of kSlice: no rank of this host contributed
+// Of kHello, as GatherPage::said keeps them: the initial values are here; with
+// JobSpec::gather.initial_shares, so is this host's share.
+inline constexpr uint16_t kInitialized = runtime::GatherPage::kInitialized;
+inline constexpr uint16_t kShareWritten = runtime::GatherPage::kShareWritten;
+inline constexpr uint16_t kOfCompute = 1;  // of kGathered: of the rounded copy, not of the masters
+inline constexpr uint16_t kLast = 2;       // nothing more comes for this request
+inline constexpr uint16_t kNothing = 1;    // of kSlice: no rank of this host contributed
 
 // Payload bytes sent to one host, by kind. Read from any thread.
 struct HostBytes {

@@ -22,9 +22,6 @@ constexpr absl::Duration kLookAgain = absl::Milliseconds(20);
 constexpr absl::Duration kDialAgain = absl::Milliseconds(100);
 constexpr absl::Duration kDialPatience = absl::Seconds(1);
 
-static_assert(kInitialized == runtime::GatherPage::kInitialized &&
-              kShareWritten == runtime::GatherPage::kShareWritten);
-
 }  // namespace
 
 HostPeer::HostPeer(runtime::JobMemory* memory, int peer, Options options)

@@ -4,6 +4,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "proto/convert.h"
 #include "proto/sherd/v1/checkpoint.grpc.pb.h"
 #include "runtime/clock.h"
 #include "runtime/hmac.h"
@@ -59,6 +60,16 @@ absl::StatusOr<std::shared_ptr<Coordinator>> ServiceContext::FindCoordinator(
     return absl::UnavailableError("the coordinator has just changed: repeat the call");
   }
   return c;
+}
+
+absl::StatusOr<std::shared_ptr<Coordinator>> ServiceContext::AdmitChange(const grpc::ServerContext& context,
+                                                                         absl::string_view job,
+                                                                         absl::string_view token,
+                                                                         bool any_job) const {
+  absl::Status s = Admit(context, job, any_job);
+  if (s.ok()) s = CheckToken(token);
+  if (!s.ok()) return s;
+  return FindCoordinator(context);
 }
 
 const OtherHosts* ServiceContext::Others() const {

@@ -81,6 +81,11 @@ class ServiceContext {
   // The coordinator if it lives here; null if it is to be asked elsewhere; UNAVAILABLE if the call was passed
   // on here by mistake.
   absl::StatusOr<std::shared_ptr<Coordinator>> FindCoordinator(const grpc::ServerContext& context) const;
+  // Of a call that changes something: Admit, a token by which it is known when it is repeated
+  // (INVALID_ARGUMENT), and FindCoordinator.
+  absl::StatusOr<std::shared_ptr<Coordinator>> AdmitChange(const grpc::ServerContext& context,
+                                                           absl::string_view job, absl::string_view token,
+                                                           bool any_job = false) const;
 
   // Passes a call on to the coordinator. Stub: of the service; method: its unary method. After `patience`
   // without an answer: DEADLINE_EXCEEDED, which names the coordinator.

@@ -81,24 +81,17 @@ class ShardServiceImpl final : public v1::ShardService::Service {
 
   Status CommitInitial(ServerContext* call, const v1::CommitInitialRequest* request,
                        v1::CommitInitialResponse* response) override {
-    absl::Status s = context_->Admit(*call, request->job());
-    if (s.ok()) s = CheckToken(request->token());
-    if (!s.ok()) return ToGrpc(s);
-    const CoordinatorOr c = context_->FindCoordinator(*call);
+    const CoordinatorOr c = context_->AdmitChange(*call, request->job(), request->token());
     if (!c.ok()) return ToGrpc(c.status());
     if (*c == nullptr)
       return context_->Forward<v1::ShardService>(*call, &ShardStub::CommitInitial, *request, response);
-    s = RestoreFirst(*call, *c, *request, response);
-    if (!s.ok()) return ToGrpc(s);
+    if (absl::Status s = RestoreFirst(*call, *c, *request, response); !s.ok()) return ToGrpc(s);
     return ToGrpc((*c)->CommitInitial(Rank(request->rank()), Incarnation(request->incarnation())));
   }
 
   Status Detach(ServerContext* call, const v1::DetachRequest* request,
                 v1::DetachResponse* response) override {
-    absl::Status s = context_->Admit(*call, request->job());
-    if (s.ok()) s = CheckToken(request->token());
-    if (!s.ok()) return ToGrpc(s);
-    const CoordinatorOr c = context_->FindCoordinator(*call);
+    const CoordinatorOr c = context_->AdmitChange(*call, request->job(), request->token());
     if (!c.ok()) return ToGrpc(c.status());
     if (*c == nullptr)
       return context_->Forward<v1::ShardService>(*call, &ShardStub::Detach, *request, response);
@@ -163,10 +156,7 @@ class ShardServiceImpl final : public v1::ShardService::Service {
     if (!reader->Read(&first) || !first.has_begin()) {
       return ToGrpc(absl::InvalidArgumentError("the first message must be `begin`"));
     }
-    absl::Status s = context_->Admit(*call, first.begin().job());
-    if (s.ok()) s = CheckToken(first.begin().token());
-    if (!s.ok()) return ToGrpc(s);
-    const CoordinatorOr c = context_->FindCoordinator(*call);
+    const CoordinatorOr c = context_->AdmitChange(*call, first.begin().job(), first.begin().token());
     if (!c.ok()) return ToGrpc(c.status());
     // Values that a STEP record will name need no coordinator; of several hosts whoever is asked passes them
     // on.
