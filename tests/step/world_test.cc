@@ -40,7 +40,10 @@ class WorldTest : public ::testing::TestWithParam<int> {
   // One process of rank r; true if it died and is to be replaced.
   bool Lives(int r) {
     bool dead = false;
-    Train(job_, r, kSteps, plan_, nullptr, [&] { return dead = dead || Dies(r); });
+    Train(job_, r, kSteps, plan_, nullptr, [&] {
+      job_.Await([&] { return Done() < allowed_; });
+      return dead = dead || Dies(r);
+    });
     return dead && !stays_dead_;
   }
   bool Dies(int r) {
@@ -55,8 +58,16 @@ class WorldTest : public ::testing::TestWithParam<int> {
     acts_left_ = acts;
   }
 
+  uint64_t Done() { return job_.memory().DoneByAll()->step.value(); }
+  // A few steps more: trainers that ran to their end while the test had no processor would leave nothing to
+  // change, and a resize that waits for their next step.
+  void Allow(uint64_t steps = 25) {
+    allowed_ = Done() + steps;
+    job_.memory().control().bell.Ring();
+  }
   void AwaitStep(uint64_t step) {
-    job_.Await([&] { return job_.memory().DoneByAll()->step.value() >= step; });
+    Allow();
+    job_.Await([&] { return Done() >= step; });
   }
   void AwaitReady(int from, int to) {
     job_.Await([&] {
@@ -68,6 +79,7 @@ class WorldTest : public ::testing::TestWithParam<int> {
   }
   // As the coordinator does it: new ranks first, then the assignment; then those that go have ended.
   void Resize(int servers, int world) {
+    Allow();
     const int before = job_.memory().control().Newest()->world_size;
     job_.AddRanks(world);
     for (int r = before; r < world; ++r) job_.memory().trainer(Rank(r)).ready.store(0);
@@ -81,12 +93,14 @@ class WorldTest : public ::testing::TestWithParam<int> {
     }
   }
   void AwaitWorld(int world) {
+    Allow();
     job_.Await([&] {
       const auto a = job_.memory().control().Newest();
       return a->world_size == world && job_.memory().DoneByAll()->step.Next() >= a->from_step;
     });
   }
   void ExpectAsPlanned() {
+    Allow(kSteps);
     for (auto& [rank, thread] : threads_) thread.join();
     StepOracle oracle(spec_);
     for (uint64_t s = 1; s <= kSteps; ++s) {
@@ -102,6 +116,7 @@ class WorldTest : public ::testing::TestWithParam<int> {
   InProcessJob job_;
   std::map<int, std::thread> threads_;
   std::atomic<int> dying_{-1}, acts_left_{0};
+  std::atomic<uint64_t> allowed_{25};
   std::atomic<bool> stays_dead_{false};
 };
 
@@ -109,13 +124,12 @@ TEST_P(WorldTest, TwoThreeOneFourTwoWhileItTrains) {
   StartTrainers(2);
   AwaitStep(3);
   Resize(2, 3);
-  AwaitStep(job_.memory().DoneByAll()->step.value() + 3);
+  AwaitStep(Done() + 3);
   Resize(1, 1);
-  AwaitStep(job_.memory().DoneByAll()->step.value() + 3);
+  AwaitStep(Done() + 3);
   Resize(3, 4);
-  AwaitStep(job_.memory().DoneByAll()->step.value() + 3);
+  AwaitStep(Done() + 3);
   Resize(3, 2);
-  ASSERT_LT(job_.memory().DoneByAll()->step.value(), kSteps) << "too few steps for this machine";
   ExpectAsPlanned();
 }
 
@@ -140,13 +154,13 @@ TEST_P(WorldTest, TrainersAndOwnersThatDieMeanwhileChangeNothing) {
 TEST_P(WorldTest, AStepThatCannotBeFinishedIsGivenUpAndComputedByTheOthers) {
   for (const int acts : {1, 5, 12}) {
     StartTrainers(2);
-    AwaitStep(job_.memory().DoneByAll()->step.value() + 1);
+    AwaitStep(Done() + 1);
     Resize(2, 3);
     stays_dead_ = true;
     KillAfter(2, acts);
     threads_[2].join();
     threads_.erase(2);
-    const uint64_t done = job_.memory().DoneByAll()->step.value();
+    const uint64_t done = Done();
     job_.Resize(2, 2, /*without_trainers=*/true);
     AwaitWorld(2);
     EXPECT_EQ(job_.memory().control().Newest()->from_step.value(), done + 1) << "no step was lost";
@@ -175,7 +189,7 @@ TEST_P(VirtualRanksTest, TheSumIsThatOfOneOrderWhateverTheWorldAndWhoeverDies) {
   Resize(2, 4);
   KillAfter(0, 9);
   Resize(1, 1);
-  AwaitStep(job_.memory().DoneByAll()->step.value() + 2);
+  AwaitStep(Done() + 2);
   Resize(3, 8);
   KillAfter(7, 3);
   Resize(2, 2);
