@@ -45,8 +45,8 @@ Bytes BytesOf(const StepModel& model, const StepArm& arm) {
   const double rounded = model.precision == DType::kFloat32 ? 0 : staged;
   // A copy reads and writes. The reduce reads every rank's gradient and writes the sum. AdamW reads
   // parameter, moments and gradient and writes the first three, and the parameter once more in 16 bits. LAMB
-  // reads the four for its norms as well.
-  return {2 * arm.staged_bytes, n * (staged * kWorld + 4), n * (28 + rounded + (model.lamb ? 16 : 0))};
+  // writes the gradient instead of the parameter, which a second pass moves along it.
+  return {2 * arm.staged_bytes, n * (staged * kWorld + 4), n * (28 + rounded + (model.lamb ? 12 : 0))};
 }
 
 class StepBench {

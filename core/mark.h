@@ -47,6 +47,9 @@ class Mark {
   static constexpr Mark Of(StepId id, uint32_t parts = 0) {
     return Mark(id.step.value() << (kAttemptBits + kPartBits) | uint64_t{id.attempt} << kPartBits | parts);
   }
+  // The last mark before any of `id`, later than any that was ever stored of the steps and attempts before.
+  // REQUIRES: id.step >= 1.
+  static constexpr Mark JustBefore(StepId id) { return Mark(Of(id).word_ - 1); }
   constexpr uint64_t word() const { return word_; }
   constexpr uint32_t parts() const { return word_ & kMaxParts; }
   constexpr StepId id() const {

@@ -95,9 +95,10 @@ SherdPlan PlanSherd(const PlanRequest& request, int stage) {
   const double compute = job.compute == DType::kFloat32 ? 0.0 : static_cast<double>(SizeOf(job.compute));
   const double state = 4.0 * static_cast<double>(planes.size());
   const double reduce = elements * (ranks * staged + 4);
-  // Before it, once more what a norm is taken of; or the gradient and momentum, and the direction both ways.
+  // LAMB writes the direction over the gradient, and reads it and the values once more; of Muon the gradient
+  // and momentum, and the direction both ways.
   const kernels::OptimizerInfo* info = kernels::FindOptimizer(job.optimizer);
-  const double before = info->norms ? 4 + state : info->directions ? 16 : 0;
+  const double before = info->norms ? 12 : info->directions ? 16 : 0;
   const double update = elements * (4 + 2 * state + compute + before);
   plan.memory_traffic_bytes = (reduce + update) / hosts;
   // This host's sums go to the hosts that own the blocks, of each part that is reduced; its own parameters go

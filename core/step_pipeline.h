@@ -45,8 +45,8 @@ struct Effect {
     kPrepare,    // publish PREPARED{id, exact sum of own block norms, proposals read now}; then OnOwner(own
                  // slot)
     kPreUpdate,  // the step will be committed: compute what updates of whole tensors need, publish PHASED;
-                 // then OnOwner(own slot). No block has changed yet, nor will before all owners are PHASED: a
-                 // successor that does not find it computes it again
+                 // then OnOwner(own slot). No parameter has changed yet, nor will before all owners are
+                 // PHASED: a successor that does not find it goes on with it
     kStoreVerdict,     // write `verdict()` to the own page, before anything is stored
     kApply,            // bring every own block to step `id`; then OnApplied
     kPublishDone,      // publish DONE{id} (REJECTED{id} if the verdict is kReject); wake the trainers if all

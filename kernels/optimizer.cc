@@ -104,7 +104,7 @@ UpdateFn Resolve(OptimizerKind kind) { return ResolveSimd(kind).update; }
 
 UpdateFn ResolveScalar(OptimizerKind kind) { return Get(kind).update_scalar; }
 
-NormsFn ResolveNorms(OptimizerKind kind) { return ResolveSimd(kind).norms; }
+TwoPasses ResolveTwoPasses(OptimizerKind kind) { return ResolveSimd(kind).passes; }
 
 NormsFn ResolveNormsScalar(OptimizerKind kind) { return Get(kind).norms_scalar; }
 

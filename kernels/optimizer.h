@@ -70,13 +70,25 @@ JournaledUpdateFn ResolveJournaled(OptimizerKind kind);
 using SaveFn = void (*)(const UpdateArgs& args, float* undo);
 SaveFn ResolveSave(OptimizerKind kind);
 
-// For optimizers with OptimizerInfo::norms, before the update: takes the sums of squares of one block, in
-// double by the one order of lane_tree.h: norms[0] of its values, norms[1] of the direction that the update
-// with the same args and scalars would move them along (lr left aside). Changes nothing else.
-using NormsFn = void (*)(const UpdateArgs& args, const Scalars& scalars, double norms[2]);
+// For optimizers with OptimizerInfo::norms a block's update is two passes, as how far it goes depends on the
+// whole of its tensor. Both together give the bits of UpdateFn with the second one's scalars.
+struct TwoPasses {
+  // First: moves the planes, and replaces `grad`, which is args.grad, by the direction that the update moves
+  // the values along (lr left aside). Takes sums of squares in double, by the one order of lane_tree.h:
+  // norms[0] of the values, norms[1] of the direction. The journal as JournaledUpdateFn's, but `undo` keeps
+  // the gradient where that keeps the values.
+  void (*move)(const UpdateArgs& args, float* grad, const Scalars& scalars, float* undo,
+               std::atomic<uint64_t>* saved, double norms[2]);
+  // Second: moves the values, and nothing else, along the direction. `undo` keeps them alone.
+  void (*follow)(float* param, const float* direction, const Scalars& scalars, float* undo,
+                 std::atomic<uint64_t>* saved);
+};
+// Of nulls for any other optimizer. REQUIRES: a known kind (aborts otherwise).
+TwoPasses ResolveTwoPasses(OptimizerKind kind);
 
-// Null for an optimizer that needs none. REQUIRES: a known kind (aborts otherwise).
-NormsFn ResolveNorms(OptimizerKind kind);
+// The norms of one block that `move` would take, in a plain loop that changes nothing: the reference. Null as
+// above.
+using NormsFn = void (*)(const UpdateArgs& args, const Scalars& scalars, double norms[2]);
 NormsFn ResolveNormsScalar(OptimizerKind kind);
 
 // Floats of an undo buffer that fits every optimizer.

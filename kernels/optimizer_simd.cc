@@ -119,26 +119,44 @@ void Save(const UpdateArgs& args, float* undo) {
   }
 }
 
+// One line of each array to its place in `undo`; then `saved` says so, before any of it may change.
+template <int kArrays>
+HWY_INLINE void SaveLine(float* const (&arrays)[kArrays], int64_t at, float* undo,
+                         std::atomic<uint64_t>* saved) {
+  const Tag d;
+  for (int k = 0; k < kArrays; ++k) {
+    for (int64_t i = at; i < at + kLine; i += kLanes)
+      hn::Store(hn::Load(d, arrays[k] + i), d, undo + k * kBlockElements + i);
+  }
+  saved->store(static_cast<uint64_t>(at + kLine), std::memory_order_release);
+  std::atomic_thread_fence(std::memory_order_release);
+}
+
 template <class Optimizer>
-void Norms(const UpdateArgs& args, const Scalars& scalars, double norms[2]) {
+void Move(const UpdateArgs& args, float* grad, const Scalars& scalars, float* undo,
+          std::atomic<uint64_t>* saved, double norms[2]) {
+  static_assert(kPlanesOf<Optimizer> == 2);
   const Tag d;
   const Scalars s = scalars;
+  float* const arrays[] = {grad, args.planes[0], args.planes[1]};
   squares_simd::DoubleVec values[squares_simd::kDoubleVecs], directions[squares_simd::kDoubleVecs];
   squares_simd::Clear(values);
   squares_simd::Clear(directions);
   const int64_t ahead = PrefetchDistance(kPrefetchElements);
   for (int64_t at = 0; at < kBlockElements; at += kLine) {
-    hwy::Prefetch(args.grad + at + ahead);
     hwy::Prefetch(args.param + at + ahead);
-    hwy::Prefetch(args.planes[0] + at + ahead);
-    hwy::Prefetch(args.planes[1] + at + ahead);
+    for (const float* array : arrays) hwy::Prefetch(array + at + ahead);
+    SaveLine(arrays, at, undo, saved);
     for (int j = 0; j < kLine / kLanes; ++j) {
       const int64_t i = at + j * kLanes;
       const auto p = hn::Load(d, args.param + i);
-      auto a = hn::Load(d, args.planes[0] + i), b = hn::Load(d, args.planes[1] + i);
+      auto a = hn::Load(d, arrays[1] + i), b = hn::Load(d, arrays[2] + i);
+      const auto direction = Optimizer::template Direction<VectorOps>(s, hn::Load(d, grad + i), p, a, b);
+      hn::Store(direction, d, grad + i);
+      hn::Store(a, d, arrays[1] + i);
+      hn::Store(b, d, arrays[2] + i);
       squares_simd::AddSquares(p, j, values);
-      squares_simd::AddSquares(
-          Optimizer::template Direction<VectorOps>(s, hn::Load(d, args.grad + i), p, a, b), j, directions);
+      squares_simd::AddSquares(direction, j, directions);
     }
   }
   norms[0] = squares_simd::Sum(values);
@@ -146,19 +164,38 @@ void Norms(const UpdateArgs& args, const Scalars& scalars, double norms[2]) {
 }
 
 template <class Optimizer>
-constexpr NormsFn NormsOf() {
+void Follow(float* param, const float* direction, const Scalars& scalars, float* undo,
+            std::atomic<uint64_t>* saved) {
+  const Tag d;
+  const Scalars s = scalars;
+  float* const arrays[] = {param};
+  const int64_t ahead = PrefetchDistance(kPrefetchElements);
+  for (int64_t at = 0; at < kBlockElements; at += kLine) {
+    hwy::Prefetch(param + at + ahead);
+    hwy::Prefetch(direction + at + ahead);
+    SaveLine(arrays, at, undo, saved);
+    for (int64_t i = at; i < at + kLine; i += kLanes) {
+      const auto moved =
+          Optimizer::template Follow<VectorOps>(s, hn::Load(d, param + i), hn::Load(d, direction + i));
+      hn::Store(moved, d, param + i);
+    }
+  }
+}
+
+template <class Optimizer>
+constexpr TwoPasses PassesOf() {
   if constexpr (FindOptimizer(Optimizer::kKind)->norms) {
-    return &Norms<Optimizer>;
+    return {&Move<Optimizer>, &Follow<Optimizer>};
   } else {
-    return nullptr;
+    return {nullptr, nullptr};
   }
 }
 
 template <class... Optimizers>
 SimdFunctions Find(OptimizerKind kind, OptimizerList<Optimizers...>) {
-  SimdFunctions found = {nullptr, nullptr, nullptr, nullptr};
+  SimdFunctions found = {};
   ((Optimizers::kKind == kind ? void(found = {&Update<Optimizers>, &UpdateJournaled<Optimizers>,
-                                              &Save<Optimizers>, NormsOf<Optimizers>()})
+                                              &Save<Optimizers>, PassesOf<Optimizers>()})
                               : void()),
    ...);
   return found;

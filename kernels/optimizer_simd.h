@@ -12,7 +12,7 @@ struct SimdFunctions {
   UpdateFn update;
   JournaledUpdateFn update_journaled;
   SaveFn save;
-  NormsFn norms;
+  TwoPasses passes;
 };
 SimdFunctions ResolveSimd(OptimizerKind kind);
 

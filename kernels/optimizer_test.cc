@@ -82,25 +82,44 @@ TEST(Optimizer, EveryInstructionSetGivesTheBitsOfThePlainLoop) {
   EXPECT_GE(targets, 1);
 }
 
-TEST(Optimizer, NormsAreThoseOfThePlainLoopAndChangeNothing) {
+TEST(Optimizer, TwoPassesAreTheUpdateAndKeepWhatWas) {
   ForEachSimdTarget([] {
     for (OptimizerKind kind : kKinds) {
-      ASSERT_EQ(ResolveNorms(kind) != nullptr, Info(kind).norms);
+      const TwoPasses passes = ResolveTwoPasses(kind);
+      ASSERT_EQ(passes.move != nullptr, Info(kind).norms);
+      ASSERT_EQ(passes.follow != nullptr, Info(kind).norms);
       ASSERT_EQ(ResolveNormsScalar(kind) != nullptr, Info(kind).norms);
       if (!Info(kind).norms) continue;
-      for (const Hyper& hyper : Settings()) {
-        State state(kind, kElements, 15, false);
-        const State before = state;
-        const Floats grad = RandomFloats(kElements, state.random, false);
-        const Scalars s = Prepare(kind, hyper, 4, 0.37f);
-        double want[2], got[2];
-        ResolveNormsScalar(kind)(state.Args(grad), s, want);
-        ResolveNorms(kind)(state.Args(grad), s, got);
-        EXPECT_TRUE(SameBits(got, want, 2));
-        EXPECT_GT(want[1], 0);
-        EXPECT_TRUE(SameBits(state.param.data(), before.param.data(), kElements));
-        EXPECT_TRUE(SameBits(state.planes[0].data(), before.planes[0].data(), kElements));
-        EXPECT_TRUE(SameBits(state.planes[1].data(), before.planes[1].data(), kElements));
+      for (Hyper hyper : Settings()) {
+        State want(kind, kBlockElements, 15, false), got(kind, kBlockElements, 15, false);
+        const Floats grad = RandomFloats(kBlockElements, got.random, false);
+        Scalars s = Prepare(kind, hyper, 4, 0.37f);
+        double want_norms[2], norms[2];
+        ResolveNormsScalar(kind)(want.Args(grad), s, want_norms);
+        const State before = got;
+        Floats moved = grad, undo(kMaxUndoElements);
+        std::atomic<uint64_t> saved{0};
+        passes.move(got.Args(moved), moved.data(), s, undo.data(), &saved, norms);
+        EXPECT_TRUE(SameBits(norms, want_norms, 2));
+        EXPECT_GT(norms[1], 0);
+        EXPECT_EQ(saved, static_cast<uint64_t>(kBlockElements));
+        EXPECT_TRUE(SameBits(got.param.data(), before.param.data(), kBlockElements));
+        EXPECT_TRUE(SameBits(undo.data(), grad.data(), kBlockElements));
+        for (int k = 0; k < 2; ++k) {
+          EXPECT_TRUE(
+              SameBits(undo.data() + (k + 1) * kBlockElements, before.planes[k].data(), kBlockElements));
+        }
+        hyper.lr *= 3.7;
+        s = Prepare(kind, hyper, 4, 0.37f);
+        ResolveScalar(kind)(want.Args(grad), s, kBlockElements);
+        saved = 0;
+        passes.follow(got.param.data(), moved.data(), s, undo.data(), &saved);
+        EXPECT_EQ(saved, static_cast<uint64_t>(kBlockElements));
+        EXPECT_TRUE(SameBits(undo.data(), before.param.data(), kBlockElements));
+        EXPECT_TRUE(SameBits(got.param.data(), want.param.data(), kBlockElements));
+        for (int k = 0; k < 2; ++k) {
+          EXPECT_TRUE(SameBits(got.planes[k].data(), want.planes[k].data(), kBlockElements)) << "plane " << k;
+        }
       }
     }
   });

@@ -85,7 +85,8 @@ class JobMemory {
   // becomes true.
   absl::Status PopulateBlocks(BlockRange blocks, const std::atomic<bool>* cancel) const;
 
-  // Reduced gradient of the step in hand (before division), trainable blocks; sum of squares per block.
+  // Reduced gradient of the step in hand (before division), trainable blocks, which with block_norms becomes
+  // the direction of the update (kernels::TwoPasses); sum of squares per block.
   // Owners only.
   float* grad() const { return grad_.as<float>(); }
   double* block_sumsq() const { return reinterpret_cast<double*>(stamps_.data() + sizes_.sumsq_at()); }

@@ -116,6 +116,8 @@ void OwnerRecords::PublishPhased(StepId id) {
   page()->phased.store(Mark::Of(id).word(), std::memory_order_seq_cst);
 }
 
+StepId OwnerRecords::Phased() const { return Mark(page()->phased.load(std::memory_order_seq_cst)).id(); }
+
 void OwnerRecords::WriteBoundary(BoundaryRecord& record, const BoundaryOffer& offer) {
   Invalidate(record.mark);
   record.ranges_epoch = offer.ranges_epoch;
@@ -144,7 +146,7 @@ OwnerPage OwnerRecords::ReadPage(StepId current) const {
   out.boundary = ReadBoundary(page()->boundary);
   out.boundary_done = ReadBoundaryDone();
   out.done = Done();
-  out.phased = Mark(page()->phased.load(std::memory_order_seq_cst)).id();
+  out.phased = Phased();
   return out;
 }
 

@@ -164,6 +164,7 @@ class OwnerRecords {
   std::optional<OwnerPrepared> ReadPrepared(StepId id) const;
   // PHASED: what the update of `id` needs of whole tensors stands in JobMemory::block_norms for own blocks.
   void PublishPhased(StepId id);
+  StepId Phased() const;
   void PublishBoundary(const BoundaryOffer& offer);
   // A boundary that gives the step in hand up is carried out before its next attempt: `done.before` says so,
   // in the same store (a death between two would leave an owner that can neither finish nor repeat it).

@@ -16,7 +16,6 @@
 namespace sherd::server {
 namespace {
 
-constexpr int64_t kBlockBytes = kBlockElements * 4;
 // Reduced gradients of more than this do not stay in the cache until they are applied: write past it.
 constexpr int64_t kStreamBytes = 8 << 20;
 
@@ -62,6 +61,7 @@ BlockWork::BlockWork(runtime::JobMemory* memory, runtime::OwnerRecords* records,
       kind_(memory->spec().optimizer),
       update_(kernels::ResolveJournaled(kind_)),
       save_(kernels::ResolveSave(kind_)),
+      passes_(kernels::ResolveTwoPasses(kind_)),
       snapshots_(memory, records) {}
 
 void BlockWork::SetRanges(std::vector<UnitRange> ranges, int world_size) {
@@ -79,9 +79,12 @@ void BlockWork::Recover() {
         *u.apply, [&](int64_t b) { return Mark(memory_->apply_stamps()[b].load(std::memory_order_acquire)); },
         [&](int64_t b, uint64_t saved) {
           const uint64_t bytes = std::min<uint64_t>(saved, kBlockElements) * 4;
+          const bool moving = Mark(u.apply->mark.load(std::memory_order_relaxed)).parts() != 0;
           for (int p = 0; p < memory_->planes(); ++p) {
             if (b >= memory_->plane_blocks(p)) continue;
-            std::memcpy(memory_->plane(p) + b * kBlockElements, u.apply_planes + p * kBlockElements, bytes);
+            if (passes_.follow != nullptr && !moving && saved != kAllSaved && p > 0) continue;
+            float* const plane = p == 0 && moving ? memory_->grad() : memory_->plane(p);
+            std::memcpy(plane + b * kBlockElements, u.apply_planes + p * kBlockElements, bytes);
           }
         });
     RecoverSlot(
@@ -274,19 +277,10 @@ void BlockWork::ApplyRun(const Verdict& verdict, const BlockRun& run, const Tens
   const int planes = memory_->planes();
   const uint64_t updates = memory_->tensor_steps(verdict.id.step)[run.tensor].load(std::memory_order_relaxed);
   const bool rounds_anew = RoundsAnew(imports, run.tensor);
-  int64_t kept = run.blocks.begin;
-  for (int64_t b = run.blocks.begin; b < run.blocks.end; ++b) {
-    if (Mark(stamps[b].load(std::memory_order_relaxed)) >= mark) continue;
-    if (snapshots_.any() && b >= kept) {
-      kept = std::min(b + SnapshotKeeper::kBlocksAtOnce, run.blocks.end);
-      snapshots_.Preserve({b, kept});
-    }
+  ForEachUnstamped(run.blocks, mark, [&](int64_t b) {
     const int64_t at = b * kBlockElements;
-    kernels::UpdateArgs args{};
-    args.param = memory_->plane(0) + at;
+    const kernels::UpdateArgs args = ArgsAt(b);
     const bool whole = b < memory_->trainable_blocks();
-    for (int p = 1; p < planes && whole; ++p) args.planes[p - 1] = memory_->plane(p) + at;
-    args.grad = update != nullptr ? memory_->grad() + at : nullptr;
     // Values by hand go over the update's, and what trainers compute with follows from both.
     const auto finish = [&] {
       bool by_hand = rounds_anew;
@@ -300,12 +294,21 @@ void BlockWork::ApplyRun(const Verdict& verdict, const BlockRun& run, const Tens
       }
       if (update != nullptr || by_hand) StoreCompute(b, updates);
     };
-    if (update != nullptr && update->ns_steps == 0) {
-      JournaledPass(*undo.apply, stamps[b], mark, b, [&] {
-        update_(args, update->scalars, undo.apply_planes, &undo.apply->saved);
+    const auto update_in = [&](std::atomic<uint64_t>* saved) {
+      if (passes_.follow != nullptr) {
+        passes_.follow(args.param, args.grad, update->scalars, undo.apply_planes, saved);
+      } else {
+        update_(args, update->scalars, undo.apply_planes, saved);
+      }
+    };
+    // A second pass keeps the values alone: by hand other planes may change, too.
+    const bool one_pass =
+        update != nullptr && update->ns_steps == 0 && (passes_.follow == nullptr || imports.empty());
+    if (one_pass) {
+      return JournaledPass(*undo.apply, stamps[b], mark, b, [&] {
+        update_in(&undo.apply->saved);
         finish();
       });
-      continue;
     }
     JournaledMutate(
         *undo.apply, stamps[b], mark, b,
@@ -317,11 +320,15 @@ void BlockWork::ApplyRun(const Verdict& verdict, const BlockRun& run, const Tens
           }
         },
         [&] {
-          if (update != nullptr)
+          if (update != nullptr && update->ns_steps > 0) {
             kernels::MuonUpdate(args, memory_->directions() + at, update->muon, kBlockElements);
+          } else if (update != nullptr) {
+            std::atomic<uint64_t> again;  // the block is saved; so is, once more, each line before it changes
+            update_in(&again);
+          }
           finish();
         });
-  }
+  });
 }
 
 void BlockWork::StoreCompute(int64_t block, uint64_t updates) {
@@ -345,7 +352,7 @@ absl::Status BlockWork::Apply(const Verdict& verdict, uint64_t push) {
   int64_t bytes = 0;
   for (const BlockRun& run : SplitRuns(memory_->layout(), ranges_)) {
     if (!Updates(*memory_, verdict, run.tensor) && !Changes(*imports, tensors[run.tensor])) continue;
-    bytes += run.blocks.size() * kBlockBytes * (1 + 2 * memory_->planes());
+    bytes += run.blocks.size() * kBlockBytes * (passes_.follow != nullptr ? 3 : 1 + 2 * memory_->planes());
     if (memory_->compute() != nullptr) bytes += run.blocks.size() * kBlockBytes / 2;
     runs.push_back(run);
   }

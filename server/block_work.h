@@ -5,12 +5,15 @@
 #ifndef SHERD_SERVER_BLOCK_WORK_H_
 #define SHERD_SERVER_BLOCK_WORK_H_
 
+#include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "core/exact_sum.h"
+#include "core/mark.h"
 #include "core/partition.h"
 #include "core/step_records.h"
 #include "kernels/optimizer.h"
@@ -57,6 +60,13 @@ class BlockWork {
   // Exact sum of the block norms of own blocks whose tensor is set in `has_grad`.
   ExactSum SumSquares(const std::vector<uint64_t>& has_grad) const;
 
+  // Of an optimizer with a pre-update phase. With norms: moves the planes of all own blocks that the verdict
+  // updates, turns their gradients into directions and writes JobMemory::block_norms. With directions: writes
+  // JobMemory::directions of the matrices whose first block is one of the own, each read whole. Resumable as
+  // Apply is; publishes nothing. REQUIRES: all owners are PREPARED, verdict.kind is kCommit. INTERNAL as
+  // UpdatesOf.
+  absl::Status PreUpdate(const Verdict& verdict);
+
   // Brings own blocks to verdict.id: update of tensors with a gradient (kCommit), then values of the
   // verdict's imports. `push`: an import that takes effect with this verdict, or 0. Also counts the tensors'
   // updates.
@@ -71,6 +81,26 @@ class BlockWork {
  private:
   void ReduceRun(StepId id, const Part& part, BlockRange unit, BlockRange run,
                  const std::vector<kernels::Source>& sources, int worker);
+  static constexpr int64_t kBlockBytes = kBlockElements * 4;
+
+  // What the update of a block works on; of one that is not trainable its values alone.
+  kernels::UpdateArgs ArgsAt(int64_t block) const;
+  // Calls what(b) of each block whose apply stamp is older than `mark`, when open snapshots have kept it.
+  template <typename What>
+  void ForEachUnstamped(BlockRange blocks, Mark mark, What&& what) {
+    std::atomic<uint64_t>* const stamps = memory_->apply_stamps();
+    int64_t kept = blocks.begin;
+    for (int64_t b = blocks.begin; b < blocks.end; ++b) {
+      if (Mark(stamps[b].load(std::memory_order_relaxed)) >= mark) continue;
+      if (snapshots_.any() && b >= kept) {
+        kept = std::min(b + SnapshotKeeper::kBlocksAtOnce, blocks.end);
+        snapshots_.Preserve({b, kept});
+      }
+      what(b);
+    }
+  }
+  void MoveRun(StepId id, const BlockRun& run, const TensorUpdate& update, int worker);
+  void TakeDirections(const std::vector<TensorUpdate>& updates, const std::vector<BlockRun>& runs);
   void ApplyRun(const Verdict& verdict, const BlockRun& run, const TensorUpdate* update,
                 const std::vector<ImportSegment>& imports, int worker);
   // Rounds a block's parameters to what trainers compute with, if that has 16 bits: in the same pass that
@@ -92,6 +122,7 @@ class BlockWork {
   const kernels::OptimizerKind kind_;
   const kernels::JournaledUpdateFn update_;
   const kernels::SaveFn save_;
+  const kernels::TwoPasses passes_;  // of nulls, or instead of update_
   bool stream_ = false;
   std::vector<UnitRange> ranges_;
   SnapshotKeeper snapshots_;

@@ -27,7 +27,8 @@ float ValueOf(int plane, int64_t i) { return static_cast<float>((i * 37 + plane 
 // One owner of a small model, before its first update.
 class OneOwner {
  public:
-  OneOwner(DType compute, bool stochastic) : dir_(*JobDir::Create(root_.path(), "t")) {
+  OneOwner(DType compute, bool stochastic, OptimizerKind optimizer = OptimizerKind::kAdamW)
+      : dir_(*JobDir::Create(root_.path(), "t")) {
     JobSpec spec;
     spec.job = "t";
     spec.layout = *Layout::Create({{{"w", {30, 50}}, {"b", {7}}}, {{"v", {600}}}});
@@ -36,17 +37,19 @@ class OneOwner {
     spec.compute = spec.staging = compute;
     spec.stochastic_rounding = stochastic;
     spec.rounding_seed = 3;
+    spec.optimizer = optimizer;
     auto made = JobMemory::Create(&dir_, spec);
     EXPECT_TRUE(made.ok()) << made.status();
     memory_ = *std::move(made);
     EXPECT_TRUE(memory_->BeginFirstAssignment(1, HostMap::OneHost(1)).ok());
     for (int64_t b = 0; b < memory_->layout().total_blocks(); ++b) Fill(b);
-    for (int64_t i = 0; i < memory_->trainable_blocks() * kBlockElements; ++i)
-      memory_->grad()[i] = ValueOf(9, i);
   }
 
   // A block as it is before the first update.
   void Fill(int64_t block) {
+    for (int64_t i = block * kBlockElements; i < (block + 1) * kBlockElements; ++i) {
+      if (block < memory_->trainable_blocks()) memory_->grad()[i] = ValueOf(9, i);
+    }
     for (int p = 0; p < memory_->planes(); ++p) {
       for (int64_t i = block * kBlockElements; i < (block + 1) * kBlockElements; ++i) {
         memory_->plane(p)[i] = ValueOf(p, i);
@@ -63,6 +66,7 @@ class OneOwner {
     v.has_grad = {7};
     v.groups.resize(1);
     v.groups[0][kLr] = 1e-2, v.groups[0][kBeta1] = 0.9, v.groups[0][kBeta2] = 0.95, v.groups[0][kEps] = 1e-8;
+    v.groups[0][kMinCoeff] = 0.01, v.groups[0][kMaxCoeff] = 10;
     return v;
   }
 
@@ -71,6 +75,10 @@ class OneOwner {
     BlockWork work(memory_.get(), *memory_->owner(Slot(0)), &pool_, &counters_);
     work.Recover();
     work.SetRanges(OwnedRanges(memory_->layout(), Slot(0), 1), memory_->spec().world_size);
+    if (kernels::Info(memory_->spec().optimizer).norms) {
+      const absl::Status moved = work.PreUpdate(verdict);
+      EXPECT_TRUE(moved.ok()) << moved;
+    }
     const absl::Status applied = work.Apply(verdict, 0);
     EXPECT_TRUE(applied.ok()) << applied;
   }
@@ -99,6 +107,21 @@ class OneOwner {
     undo.apply->mark.store(Mark::Of(verdict.id).word());
     undo.apply->block_plus_1.store(block + 1);
     memory_->apply_stamps()[block].store(0);
+  }
+
+  // As a worker leaves it that died in a pass over `block` whose mark is `mark`: what `arrays` were of the
+  // first `saved` elements is in its undo buffer, and half written where it lies.
+  void TearPass(int64_t block, Mark mark, int64_t saved, const std::vector<float*>& arrays) {
+    const runtime::WorkerUndo undo = (*memory_->owner(Slot(0)))->undo(0);
+    std::fill_n(undo.apply_planes, memory_->planes() * kBlockElements, -78.0f);
+    for (size_t k = 0; k < arrays.size(); ++k) {
+      float* const values = arrays[k] + block * kBlockElements;
+      std::memcpy(undo.apply_planes + k * kBlockElements, values, saved * 4);
+      std::fill_n(values, std::min<int64_t>(saved, 100), -77.0f);
+    }
+    undo.apply->saved.store(saved == kBlockElements ? kAllSaved : static_cast<uint64_t>(saved));
+    undo.apply->mark.store(mark.word());
+    undo.apply->block_plus_1.store(block + 1);
   }
 
   // Planes, then the parameters in 16 bits.
@@ -139,6 +162,33 @@ TEST(BlockWorkTest, ABlockTornByADeathIsDoneAgainBitForBit) {
         ASSERT_EQ(torn.Bytes(), undisturbed.Bytes()) << "block " << block;
       }
     }
+  }
+}
+
+// LAMB's first pass turns gradients into directions, its second moves values along them.
+TEST(BlockWorkTest, ABlockTornInEitherPassIsDoneAgainBitForBit) {
+  OneOwner undisturbed(DType::kBFloat16, true, OptimizerKind::kLamb);
+  const Verdict commit = undisturbed.Commit();
+  undisturbed.Apply(commit);
+  const int64_t blocks = undisturbed.memory().layout().total_blocks();
+  for (int64_t block = 0; block < blocks; ++block) {
+    const int64_t saved = (block * 16) % kBlockElements;
+    OneOwner torn(DType::kBFloat16, true, OptimizerKind::kLamb);
+    JobMemory& m = torn.memory();
+    torn.TearPass(block, Mark::JustBefore(commit.id), saved, {m.grad(), m.plane(1), m.plane(2)});
+    torn.Apply(commit);
+    ASSERT_EQ(torn.Bytes(), undisturbed.Bytes()) << "first pass, block " << block;
+    // What the second pass found: the values before it.
+    const auto tear_second = [&](int64_t kept, const std::vector<float*>& arrays) {
+      for (int64_t i = block * kBlockElements; i < (block + 1) * kBlockElements; ++i)
+        m.plane(0)[i] = ValueOf(0, i);
+      m.apply_stamps()[block].store(Mark::JustBefore(commit.id).word());
+      torn.TearPass(block, Mark::Of(commit.id), kept, arrays);
+      torn.Apply(commit);
+      ASSERT_EQ(torn.Bytes(), undisturbed.Bytes()) << "second pass, block " << block;
+    };
+    tear_second(saved, {m.plane(0)});
+    tear_second(kBlockElements, {m.plane(0), m.plane(1), m.plane(2)});  // with values by hand
   }
 }
 

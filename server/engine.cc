@@ -7,7 +7,6 @@
 #include "absl/strings/str_cat.h"
 #include "core/host_map.h"
 #include "runtime/clock.h"
-#include "server/pre_update.h"
 #include "server/snapshot_reader.h"
 
 namespace sherd::server {
@@ -341,7 +340,7 @@ void Engine::Prepare(const Effect& e) {
 }
 
 absl::Status Engine::PreUpdate(const Effect& e) {
-  absl::Status status = server::PreUpdate(*memory_, pipeline_->verdict(), work_.ranges(), &pool_);
+  absl::Status status = work_.PreUpdate(pipeline_->verdict());
   if (!status.ok()) return status;
   records_->PublishPhased(e.id);
   RingOwners();

@@ -22,7 +22,11 @@ enum class HostFrame : uint16_t {
   kBuffers = 7,     // rank 0's buffers before the first step
   kWant = 8,        // stream: unit; mark: a request. For the parameters that the receiver owns of the unit
   kGathered = 9,    // stream: unit; mark: the request. offset: of the plane. flags: kOfCompute, kLast
+  kNorms = 10,      // stream: unit. offset: of JobMemory::block_norms; before the PHASED that speaks of them
 };
+
+// Of one block, in kNorms.
+inline constexpr int64_t kNormBytes = 2 * sizeof(double);
 
 enum HostPlane : uint32_t { kMasters = 0, kCompute = 1 };
 

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/host_map.h"
+#include "kernels/optimizer.h"
 #include "server/host_frames.h"
 
 namespace sherd::server {
@@ -40,6 +41,7 @@ absl::Status HostIncoming::Take(runtime::Link& link, const FrameHeader& header) 
   if (type == HostFrame::kSlice) return TakeSlice(link, header);
   if (type == HostFrame::kParameters) return TakeParameters(link, header);
   if (type == HostFrame::kGathered) return TakeGathered(link, header);
+  if (type == HostFrame::kNorms) return TakeNorms(link, header);
   absl::StatusOr<std::string> payload = Payload(link, header);
   if (!payload.ok()) return payload.status();
   absl::Status s;
@@ -141,6 +143,20 @@ absl::Status HostIncoming::TakeParameters(runtime::Link& link, const FrameHeader
   }
   if (base == nullptr || h.offset > bytes || h.length > bytes - h.offset) return Wrong(h);
   return link.ReceiveInto(base + h.offset, h.length);
+}
+
+absl::Status HostIncoming::TakeNorms(runtime::Link& link, const FrameHeader& h) {
+  if (h.stream >= memory_->layout().units().size() || !kernels::Info(memory_->spec().optimizer).norms)
+    return Wrong(h);
+  const BlockRange unit = memory_->layout().units()[h.stream].blocks;
+  const BlockRange share = HostShare(unit, peer_, memory_->place().count);
+  const auto begin = static_cast<uint64_t>(share.begin * kNormBytes);
+  const auto end = static_cast<uint64_t>(share.end * kNormBytes);
+  if (unit.begin >= memory_->trainable_blocks() || h.offset < begin || h.offset > end ||
+      h.length > end - h.offset) {
+    return Wrong(h);
+  }
+  return link.ReceiveInto(reinterpret_cast<char*>(memory_->block_norms()) + h.offset, h.length);
 }
 
 absl::Status HostIncoming::TakeWant(const FrameHeader& h) {

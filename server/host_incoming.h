@@ -36,6 +36,7 @@ class HostIncoming {
   absl::Status TakeOwner(int slot, const std::string& payload);
   absl::Status TakeSlice(runtime::Link& link, const runtime::FrameHeader& header);
   absl::Status TakeParameters(runtime::Link& link, const runtime::FrameHeader& header);
+  absl::Status TakeNorms(runtime::Link& link, const runtime::FrameHeader& header);
   absl::Status TakeWant(const runtime::FrameHeader& header);
   absl::Status TakeGathered(runtime::Link& link, const runtime::FrameHeader& header);
   absl::Status TakeBuffers(const std::string& payload);

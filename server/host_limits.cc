@@ -8,9 +8,9 @@ namespace sherd::server {
 absl::Status CheckForSeveralHosts(const runtime::HostPlace& place, const JobSpec& spec) {
   if (!place.several()) return absl::OkStatus();
   const kernels::OptimizerInfo& optimizer = kernels::Info(spec.optimizer);
-  if (optimizer.norms || optimizer.directions) {
+  if (optimizer.directions) {
     return absl::FailedPreconditionError(absl::StrCat("optimizer ", Name(spec.optimizer),
-                                                      " needs whole tensors, which a job of ", place.count,
+                                                      " needs whole matrices, which a job of ", place.count,
                                                       " hosts divides: use another one, or one host"));
   }
   if (spec.virtual_ranks > 0) {

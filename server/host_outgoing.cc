@@ -6,6 +6,7 @@
 #include "absl/strings/string_view.h"
 #include "core/host_map.h"
 #include "core/value_runs.h"
+#include "kernels/optimizer.h"
 
 namespace sherd::server {
 namespace {
@@ -59,6 +60,9 @@ absl::Status HostOutgoing::FollowAssignment() {
       // What is gathered is sent when it is asked for.
       owner.blocks.push_back(memory_->IsGathered(static_cast<int>(u)) ? BlockRange{}
                                                                       : Owned(unit, Slot(m), a->hosts));
+      const bool norms =
+          kernels::Info(memory_->spec().optimizer).norms && unit.begin < memory_->trainable_blocks();
+      owner.norms.push_back(norms ? Owned(unit, Slot(m), a->hosts) : BlockRange{});
       owner.slices.push_back(!shares_[u].empty() && !SlicedBy(unit, Slot(m), a->hosts).empty());
     }
     // Of a peer that has nothing yet what stands here is sent as initial values, or is the same there.
@@ -222,6 +226,7 @@ absl::StatusOr<bool> HostOutgoing::SendOwner(runtime::Link& link, Owner& owner) 
     sent = true;
   }
   if (!record) return sent;
+  if (absl::Status s = SendNorms(link, owner); !s.ok()) return s;
   FrameHeader header;
   header.stream = static_cast<uint32_t>(owner.slot);
   absl::Status s = Send(link, header, HostFrame::kOwner, copy.data(), copy.size(), &bytes_->records);
@@ -229,6 +234,24 @@ absl::StatusOr<bool> HostOutgoing::SendOwner(runtime::Link& link, Owner& owner) 
   owner.marks = marks;
   owner.consumed = std::move(consumed);
   return true;
+}
+
+// They stand from PHASED until all owners, the peer's among them, have done the step and prepared the next.
+absl::Status HostOutgoing::SendNorms(runtime::Link& link, Owner& owner) {
+  const StepId phased = owner.records->Phased();
+  if (phased == owner.phased) return absl::OkStatus();
+  for (size_t u = 0; u < owner.norms.size(); ++u) {
+    const BlockRange own = owner.norms[u];
+    if (own.empty()) continue;
+    FrameHeader header;
+    header.stream = static_cast<uint32_t>(u);
+    header.offset = static_cast<uint64_t>(own.begin) * kNormBytes;
+    absl::Status s = Send(link, header, HostFrame::kNorms, memory_->block_norms() + 2 * own.begin,
+                          static_cast<uint64_t>(own.size()) * kNormBytes, &bytes_->records);
+    if (!s.ok()) return s;
+  }
+  owner.phased = phased;
+  return absl::OkStatus();
 }
 
 absl::StatusOr<bool> HostOutgoing::SendControl(runtime::Link& link) {

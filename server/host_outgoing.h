@@ -47,6 +47,8 @@ class HostOutgoing {
     runtime::OwnerRecords* records;
     runtime::OwnerRecords::Marks marks{};
     std::string consumed;            // as last sent, where they are sent
+    StepId phased;                   // whose norms were sent last
+    std::vector<BlockRange> norms;   // per unit, own, of those that have norms
     std::vector<uint64_t> changed;   // per unit, as last sent
     std::vector<BlockRange> blocks;  // per unit, own
     std::vector<bool> slices;        // per unit: sums something for other hosts
@@ -56,6 +58,7 @@ class HostOutgoing {
   absl::StatusOr<bool> SendSlices(runtime::Link& link);
   absl::StatusOr<bool> SendSteps(runtime::Link& link);
   absl::StatusOr<bool> SendOwner(runtime::Link& link, Owner& owner);
+  absl::Status SendNorms(runtime::Link& link, Owner& owner);
   absl::StatusOr<bool> SendControl(runtime::Link& link);
   absl::StatusOr<bool> SendGathers(runtime::Link& link);
   absl::Status SendGathered(runtime::Link& link, const GatherRequests::Request& request);

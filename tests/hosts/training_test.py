@@ -33,15 +33,25 @@ class BitsTest(two_hosts.TwoHostsTest):
     def test_one_rank_each_in_16_bits(self):
         self.compare(1, ["--stage", 1, "--precision", "bf16", "--stochastic-rounding"])
 
+    def test_lamb_takes_the_norms_of_tensors_that_hosts_divide(self):
+        for args in (["--stage", 2], ["--stage", 3, "--precision", "bf16"]):
+            with self.subTest(args=args):
+                self.compare(1, ["--optimizer", "lamb", *args])
+
 
 class KillTest(two_hosts.TwoHostsTest):
     steps = 40
-    args = ["--stage", 2, "--accumulation", 2]
 
     def test_whoever_dies_on_either_side(self):
-        with self.job(2, 2, self.args, run_args=["--reduce-groups", "1,1"]) as job:
+        self.kill_all_kinds(["--stage", 2, "--accumulation", 2])
+
+    def test_whoever_dies_between_the_passes_of_lamb(self):
+        self.kill_all_kinds(["--stage", 1, "--optimizer", "lamb"])
+
+    def kill_all_kinds(self, args):
+        with self.job(2, 2, args, run_args=["--reduce-groups", "1,1"]) as job:
             want = job.finish().weights()
-        with two_hosts.TwoHosts(self, 1, 1, self.args) as pair:
+        with two_hosts.TwoHosts(self, 1, 1, args) as pair:
             for step, host, kind in ((4, 1, "trainer"), (9, 1, "server"), (15, 0, "trainer"), (21, 0, "server"),
                                      (27, 1, "server"), (32, 1, "trainer")):
                 pair.wait_for_step(step)

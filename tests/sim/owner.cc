@@ -34,7 +34,6 @@ class Owner {
     w_.Trace(absl::StrCat("takes slot ", slot_.value()));
     if (w_.bug != Bug::kNoUndoOnRecovery) blocks_.Recover();
     if (w_.bug == Bug::kRewritePrepared) page_.prepared.reset();
-    if (w_.bug == Bug::kPhaseAgain) page_.phased = {};
     for (;;) {
       const uint64_t ticket = w_.s.Listen();
       if (EnsurePipeline()) {
@@ -283,7 +282,7 @@ class Owner {
   void PreUpdate(StepId id) {
     const Verdict& v = pipeline_->verdict();
     if (w_.bug == Bug::kPhasedEarly) page_.phased = id;
-    blocks_.TakeNorms(v, assignment_.hosts);
+    blocks_.Move(v, assignment_.hosts);
     page_.phased = id;
     w_.Trace(absl::StrCat("PHASED ", id.ToString()));
     w_.s.Ring();

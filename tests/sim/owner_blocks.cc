@@ -40,13 +40,15 @@ void OwnerBlocks::Recover() {
         [&](int64_t b, uint64_t saved) {
           w_.Trace(absl::StrCat("undoes block ", b));
           Planes& p = m_.planes[b];
+          const bool moving = Mark(u.apply.mark.load()).parts() != 0;
+          const bool follows = w_.job.norms && !moving && saved != kAllSaved;
           for (int e = 0; e < kElements && static_cast<uint64_t>(e) < saved; ++e) {
-            p.param[e] = u.planes.param[e];
+            (moving ? m_.grad[b] : p.param)[e] = u.planes.param[e];
             w_.Tick();
-            p.momentum[e] = u.planes.momentum[e];
+            if (!follows) p.momentum[e] = u.planes.momentum[e];
             w_.Tick();
           }
-          if (saved < kElements) return;  // what comes last has not changed
+          if (moving || saved < kElements) return;  // what comes last has not changed
           p.updates = u.planes.updates;
           w_.Tick();
         });
@@ -159,16 +161,39 @@ void OwnerBlocks::Slice(int unit, int part, StepId id, const HostMap& hosts) {
   }
 }
 
-void OwnerBlocks::TakeNorms(const Verdict& v, const HostMap& hosts) {
+void OwnerBlocks::MoveBlock(int64_t b, Undo& undo) {
+  Values& momentum = m_.planes[b].momentum;
+  Values& grad = m_.grad[b];
+  const double norm = Job::Norm(m_.planes[b], grad);
+  for (int e = 0; e < kElements; ++e) {
+    if (w_.bug != Bug::kKeepNoGradient) undo.planes.param[e] = grad[e];
+    w_.Tick();
+    undo.planes.momentum[e] = momentum[e];
+    w_.Tick();
+    undo.apply.saved = static_cast<uint64_t>(e) + 1;
+    w_.Tick();
+    momentum[e] += grad[e];
+    w_.Tick();
+    grad[e] = momentum[e];
+    w_.Tick();
+  }
+  m_.norms[b] = norm;
+}
+
+void OwnerBlocks::Move(const Verdict& v, const HostMap& hosts) {
+  const Mark mark = Mark::JustBefore(v.id);
   for (const UnitShape& u : w_.job.units) {
     const BlockRange own = Own(u, hosts);
     for (int64_t b = own.begin; b < own.end; ++b) {
       if (!TestBit(v.has_grad, w_.job.TensorOf(static_cast<int>(b)))) continue;
+      if (Mark(m_.apply_stamp[b].load()) >= mark && w_.bug != Bug::kMoveTwice) continue;
+      Preserve(b, v.id.step, false);
+      Undo& undo = NextUndo();
+      JournaledPass(
+          undo.apply, m_.apply_stamp[b], mark, b, [&] { MoveBlock(b, undo); }, [&] { w_.Tick(); });
       w_.Tick();
-      m_.norms[b] = Job::Norm(m_.planes[b], m_.grad[b]);
     }
   }
-  w_.Tick();
 }
 
 double OwnerBlocks::TrustOf(int64_t block) const {
@@ -209,7 +234,7 @@ void OwnerBlocks::SaveElement(const Planes& p, int e, Undo& undo) {
   if (e == 0) undo.planes.updates = p.updates;
   undo.planes.param[e] = p.param[e];
   w_.Tick();
-  undo.planes.momentum[e] = p.momentum[e];
+  if (!w_.job.norms) undo.planes.momentum[e] = p.momentum[e];
   w_.Tick();
   undo.apply.saved = static_cast<uint64_t>(e) + 1;
   w_.Tick();
@@ -222,9 +247,9 @@ void OwnerBlocks::Mutate(int64_t b, const Verdict& v, bool update, const std::ve
   const double rate = v.groups[0][kLr] * (update ? TrustOf(b) : 1);
   for (int e = 0; e < kElements && update; ++e) {
     if (pass != nullptr && w_.bug != Bug::kLateSave) SaveElement(p, e, *pass);
-    p.momentum[e] += m_.grad[b][e];
+    if (!w_.job.norms) p.momentum[e] += m_.grad[b][e];
     w_.Tick();
-    p.param[e] -= rate * p.momentum[e];
+    p.param[e] -= rate * (w_.job.norms ? m_.grad[b][e] : p.momentum[e]);
     w_.Tick();
     if (pass != nullptr && w_.bug == Bug::kLateSave) SaveElement(p, e, *pass);
   }
@@ -265,7 +290,7 @@ void OwnerBlocks::Apply(const Verdict& v, const std::vector<uint64_t>& imports, 
         JournaledMutate(
             u.apply, m_.apply_stamp[b], mark, b, save, [] {}, tick);
         mutate();
-      } else if (update) {
+      } else if (update && (!w_.job.norms || imports.empty())) {
         JournaledPass(
             u.apply, m_.apply_stamp[b], mark, b, [&] { Mutate(b, v, update, imports, &u); }, tick);
       } else {

@@ -22,8 +22,8 @@ class OwnerBlocks {
   void Reduce(int unit, int part, StepId id, const HostMap& hosts);
   // Sums what this host's ranks delivered of a part, for other hosts' owners.
   void Slice(int unit, int part, StepId id, const HostMap& hosts);
-  // Norms of own blocks.
-  void TakeNorms(const Verdict& v, const HostMap& hosts);
+  // First pass of an optimizer by norms over own blocks: momentum moves, gradients become directions.
+  void Move(const Verdict& v, const HostMap& hosts);
   // Brings own blocks to a verdict; snapshots keep what they need.
   void Apply(const Verdict& v, const std::vector<uint64_t>& imports, const HostMap& hosts);
   // Stores imports between steps.
@@ -38,6 +38,7 @@ class OwnerBlocks {
   Values PartOf(int unit, int part, StepId id, int64_t block);
   void Preserve(int64_t block, Step step, bool at_boundary);
   void SaveElement(const Planes& planes, int element, Undo& undo);
+  void MoveBlock(int64_t block, Undo& undo);
   void Mutate(int64_t block, const Verdict& v, bool update, const std::vector<uint64_t>& imports, Undo* pass);
   void Overlay(int64_t block, const std::vector<uint64_t>& imports);
   bool Covered(int64_t block, const std::vector<uint64_t>& imports) const;

@@ -42,7 +42,8 @@ enum class Bug {
   kNoBarrier,           // owners take up new ranges one by one
   kNextAttemptEarly,    // trainers begin again at the first REJECTED
   kPhasedEarly,         // PHASED is published before the norms are there
-  kPhaseAgain,          // a successor takes the norms again though its predecessor was PHASED
+  kMoveTwice,           // a successor moves blocks again that its predecessor moved before PHASED
+  kKeepNoGradient,      // what a block's gradient was is not kept while it turns into a direction
   kRetireEarly,         // slots are given up before their owners have left the old ranges
   kDoneBeforeBlocks,    // an agent sends records before what they stand for
   kOverwriteOutbox,     // a slice is overwritten before it was consumed
