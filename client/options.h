@@ -22,6 +22,9 @@ namespace sherd {
 struct Stage3Options {
   PrefetchLimits prefetch;
   PersistenceLimits persistence;
+  // zero_hpz_partition_size. Of several hosts: the number of ranks of one; then each host keeps what it has
+  // gathered until values change, and every unit comes from the others once a step. 0 or 1: it does not.
+  int hpz_partition = 0;
 };
 
 // How the job is sharded and stepped. Every rank passes the same.

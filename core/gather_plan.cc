@@ -56,7 +56,7 @@ GatherPlan::Effects GatherPlan::Look(const std::vector<Rank>& ranks) {
     const State& s = state_[u];
     if (how == UnitWant::kNot) {
       // What is on its way would arrive in memory that was given back.
-      if (s.at != kHere) continue;
+      if (s.at != kHere || keep_) continue;
       if (Expected(u, ranks)) {
         spare.push_back(u);
       } else {

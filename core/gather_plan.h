@@ -11,12 +11,17 @@
 // so ranks that are not in step gather it once, and with room for it each unit comes as often as one rank
 // uses it.
 //
+// A host that is told to *keep* (zero_hpz_partition_size) lets go of nothing: what it has gathered stays
+// until it is wanted with newer values, and then they come in its place. So each unit comes once for all uses
+// of a step, and max_live has no meaning, as in the end all is here.
+//
 // Thread-compatible. Look takes O(units x ranks).
 #ifndef SHERD_CORE_GATHER_PLAN_H_
 #define SHERD_CORE_GATHER_PLAN_H_
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <utility>
 #include <vector>
 
@@ -63,8 +68,11 @@ class GatherPlan {
     std::vector<Start> start;
   };
 
-  GatherPlan(std::vector<int64_t> elements, int64_t max_live)
-      : elements_(std::move(elements)), max_live_(max_live), state_(elements_.size()) {}
+  GatherPlan(std::vector<int64_t> elements, int64_t max_live, bool keep = false)
+      : elements_(std::move(elements)),
+        max_live_(keep ? std::numeric_limits<int64_t>::max() : max_live),
+        keep_(keep),
+        state_(elements_.size()) {}
 
   // The unit is here with these values: found so by a successor, or not freed because it is wanted again.
   void Found(int unit, uint64_t values);
@@ -91,6 +99,7 @@ class GatherPlan {
 
   const std::vector<int64_t> elements_;
   const int64_t max_live_;
+  const bool keep_;
   std::vector<State> state_;
   int64_t live_ = 0, peak_live_ = 0;
 };

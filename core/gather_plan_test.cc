@@ -12,7 +12,8 @@ constexpr uint64_t kFirst = UnitValues::Of(Step(1), 0);
 
 class Host {
  public:
-  Host(int ranks, std::vector<int64_t> elements, int64_t max_live) : plan_(elements, max_live) {
+  Host(int ranks, std::vector<int64_t> elements, int64_t max_live, bool keep = false)
+      : plan_(elements, max_live, keep) {
     for (int r = 0; r < ranks; ++r) ranks_.push_back({true, 0, std::vector<UnitWant>(elements.size())});
   }
   void Want(int rank, int unit, UnitWant::How how, uint64_t values = kFirst) {
@@ -110,6 +111,69 @@ TEST(GatherPlan, NewValuesComeInThePlaceOfOld) {
   EXPECT_EQ(host.Look(), Units({0}));
   EXPECT_EQ(host.plan_.live(), 10);
   EXPECT_EQ(host.plan_.values(0), UnitValues::Of(Step(2), 0));
+}
+
+TEST(GatherPlan, WhoKeepsGathersOnceUntilValuesChange) {
+  Host host(1, {10, 20}, /*max_live=*/0, /*keep=*/true);
+  for (uint64_t step = 1; step <= 3; ++step) {
+    const uint64_t values = UnitValues::Of(Step(step), 0);
+    for (const int unit : {0, 1, 1, 0}) {  // forward, backward
+      const bool first = host.plan_.values(unit) != values;
+      host.Want(0, unit, UnitWant::kNow, values);
+      EXPECT_EQ(host.Look(), first ? Units({unit}) : Units());
+      EXPECT_EQ(host.plan_.values(unit), values);
+      host.Drop(0, unit);
+      EXPECT_EQ(host.Look(), Units());
+    }
+    host.ranks_[0].recorded = step;
+    EXPECT_EQ(host.Look(), Units());
+    EXPECT_EQ(host.here_, std::set<int>({0, 1}));  // the memory stays for the next values
+  }
+  EXPECT_EQ(host.plan_.peak_live(), 30);
+}
+
+// The limit would never let what is wanted ahead come, as what is kept is not given back.
+TEST(GatherPlan, WhoKeepsGathersAheadWhateverTheLimit) {
+  Host host(1, {10, 20, 30}, /*max_live=*/10, /*keep=*/true);
+  host.Want(0, 0, UnitWant::kNow);
+  host.Want(0, 1, UnitWant::kAhead);
+  host.Want(0, 2, UnitWant::kAhead);
+  EXPECT_EQ(host.Look(), Units({0, 1, 2}));
+}
+
+// One rank or two, each at its own pace through forward and backward of two units, values of the second step
+// once all ranks have recorded the first: every order of their wants. Each unit comes once a step, the right
+// values are there whenever they are needed now, and nothing is freed.
+TEST(GatherPlan, WhoKeepsGathersOnceInEveryOrder) {
+  constexpr int kSteps = 2, kUses = 4;
+  const auto unit_of = [](int use) { return use % kUses < 2 ? use % kUses : 3 - use % kUses; };
+  for (const int ranks : {1, 2}) {
+    const int choices = ranks == 1 ? 1 : 1 << (2 * kSteps * kUses);
+    for (int order = 0; order < choices; ++order) {
+      Host host(ranks, {10, 10}, /*max_live=*/10 * (order % 3), /*keep=*/true);
+      std::vector<int> at(ranks, 0);
+      size_t started = 0;
+      bool possible = true;
+      for (int turn = 0; turn < ranks * kSteps * kUses && possible; ++turn) {
+        const int r = (order >> turn) & 1;
+        const int step = at[r] / kUses + 1;
+        possible = at[r] < kSteps * kUses;
+        for (int other = 0; other < ranks; ++other) possible &= at[other] >= (step - 1) * kUses;
+        if (!possible) break;
+        const uint64_t values = UnitValues::Of(Step(step), 0);
+        const int u = unit_of(at[r]++);
+        host.Want(r, u, UnitWant::kNow, values);
+        started += host.Look().size();
+        ASSERT_EQ(host.plan_.values(u), values) << order;
+        host.Drop(r, u);
+        if (at[r] % kUses == 0) host.ranks_[r].recorded = step;
+        ASSERT_EQ(host.Look(), Units());
+      }
+      if (possible) {
+        ASSERT_EQ(started, 2u * kSteps) << order;
+      }
+    }
+  }
 }
 
 TEST(GatherPlan, WantsAreAWord) {

@@ -65,6 +65,18 @@ absl::Status CheckGather(const JobSpec& spec) {
     }
     before = u;
   }
+  if (absl::Status s = CheckIn<int>("gather.hpz_partition", spec.gather.hpz_partition, 0, kMaxWorldSize);
+      !s.ok())
+    return s;
+  const std::vector<int32_t>& hosts = spec.reduction.groups;  // ranks of each
+  if (spec.gather.keep() && !hosts.empty() &&
+      std::find(hosts.begin(), hosts.end(), spec.gather.hpz_partition) == hosts.end()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "gather.hpz_partition=", spec.gather.hpz_partition,
+        " (zero_hpz_partition_size) is not the number of ranks of a host, which are ",
+        absl::StrJoin(hosts, ","), ": write one of these, and each host keeps what it has gathered, ",
+        "or 1, and none does"));
+  }
   return CheckIn<int64_t>("gather.max_live", spec.gather.max_live, 0, kMaxLayoutElements);
 }
 
@@ -236,6 +248,7 @@ absl::Status CheckSame(const JobSpec& job, const JobSpec& asked) {
         CheckEqual(job, "gather.persistent", absl::StrJoin(job.gather.persistent, ","),
                    absl::StrJoin(asked.gather.persistent, ",")),
         CheckEqual(job, "gather.initial_shares", job.gather.initial_shares, asked.gather.initial_shares),
+        CheckEqual(job, "gather.hpz_partition", job.gather.hpz_partition, asked.gather.hpz_partition),
         CheckEqual(job, "compute_dtype", Name(job.compute), Name(asked.compute)),
         CheckEqual(job, "staging_dtype", Name(job.staging), Name(asked.staging)),
         CheckEqual(job, "loss_scale", Describe(job.loss_scale), Describe(asked.loss_scale)),

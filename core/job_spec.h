@@ -64,6 +64,11 @@ struct GatherSpec {
   // Initial values of units that are not persistent: each host writes its share, and they are nowhere whole.
   // False: rank 0 writes them all, and hosts are sent their shares.
   bool initial_shares = false;
+  // zero_hpz_partition_size: the ranks of a host; then a host keeps what it has gathered until there are
+  // newer values, whatever max_live says. 0, 1: it does not. On one host, where nothing is sent, no number
+  // has an effect.
+  int hpz_partition = 0;
+  bool keep() const { return hpz_partition > 1; }
 };
 
 struct JobSpec {

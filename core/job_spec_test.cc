@@ -57,6 +57,13 @@ TEST(JobSpec, ValidateNamesTheBadField) {
        [](JobSpec& s) {
          s.reduction.groups = {1, 2};
        }},
+      {"gather.hpz_partition=-1", [](JobSpec& s) { s.gather.hpz_partition = -1; }},
+      {"gather.hpz_partition=4097", [](JobSpec& s) { s.gather.hpz_partition = 4097; }},
+      {"gather.hpz_partition=2 (zero_hpz_partition_size) is not the number of ranks of a host, which are 1,1",
+       [](JobSpec& s) {
+         s.reduction.groups = {1, 1};
+         s.gather.hpz_partition = 2;
+       }},
       {"compute_dtype=0", [](JobSpec& s) { s.compute = static_cast<DType>(0); }},
       {"staging_dtype=4", [](JobSpec& s) { s.staging = static_cast<DType>(4); }},
       {"loss_scale.initial=0", [](JobSpec& s) { s.loss_scale.initial = 0; }},
@@ -79,6 +86,20 @@ TEST(JobSpec, ValidateNamesTheBadField) {
   }
 }
 
+TEST(JobSpec, HostsKeepWhatTheyGatherInPartitionsOfAnyHost) {
+  for (const int partition : {0, 1, 2, 3}) {
+    JobSpec spec = Good();
+    spec.world_size = 5;
+    spec.reduction.groups = {2, 3};
+    spec.gather.hpz_partition = partition;
+    EXPECT_TRUE(Validate(spec).ok()) << Validate(spec);
+    EXPECT_EQ(spec.gather.keep(), partition > 1);
+  }
+  JobSpec one_host = Good();
+  one_host.gather.hpz_partition = 8;
+  EXPECT_TRUE(Validate(one_host).ok());
+}
+
 TEST(JobSpec, CheckSameNamesFieldAndBothValues) {
   JobSpec other = Good();
   other.uuid = "another";
@@ -95,6 +116,7 @@ TEST(JobSpec, CheckSameNamesFieldAndBothValues) {
        [](JobSpec& s) {
          s.reduction = {{1, 1}, DType::kBFloat16};
        }},
+      {"gather.hpz_partition is 0 in job gpt but 2", [](JobSpec& s) { s.gather.hpz_partition = 2; }},
       {"compute_dtype is fp32 in job gpt but bf16", [](JobSpec& s) { s.compute = DType::kBFloat16; }},
       {"staging_dtype is fp32 in job gpt but fp16", [](JobSpec& s) { s.staging = DType::kFloat16; }},
       {"loss_scale is 1 static in job gpt but 65536 dynamic, window 1000, hysteresis 2, floor 1",

@@ -69,7 +69,8 @@ SherdPlan PlanSherd(const PlanRequest& request, int stage) {
   if (job.stage == 3 && hosts > 1) {
     const int64_t all = job.layout.total_blocks() * kBlockElements;
     const int64_t limit = job.gather.max_live > 0 ? job.gather.max_live : PrefetchLimits().max_live;
-    add("gathered", std::min(limit, all - Share(all, hosts)) * SizeOf(job.compute));
+    const int64_t others = all - Share(all, hosts);
+    add("gathered", (job.gather.keep() ? others : std::min(limit, others)) * SizeOf(job.compute));
   }
   add("grad", Share(sizes.grad_bytes(), hosts));
   if (sizes.directions_bytes() > 0) add("directions", Share(sizes.directions_bytes(), hosts));
@@ -102,12 +103,12 @@ SherdPlan PlanSherd(const PlanRequest& request, int stage) {
   const double update = elements * (4 + 2 * state + compute + before);
   plan.memory_traffic_bytes = (reduce + update) / hosts;
   // This host's sums go to the hosts that own the blocks, of each part that is reduced; its own parameters go
-  // to all, in stage 3 for forward and for backward of each micro-batch.
+  // to all, in stage 3 for forward and for backward of each micro-batch, unless they keep them.
   if (hosts > 1) {
     const double others = static_cast<double>(hosts - 1) / hosts;
     const double sent = elements * others * static_cast<double>(SizeOf(wire)) * job.parts;
     plan.memory_traffic_bytes = reduce + update / hosts + 2 * sent;  // written here, read there
-    const double times = job.stage < 3 ? 1 : 2.0 * job.parts;
+    const double times = job.stage < 3 || job.gather.keep() ? 1 : 2.0 * job.parts;
     plan.network_traffic_bytes = sent + times * elements * others * (compute > 0 ? compute : 4.0);
   }
   return plan;

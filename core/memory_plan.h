@@ -22,7 +22,9 @@
 // again. A host sends (n-1)/n P (b' + b) bytes a step: its sums of the others' blocks, once for each part
 // that stage 2 reduces, and its own parameters to each of the others. In stage 3 a host has 1/n of the
 // parameters, too, and beside that what is gathered, at most JobSpec::gather.max_live (0: DeepSpeed's
-// default); it sends its share for forward and for backward of each micro-batch: (n-1)/n P (b' + 2b).
+// default); it sends its share for forward and for backward of each micro-batch: (n-1)/n P (b' + 2b). With
+// JobSpec::gather.hpz_partition it has all of the others' as well, and sends its share once: (n-1)/n P (b' +
+// b) if there is one micro-batch.
 //
 // Pure; thread-safe.
 #ifndef SHERD_CORE_MEMORY_PLAN_H_

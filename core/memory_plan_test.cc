@@ -137,6 +137,10 @@ TEST(MemoryPlan, OfSeveralHostsEachHasItsShareOfStage3) {
   EXPECT_EQ(ItemOf(PlanSherd(r, 2), "plane.compute"), 2 * elements);
   r.accumulation = 4;
   EXPECT_DOUBLE_EQ(PlanSherd(r, 3).network_traffic_bytes, (1 + 2) * 4 * 0.5 * 2 * elements);
+  r.job.gather.hpz_partition = 4;  // kept: once a step, and the limit does not bound it
+  EXPECT_EQ(ItemOf(PlanSherd(r, 3), "gathered"), 2 * elements / 2);
+  EXPECT_DOUBLE_EQ(PlanSherd(r, 3).network_traffic_bytes, (4 + 1) * 0.5 * 2 * elements);
+  EXPECT_DOUBLE_EQ(PlanSherd(r, 2).network_traffic_bytes, (4 + 1) * 0.5 * 2 * elements);
 }
 
 TEST(MemoryPlan, ModelsOfAnySize) {

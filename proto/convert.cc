@@ -57,6 +57,7 @@ absl::StatusOr<JobSpec> SpecFrom(const Message& m) {
   spec.gather.persistent = {m.gathering().persistent().begin(), m.gathering().persistent().end()};
   spec.gather.max_live = m.gathering().max_live();
   spec.gather.initial_shares = m.gathering().initial_shares();
+  spec.gather.hpz_partition = m.gathering().hpz_partition();
   if (absl::Status s = PrecisionFrom(m.precision(), &spec); !s.ok()) return s;
   if (absl::Status s = ReductionFrom(m.reduction(), &spec); !s.ok()) return s;
   if (absl::Status s = Validate(spec); !s.ok()) return s;
@@ -81,6 +82,7 @@ void SpecTo(const JobSpec& spec, Message* m) {
     gathering->mutable_persistent()->Assign(spec.gather.persistent.begin(), spec.gather.persistent.end());
     gathering->set_max_live(spec.gather.max_live);
     gathering->set_initial_shares(spec.gather.initial_shares);
+    gathering->set_hpz_partition(spec.gather.hpz_partition);
   }
   if (spec.reduction.groups.empty()) return;
   m->mutable_reduction()->mutable_groups()->Assign(spec.reduction.groups.begin(),

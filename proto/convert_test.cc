@@ -28,6 +28,8 @@ v1::AttachRequest Good() {
   spec.stochastic_rounding = true;
   spec.rounding_seed = 99;
   spec.reduction = {{1, 2}, DType::kFloat16};
+  spec.gather = {{1}, 5000, true, 2};
+  spec.stage = 3;
   v1::AttachRequest request;
   ToProto(spec, &request);
   return request;
@@ -37,7 +39,11 @@ TEST(Convert, JobSpecThereAndBack) {
   const absl::StatusOr<JobSpec> spec = JobSpecFromProto(Good());
   ASSERT_TRUE(spec.ok()) << spec.status();
   EXPECT_EQ(spec->world_size, 3);
-  EXPECT_EQ(spec->stage, 2);
+  EXPECT_EQ(spec->stage, 3);
+  EXPECT_EQ(spec->gather.persistent, std::vector<int>{1});
+  EXPECT_EQ(spec->gather.max_live, 5000);
+  EXPECT_TRUE(spec->gather.initial_shares);
+  EXPECT_EQ(spec->gather.hpz_partition, 2);
   EXPECT_EQ(spec->compute, DType::kBFloat16);
   EXPECT_EQ(spec->staging, DType::kFloat16);
   EXPECT_EQ(spec->loss_scale, (LossScaleSpec{true, 1024, 7, 3, 2}));

@@ -46,7 +46,8 @@ HostGather::HostGather(runtime::JobMemory* memory, runtime::SpinPolicy spin)
   }
   looked_.resize(ranks_.size());
   for (GatherPlan::Rank& r : looked_) r.wants.resize(units_);
-  plan_ = std::make_unique<GatherPlan>(std::move(elements), memory->spec().gather.max_live);
+  const GatherSpec& gather = memory->spec().gather;
+  plan_ = std::make_unique<GatherPlan>(std::move(elements), gather.max_live, gather.keep());
   run_ = std::thread([this] { Run(); });
 }
 

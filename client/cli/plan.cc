@@ -87,6 +87,17 @@ absl::Status ReadModel(const std::string& path, int64_t bucket_elements, PlanReq
   return layout.status();
 }
 
+// As a job of these hosts would check it.
+absl::Status CheckPartition(const std::string& config, int stage, const PlanRequest& request) {
+  const int partition = request.job.gather.hpz_partition, ranks = request.ranks_per_host;
+  const int last = request.job.world_size - (request.hosts() - 1) * ranks;
+  if (stage < 3 || partition <= 1 || request.hosts() == 1 || partition == ranks || partition == last)
+    return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      config, ": zero_hpz_partition_size is ", partition, ", but a host has ", ranks, " trainers: write ",
+      ranks > 1 ? absl::StrCat(ranks, " or 1") : "1", ", or give --local-world ", partition));
+}
+
 // The rows that a configuration asks for; `options` must not contradict it.
 absl::Status ApplyConfig(const PlanOptions& options, PlanTask* task, int64_t* bucket_elements) {
   absl::StatusOr<DeepSpeedConfig> file = DeepSpeedConfig::Load(options.config);
@@ -113,8 +124,9 @@ absl::Status ApplyConfig(const PlanOptions& options, PlanTask* task, int64_t* bu
   task->request.offload_optimizer = asked->offload_optimizer;
   task->request.offload_param = asked->offload_param;
   task->request.job.gather.max_live = asked->stage3.prefetch.max_live;
+  task->request.job.gather.hpz_partition = asked->stage3.hpz_partition;
   *bucket_elements = asked->bucket_elements;
-  return absl::OkStatus();
+  return CheckPartition(options.config, asked->stage, task->request);
 }
 
 // What the segments' own headers say, and what follows from the layout.
@@ -188,6 +200,18 @@ Json PlanJson(const PlanTask& task) {
   return json;
 }
 
+// What it costs that hosts keep what they have gathered, and what it saves.
+void WriteKeeping(const PlanRequest& request, const SherdPlan& keeps, std::ostream& out) {
+  PlanRequest other = request;
+  other.job.gather.hpz_partition = 0;
+  const SherdPlan frees = PlanSherd(other, 3);
+  out << "zero_hpz_partition_size: each host keeps what it has gathered, "
+      << DecimalBytes(static_cast<double>(keeps.host_bytes - frees.host_bytes))
+      << " more than stage3_max_live_parameters leaves it, and sends "
+      << DecimalBytes(keeps.network_traffic_bytes) << " a step instead of "
+      << DecimalBytes(frees.network_traffic_bytes) << "\n";
+}
+
 void WriteSection(const PlanTask& task, DType dtype, std::ostream& out) {
   const PlanRequest request = WithDType(task.request, dtype);
   out << "\n" << (dtype == DType::kFloat32 ? "fp32" : Name(dtype) + " over fp32 masters") << "\n";
@@ -217,6 +241,7 @@ void WriteSection(const PlanTask& task, DType dtype, std::ostream& out) {
   }
   out << "; while weights are pulled at most " << DecimalBytes(static_cast<double>(plan.snapshot_bytes))
       << " more\n";
+  if (shown == 3 && request.hosts() > 1 && request.job.gather.keep()) WriteKeeping(request, plan, out);
 }
 
 }  // namespace

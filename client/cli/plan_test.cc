@@ -4,6 +4,7 @@
 #include <sstream>
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "client/cli/fake_job.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -15,6 +16,7 @@ namespace sherd::cli {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 std::string TextOf(const PlanOptions& options, bool json = false) {
   std::ostringstream out;
@@ -111,6 +113,33 @@ TEST(Plan, AConfigurationSaysWhatToPlan) {
   options.dtype = "";
   options.optimizer = "adamw";
   EXPECT_THAT(ErrorOf(options), HasSubstr("--optimizer says adamw"));
+}
+
+TEST(Plan, WhatHostsKeepCostsMemoryAndSavesTraffic) {
+  runtime::TestRoot root;
+  PlanOptions options = Params("4B", 16);
+  const auto config = [&](int partition, const char* more) {
+    return Write(root.path() + "/ds.json",
+                 absl::StrCat(R"({"bf16": {"enabled": true}, "zero_optimization": {"stage": 3,
+                     "zero_hpz_partition_size": )",
+                              partition, more, "}}"));
+  };
+  options.config = config(1, "");
+  EXPECT_THAT(TextOf(options), Not(HasSubstr("zero_hpz_partition_size")));
+  options.config = config(8, "");
+  // 2G of the others' elements in 16 bits instead of the default limit of 1G; 3 times 4 GB fewer by one.
+  EXPECT_THAT(TextOf(options), HasSubstr("gathered 4 GB"));
+  EXPECT_THAT(TextOf(options), HasSubstr("2 GB more than stage3_max_live_parameters leaves it"));
+  EXPECT_THAT(TextOf(options), HasSubstr("sends 8 GB a step instead of 12 GB"));
+  const auto json = nlohmann::json::parse(TextOf(options, /*json=*/true));
+  EXPECT_EQ(json["plans"][0]["sherd"]["network_traffic_bytes"], 8e9);
+  options.config = config(4, "");
+  EXPECT_THAT(ErrorOf(options),
+              HasSubstr("zero_hpz_partition_size is 4, but a host has 8 trainers: write 8"));
+  options.local_world = 4;
+  EXPECT_THAT(TextOf(options), HasSubstr("zero_hpz_partition_size"));
+  options.local_world = 16;  // one host: no number has an effect
+  EXPECT_THAT(TextOf(options), Not(HasSubstr("zero_hpz_partition_size")));
 }
 
 TEST(Plan, WrongOptionsAreOneLine) {

@@ -233,6 +233,7 @@ void ResolveStage3(ValueSource& from, const ProgramValues& program, TrainingConf
   limits.max_reuse_distance = Stage3Key(from, "max_reuse_distance", absl::nullopt);
   out->stage3.persistence.tensor = Stage3Key(from, "param_persistence_threshold", small);
   out->stage3.persistence.model = Stage3Key(from, "model_persistence_threshold", absl::nullopt);
+  out->stage3.hpz_partition = static_cast<int>(*from.Integer("zero_optimization.zero_hpz_partition_size"));
 }
 
 void ResolveZero(ValueSource& from, const ProgramValues& program, TrainingConfig* out) {

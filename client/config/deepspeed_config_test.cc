@@ -276,6 +276,8 @@ TEST(DeepSpeedConfig, LimitsOfStage3) {
   EXPECT_EQ(given.Zero().stage3().persistence.tensor, 4);
   EXPECT_EQ(given.Zero().stage3().persistence.model, 5);
   EXPECT_EQ(of(R"(, "max_live_parameters": 7)").stage3.prefetch.max_live, 7);
+  EXPECT_EQ(usual.Zero().stage3().hpz_partition, 1);
+  EXPECT_EQ(of(R"(, "zero_hpz_partition_size": 8)").Zero().stage3().hpz_partition, 8);
 }
 
 TEST(DeepSpeedConfig, WarningsSayWhatHappensInstead) {
@@ -284,7 +286,12 @@ TEST(DeepSpeedConfig, WarningsSayWhatHappensInstead) {
       WarningsOf(R"({"wall_clock_breakdown": false, "zero_optimization": {"stage": 2, "reduce_scatter": true,
       "offload_optimizer": {"device": "cpu"}}})"),
       "");
-  EXPECT_EQ(WarningsOf(R"({"zero_optimization": {"stage": 3, "stage3_max_live_parameters": 5}})"), "");
+  EXPECT_EQ(WarningsOf(R"({"zero_optimization": {"stage": 3, "stage3_max_live_parameters": 5,
+      "zero_hpz_partition_size": 8}})"),
+            "");
+  EXPECT_NE(WarningsOf(R"({"zero_optimization": {"stage": 3, "mics_shard_size": 8}})")
+                .find("partitioned over all of its hosts"),
+            std::string::npos);
   const std::string nvme =
       WarningsOf(R"({"zero_optimization": {"offload_optimizer": {"device": "nvme", "nvme_path": "/n"}}})");
   EXPECT_NE(nvme.find("zero_optimization.offload_optimizer.device"), std::string::npos);

@@ -1,4 +1,5 @@
 #include "client/config/key_rows.h"
+#include "core/job_spec.h"
 
 namespace sherd::config {
 namespace {
@@ -18,9 +19,12 @@ constexpr absl::string_view kNoNvme =
     "kept in host memory: this version has no NVMe offload, so the state must fit in /dev/shm (see `sherd "
     "plan`)";
 constexpr absl::string_view kQuantised =
-    "no effect: parameters and gradients are never quantised; they stay exact, and cross no network";
-constexpr absl::string_view kOneHost =
-    "no effect: one host, one copy of the parameters; there are no groups of hosts to shard within";
+    "no effect: parameters and gradients are never quantised, between hosts neither";
+constexpr absl::string_view kGroups =
+    "no effect: a job is partitioned over all of its hosts, of which each has one copy of its share; there "
+    "are "
+    "no smaller groups of hosts that have the whole of it. zero_hpz_partition_size lets a host keep what it "
+    "has gathered";
 
 constexpr KeySpec kKeys[] = {
     Object("zero_optimization").Honoured("see its keys"),
@@ -195,7 +199,15 @@ constexpr KeySpec kKeys[] = {
         .Unless("false")
         .Warned("no effect: there is one implementation of stage 1"),
     Bool("zero_optimization.round_robin_gradients").Default("false").Unless("false").Warned(kNoCollective),
-    Integer("zero_optimization.zero_hpz_partition_size", 0).Default("1").Unless("0|1").Warned(kOneHost),
+    Integer("zero_optimization.zero_hpz_partition_size", 0, kMaxWorldSize)
+        .Default("1")
+        .Honoured(
+            "0 or 1: off. The number of ranks of a host (of any): in stage 3 each host keeps what it has "
+            "gathered until values change, whatever stage3_max_live_parameters says, so that backward "
+            "gathers nothing from other hosts; it takes the memory of whole parameters on every host "
+            "(`sherd plan`). Of several hosts any other number is an error: ranks of several hosts, or "
+            "some of one, share no second copy. On one host nothing is sent, and no number has an "
+            "effect"),
     Bool("zero_optimization.zero_quantized_weights").Default("false").Unless("false").Warned(kQuantised),
     Bool("zero_optimization.zero_quantized_nontrainable_weights")
         .Default("false")
@@ -203,11 +215,11 @@ constexpr KeySpec kKeys[] = {
         .Warned(kQuantised),
     Bool("zero_optimization.zero_quantized_gradients").Default("false").Unless("false").Warned(kQuantised),
     Free("zero_optimization.zeropp_loco_param").Warned(kQuantised),
-    Integer("zero_optimization.mics_shard_size", -1).Default("-1").Unless("-1").Warned(kOneHost),
+    Integer("zero_optimization.mics_shard_size", -1).Default("-1").Unless("-1").Warned(kGroups),
     Bool("zero_optimization.mics_hierarchical_params_gather")
         .Default("false")
         .Unless("false")
-        .Warned(kOneHost),
+        .Warned(kGroups),
     Bool("zero_optimization.memory_efficient_linear")
         .Default("true")
         .Unless("true")

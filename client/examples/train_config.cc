@@ -89,6 +89,7 @@ absl::Status ApplyConfig(const DeepSpeedConfig& file, int world_size, TrainOptio
        &options->stage3.prefetch.max_reuse_distance);
   take("--persistence-threshold", asked->stage3.persistence.tensor, &options->stage3.persistence.tensor);
   options->stage3.persistence.model = asked->stage3.persistence.model;
+  options->stage3.hpz_partition = asked->stage3.hpz_partition;
   options->compute = asked->compute;
   if (asked->communication.has_value()) options->communication = *asked->communication;
   if (options->given.count("--loss-scale") == 0) options->loss_scale = asked->loss_scale;

@@ -66,6 +66,7 @@ void SetGather(const ZeroOptions& options, const std::vector<SharedParameter>& p
     if (persistent[u]) spec->gather.persistent.push_back(static_cast<int>(u));
   }
   spec->gather.max_live = std::clamp<int64_t>(options.stage3().prefetch.max_live, 0, kMaxLayoutElements);
+  spec->gather.hpz_partition = options.stage3().hpz_partition;
   spec->gather.initial_shares =
       std::all_of(parameters.begin(), parameters.end(), [&](const SharedParameter& p) {
         return persistent[spec->layout.Find(p.name)->unit] || NotedOf(p.tensor).has_value();
