@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
+#include <torch/csrc/autograd/custom_function.h>
 #include <torch/utils.h>
 
 #include <cmath>
@@ -37,6 +38,27 @@ at::Tensor Wide(const at::Tensor& parameter) {
   return parameter.scalar_type() == at::kFloat ? parameter : parameter.to(at::kFloat);
 }
 
+// x weight + bias of 16-bit parameters, in fp32. Backward widens the weight again: autograd's own would keep
+// the wide copy of every weight from forward to backward, twice the memory of the parameters themselves,
+// which in stage 3 nobody is to have.
+struct WideLinear : ::torch::autograd::Function<WideLinear> {
+  using Context = ::torch::autograd::AutogradContext;
+  static at::Tensor forward(Context* context, const at::Tensor& x, const at::Tensor& weight,
+                            const at::Tensor& bias) {
+    context->save_for_backward({x, weight});
+    return at::addmm(Wide(bias), x, Wide(weight));
+  }
+  static ::torch::autograd::tensor_list backward(Context* context, ::torch::autograd::tensor_list gradients) {
+    const ::torch::autograd::variable_list saved = context->get_saved_variables();
+    const at::Tensor &x = saved[0], &weight = saved[1], &gradient = gradients[0];
+    ::torch::autograd::tensor_list out(3);
+    if (context->needs_input_grad(0)) out[0] = gradient.mm(Wide(weight).t());
+    if (context->needs_input_grad(1)) out[1] = x.t().mm(gradient).to(weight.scalar_type());
+    if (context->needs_input_grad(2)) out[2] = gradient.sum(0).to(weight.scalar_type());
+    return out;
+  }
+};
+
 }  // namespace
 
 Affine::Affine(at::IntArrayRef shape, int64_t bias_elements) {
@@ -44,7 +66,10 @@ Affine::Affine(at::IntArrayRef shape, int64_t bias_elements) {
   if (bias_elements > 0) bias = register_parameter("bias", at::empty({bias_elements}, at::kFloat));
 }
 
-at::Tensor Affine::Linear(const at::Tensor& x) const { return at::addmm(Wide(bias), x, Wide(weight)); }
+at::Tensor Affine::Linear(const at::Tensor& x) const {
+  if (weight.scalar_type() == at::kFloat) return at::addmm(bias, x, weight);
+  return WideLinear::apply(x, weight, bias);
+}
 
 at::Tensor Affine::Norm(const at::Tensor& x) const {
   return at::layer_norm(x, weight.sizes(), Wide(weight), Wide(bias), kNormEpsilon);
@@ -161,6 +186,14 @@ void Gpt::Initialize(uint64_t seed) {
       parameter.normal_(0, deviation, at::detail::createCPUGenerator(SeedOf(seed, name)));
     }
   }
+}
+
+void Gpt::Freeze(int64_t blocks) {
+  std::vector<at::Tensor> frozen = {wte_->weight, wpe_->weight};
+  for (int64_t i = 0; i < blocks; ++i) {
+    for (const at::Tensor& parameter : blocks_[i].module()->parameters()) frozen.push_back(parameter);
+  }
+  for (at::Tensor& parameter : frozen) parameter.set_requires_grad(false);
 }
 
 at::Tensor Gpt::forward(const at::Tensor& tokens, Cache* cache) {

@@ -107,6 +107,9 @@ class Gpt : public ::torch::nn::Module {
   // its name alone.
   void Initialize(uint64_t seed);
 
+  // The embeddings and the first `blocks` blocks are not trained. REQUIRES: 0 <= blocks <= config().layers.
+  void Freeze(int64_t blocks);
+
   // Logits of the token after each: int64 tokens [samples, n] -> [samples, n, 256]. With `cache`, the tokens
   // follow those already in it, and are added. REQUIRES: n >= 1, tokens in all <= config().context.
   at::Tensor forward(const at::Tensor& tokens, Cache* cache = nullptr);

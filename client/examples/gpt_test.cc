@@ -8,6 +8,7 @@
 #include <set>
 #include <string>
 
+#include "absl/strings/match.h"
 #include "client/examples/generate.h"
 #include "client/examples/gpt_config.h"
 
@@ -134,6 +135,41 @@ TEST(Gpt, EveryParameterGetsAGradientAndTheSameOneTwice) {
       } else {
         EXPECT_TRUE(at::equal(first[i++], item.value().grad())) << item.key();
       }
+    }
+  }
+}
+
+// Widened for the arithmetic, and their gradients rounded once.
+TEST(Gpt, GradientsOf16BitParametersAreThoseOfWideOnes) {
+  const auto narrow = NewModel(Tiny(32), 1);
+  narrow->to(at::kBFloat16);
+  const auto wide = NewModel(Tiny(32), 1);
+  const auto parameters = wide->named_parameters();
+  {
+    ::torch::NoGradGuard no_grad;
+    for (auto& item : narrow->named_parameters())
+      parameters[item.key()].set_data(item.value().to(at::kFloat));
+  }
+  const at::Tensor windows = Windows(3, 33);
+  const at::Tensor loss = narrow->Loss(windows), same = wide->Loss(windows);
+  EXPECT_TRUE(at::equal(loss, same));
+  loss.backward();
+  same.backward();
+  for (const auto& item : narrow->named_parameters()) {
+    const at::Tensor want = parameters[item.key()].grad().to(at::kBFloat16);
+    EXPECT_TRUE(at::equal(item.value().grad(), want)) << item.key();
+  }
+}
+
+TEST(Gpt, FrozenParametersGetNoGradient) {
+  for (const bool narrow : {false, true}) {
+    const auto model = NewModel(Tiny(32), 1);
+    if (narrow) model->to(at::kBFloat16);
+    model->Freeze(1);
+    model->Loss(Windows(3, 33)).backward();
+    for (const auto& item : model->named_parameters()) {
+      const bool trained = absl::StartsWith(item.key(), "h.1.") || absl::StartsWith(item.key(), "ln_f.");
+      EXPECT_EQ(item.value().grad().defined(), trained) << item.key();
     }
   }
 }

@@ -14,6 +14,7 @@
 #include <string>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "client/config/deepspeed_config.h"
 #include "client/examples/gpt.h"
@@ -55,10 +56,15 @@ absl::Status Run(const TrainOptions& options, const std::string& endpoint) try {
   absl::StatusOr<GptConfig> config = GptConfig::Named(options.size, options.context);
   if (!config.ok()) return config.status();
   config->experts = options.experts;
+  if (options.freeze > config->layers) {
+    return absl::InvalidArgumentError(absl::StrCat("--freeze ", options.freeze, ": a model of size ",
+                                                   options.size, " has ", config->layers, " blocks"));
+  }
   std::optional<sherd::torch::MetaInit> sharded;
   if (options.init_sharded) sharded.emplace(options.seed);
   auto model = std::make_shared<Gpt>(*config);
   model->Initialize(options.seed);
+  if (options.freeze > 0) model->Freeze(options.freeze);
   sharded.reset();
   const absl::StatusOr<std::unique_ptr<Trainer>> trainer = MakeTrainer(endpoint, options, *text, model);
   if (!trainer.ok()) return trainer.status();

@@ -39,6 +39,10 @@ absl::StatusOr<std::optional<TrainOptions>> ParseTrainOptions(int argc, const ch
                  "mixture of so many feed-forward networks a block, one a token; 0: one for all")
       ->check(in(0, 1024))
       ->capture_default_str();
+  app.add_option("--freeze", options.freeze,
+                 "train neither the embeddings nor so many blocks, from the first on; 0: train all")
+      ->check(in(0, 1024))
+      ->capture_default_str();
   app.add_option("--accumulation,--micro-batches", options.accumulation, "micro-batches a step")
       ->check(in(1, 1 << 16))
       ->capture_default_str();

@@ -16,14 +16,15 @@
 namespace sherd::examples {
 
 struct TrainOptions : OptimizerChoice {
-  std::string size = "tiny";    // one of kGptSizes
-  std::string text;             // file; empty is the default text
-  uint64_t steps = 400;         // updates in all, those before a restart included
-  int64_t global_batch = 8;     // samples of a step, over all ranks and micro-batches
-  int64_t context = 128;        // bytes of a sample
-  int64_t experts = 0;          // feed-forward networks a block; 0: one for all tokens
-  int64_t accumulation = 1;     // micro-batches of a step
-  int virtual_ranks = 0;        // ZeroOptions::virtual_ranks; no meaning with `reference`
+  std::string size = "tiny";  // one of kGptSizes
+  std::string text;           // file; empty is the default text
+  uint64_t steps = 400;       // updates in all, those before a restart included
+  int64_t global_batch = 8;   // samples of a step, over all ranks and micro-batches
+  int64_t context = 128;      // bytes of a sample
+  int64_t experts = 0;        // feed-forward networks a block; 0: one for all tokens
+  int64_t freeze = 0;        // blocks that are not trained, from the first on, and the embeddings; 0: all are
+  int64_t accumulation = 1;  // micro-batches of a step
+  int virtual_ranks = 0;     // ZeroOptions::virtual_ranks; no meaning with `reference`
   double weight_decay = 0.1;    // of the blocks' matrices (IsDecayed)
   double clip = 1.0;            // limit of the gradient's norm; 0 does not clip
   uint64_t seed = 1;            // of initial values, samples and generated text

@@ -133,6 +133,19 @@ class ExpertsTest(harness.ClusterTest):
         self.assertSameWeights(*weights)
 
 
+class FrozenTest(harness.ClusterTest):
+    def test_blocks_that_are_not_trained(self):
+        losses, weights = self.reference("--freeze", 1)
+        for stage in (1, 3):
+            with self.subTest(stage=stage), self.job(2, 2, harness.stage(stage) + ["--freeze", 1]) as job:
+                self.assertCloseLosses(job.finish().log.losses(), losses, 1e-4)
+                got = job.weights()
+                for name in got:
+                    if not name.startswith(("h.1.", "ln_f.")):
+                        self.assertEqual(got[name], weights[name], name)
+                self.assertCloseWeights(got, weights, 1e-2)
+
+
 class ShardedInitTest(harness.ClusterTest):
     steps = 3
 

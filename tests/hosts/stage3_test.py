@@ -65,8 +65,25 @@ class BitsTest(Stage3):
     def test_made_nowhere(self):
         self.compare(1, [*GATHER, "--init", "sharded", "--precision", "bf16", "--stochastic-rounding"])
 
+    def test_frozen_blocks(self):
+        self.compare(1, [*GATHER, "--freeze", 1, "--precision", "bf16"])
+
     def test_with_persistent_units(self):
         self.compare(1, ["--stage", 3, "--persistence-threshold", 20000, "--max-live", 150000])
+
+
+class ExpertsTest(Stage3):
+    """Units that some ranks, hosts or steps leave out: with few tokens most experts are idle on a rank."""
+    context = 2
+    args = [*GATHER, "--experts", 8]
+
+    def test_one_rank_each(self):
+        pair = self.compare(1, self.args)
+        # Rank 0 has not gathered the same in every step.
+        self.assertGreater(len({record["gathers"] for record in pair.log.records().values()}), 1)
+
+    def test_two_ranks_each(self):
+        self.compare(2, [*self.args, "--accumulation", 2, "--precision", "bf16"])
 
 
 class CostTest(Stage3):
