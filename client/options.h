@@ -44,6 +44,9 @@ class ZeroOptions {
   // Arithmetic of so many ranks, however many there are: bit-equal results at every number of them that
   // divides it (world_share.h). A power of two; the accumulation follows from it. 0: none. Stage 2 or more.
   ZeroOptions& virtual_ranks(int v) { return virtual_ranks_ = v, *this; }
+  // On several hosts: groups of so many ranks, those of one host or of several, each hold the state once and
+  // update it alike; what they exchange is gradients (MiCS). 0: all ranks are one group.
+  ZeroOptions& shard_ranks(int v) { return shard_ranks_ = v, *this; }
   // When `sherd resize --trainers` changes the number of ranks: whether the global batch stays, or each
   // rank's part of it; and how the learning rates follow a global batch that changes.
   ZeroOptions& on_resize(OnResize v) { return on_resize_ = v, *this; }
@@ -75,6 +78,7 @@ class ZeroOptions {
   int64_t global_batch() const { return global_batch_; }
   int accumulation() const { return accumulation_; }
   int virtual_ranks() const { return virtual_ranks_; }
+  int shard_ranks() const { return shard_ranks_; }
   OnResize on_resize() const { return on_resize_; }
   RateRule rate_rule() const { return rate_rule_; }
   uint64_t steps() const { return steps_; }
@@ -93,6 +97,7 @@ class ZeroOptions {
   int64_t global_batch_ = 0;
   int accumulation_ = 1;
   int virtual_ranks_ = 0;
+  int shard_ranks_ = 0;
   OnResize on_resize_ = OnResize::kKeepGlobalBatch;
   RateRule rate_rule_ = RateRule::kNone;
   uint64_t steps_ = 0;

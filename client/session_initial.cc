@@ -14,7 +14,7 @@ std::vector<BlockRange> Session::InitialBlocks(int unit, BlockRange blocks) cons
   const runtime::HostPlace& place = memory_->place();
   BlockRange mine = blocks;
   if (memory_->IsGathered(unit) && memory_->spec().gather.initial_shares) {
-    const BlockRange share = HostShare(memory_->layout().units()[unit].blocks, place.index, place.count);
+    const BlockRange share = HostShare(memory_->layout().units()[unit].blocks, place.index, memory_->grid());
     mine = {std::max(blocks.begin, share.begin), std::min(blocks.end, share.end)};
   } else if (!must_initialise_) {
     mine = {};

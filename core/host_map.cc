@@ -42,14 +42,21 @@ absl::StatusOr<HostMap> HostMap::Create(std::vector<int32_t> host_of_slot) {
   return map;
 }
 
+HostMap HostMap::Grouped(int group) const {
+  ABSL_RAW_CHECK(group >= 0 && (group == 0 || hosts_ % group == 0), "groups of hosts are not even");
+  HostMap map = *this;
+  map.group_ = group;
+  return map;
+}
+
 std::string HostMap::ToString() const {
   std::vector<int> hosts(servers_, 0);
   for (size_t m = 0; m < places_.size(); ++m) hosts[m] = places_[m].host;
   return absl::StrJoin(hosts, ",");
 }
 
-std::vector<BlockRange> OthersShare(BlockRange unit, int host, int hosts) {
-  const BlockRange own = HostShare(unit, host, hosts);
+std::vector<BlockRange> OthersShare(BlockRange unit, int host, HostGrid grid) {
+  const BlockRange own = HostShare(unit, host, grid);
   std::vector<BlockRange> others;
   if (unit.begin < own.begin) others.push_back({unit.begin, own.begin});
   if (own.end < unit.end) others.push_back({own.end, unit.end});
@@ -58,12 +65,12 @@ std::vector<BlockRange> OthersShare(BlockRange unit, int host, int hosts) {
 
 BlockRange Owned(BlockRange unit, Slot slot, const HostMap& map) {
   const int host = map.HostOf(slot);
-  return Owned(HostShare(unit, host, map.hosts()), Slot(map.IndexOf(slot)), map.slots_on(host));
+  return Owned(HostShare(unit, host, map.grid()), Slot(map.IndexOf(slot)), map.slots_on(host));
 }
 
 Slot OwnerOf(BlockRange unit, int64_t block, const HostMap& map) {
-  const int host = OwnerOf(unit, block, map.hosts()).value();
-  return map.SlotAt(host, OwnerOf(HostShare(unit, host, map.hosts()), block, map.slots_on(host)).value());
+  const int host = OwnerOf(unit, block, map.grid().group).value();
+  return map.SlotAt(host, OwnerOf(HostShare(unit, host, map.grid()), block, map.slots_on(host)).value());
 }
 
 std::vector<UnitRange> OwnedRanges(const Layout& layout, Slot slot, const HostMap& map) {
@@ -78,7 +85,8 @@ std::vector<UnitRange> OwnedRanges(const Layout& layout, Slot slot, const HostMa
 
 std::vector<BlockRange> SlicedBy(BlockRange unit, Slot slot, const HostMap& map) {
   const int host = map.HostOf(slot);
-  const BlockRange own = HostShare(unit, host, map.hosts());
+  const bool all = map.grid().groups() > 1;
+  const BlockRange own = all ? BlockRange{unit.begin, unit.begin} : HostShare(unit, host, map.grid());
   // The others' blocks as if they stood in a row, without the host's own.
   const BlockRange sliced =
       Owned({unit.begin, unit.end - own.size()}, Slot(map.IndexOf(slot)), map.slots_on(host));

@@ -8,6 +8,10 @@
 // blocks, and the slots of a host, in slot order, divide its share in the same way. On one host this is
 // Owned(unit, slot, servers), block for block.
 //
+// Hosts may stand in groups of S consecutive ones (HostGrid): then each group holds the whole, divided among
+// its S hosts as above, and every block has an owner in each group, which all do the same to it (MiCS, Zhang
+// et al., arXiv 2205.00119).
+//
 // Immutable once made; copies are cheap on one host. Thread-safe.
 #ifndef SHERD_CORE_HOST_MAP_H_
 #define SHERD_CORE_HOST_MAP_H_
@@ -26,15 +30,37 @@ namespace sherd {
 // Hosts of one job.
 inline constexpr int kMaxHosts = 64;
 
+// How many hosts, and how many of them make up a group. REQUIRES: group divides hosts.
+struct HostGrid {
+  int hosts = 1;
+  int group = 1;
+
+  int groups() const { return hosts / group; }
+  int GroupOf(int host) const { return host / group; }
+  // The host of `host`'s group that holds what `holder` holds in its own.
+  int Counterpart(int holder, int host) const { return GroupOf(host) * group + holder % group; }
+};
+
+// What `host` holds of `unit`. REQUIRES: 0 <= host < grid.hosts.
+inline BlockRange HostShare(BlockRange unit, int host, HostGrid grid) {
+  return Owned(unit, Slot(host % grid.group), grid.group);
+}
+
+// What `host` does not hold of `unit`, before and behind what it does: in order, none empty.
+std::vector<BlockRange> OthersShare(BlockRange unit, int host, HostGrid grid);
+
 class HostMap {
  public:
   // All slots on host 0. REQUIRES: servers >= 1.
   static HostMap OneHost(int servers);
   // INVALID_ARGUMENT: no slots, a host outside 0..kMaxHosts-1, or one of 0..H-1 without a slot.
   static absl::StatusOr<HostMap> Create(std::vector<int32_t> host_of_slot);
+  // The same slots, with their hosts in groups of `group`; 0: in one. REQUIRES: group divides hosts().
+  HostMap Grouped(int group) const;
 
   int servers() const { return servers_; }
   int hosts() const { return hosts_; }
+  HostGrid grid() const { return {hosts_, group_ > 0 ? group_ : hosts_}; }
   // REQUIRES of all: 0 <= slot < servers(), 0 <= host < hosts().
   int HostOf(Slot slot) const { return places_.empty() ? 0 : places_[slot.value()].host; }
   // The slot's position among those of its host.
@@ -45,7 +71,7 @@ class HostMap {
   // "0,0,1": the host of each slot.
   std::string ToString() const;
   friend bool operator==(const HostMap& a, const HostMap& b) {
-    return a.servers_ == b.servers_ && a.ToString() == b.ToString();
+    return a.servers_ == b.servers_ && a.grid().group == b.grid().group && a.ToString() == b.ToString();
   }
   friend bool operator!=(const HostMap& a, const HostMap& b) { return !(a == b); }
 
@@ -56,24 +82,19 @@ class HostMap {
   HostMap() = default;
 
   int servers_ = 1, hosts_ = 1;
+  int group_ = 0;
   std::vector<Place> places_;             // by slot; empty on one host
   std::vector<std::vector<Slot>> slots_;  // by host; empty on one host
 };
 
-// What `host` holds of `unit`. REQUIRES: hosts >= 1; 0 <= host < hosts.
-inline BlockRange HostShare(BlockRange unit, int host, int hosts) { return Owned(unit, Slot(host), hosts); }
-
-// What the other hosts hold of `unit`, before and behind this one's: in order, none empty.
-std::vector<BlockRange> OthersShare(BlockRange unit, int host, int hosts);
-
-// As in core/partition.h, in two levels.
+// As in core/partition.h, in two levels. OwnerOf: the one in the first group.
 BlockRange Owned(BlockRange unit, Slot slot, const HostMap& map);
 Slot OwnerOf(BlockRange unit, int64_t block, const HostMap& map);
 std::vector<UnitRange> OwnedRanges(const Layout& layout, Slot slot, const HostMap& map);
 
-// Of the blocks of `unit` that other hosts own, those for which `slot` sums what its own host's ranks
-// delivered: the slots of a host, in slot order, divide them evenly. At most two ranges, in order, none
-// empty.
+// Of the blocks of `unit` that other hosts own (with several groups: all), those for which `slot` sums what
+// its own host's ranks delivered: the slots of a host, in slot order, divide them evenly. At most two ranges,
+// in order, none empty.
 std::vector<BlockRange> SlicedBy(BlockRange unit, Slot slot, const HostMap& map);
 
 // Which ranks are on which host: consecutive ones, host 0's first.

@@ -199,6 +199,7 @@ absl::Status Validate(const JobSpec& spec) {
   for (const absl::Status& s :
        {CheckIn("world_size", spec.world_size, 1, kMaxWorldSize), CheckIn("stage", spec.stage, 0, 3),
         CheckIn("accumulation_parts", spec.parts, 1, spec.stage >= 2 ? kMaxParts : 1),
+        CheckIn("shard_ranks (mics_shard_size)", spec.shard_ranks, 0, spec.world_size),
         CheckIn<int64_t>("max_blob_bytes", spec.max_blob_bytes, 0, kMaxBlobBytes),
         CheckIn<int64_t>("number of optimizer.groups", spec.groups.size(), 1, kMaxGroups)}) {
     if (!s.ok()) return s;
@@ -232,6 +233,21 @@ absl::Status Validate(const JobSpec& spec) {
   return CheckBuffers(spec);
 }
 
+int ShardHosts(const JobSpec& spec, int hosts) {
+  if (spec.shard_ranks == 0 || hosts == 1) return hosts;
+  const std::vector<int32_t>& ranks = spec.reduction.groups;
+  int each = 0, in_group = 0;
+  for (int h = 0, from = 0; h < hosts && h < static_cast<int>(ranks.size()); ++h) {
+    in_group += ranks[h];
+    if (in_group < spec.shard_ranks) continue;
+    if (in_group > spec.shard_ranks || (each != 0 && h + 1 - from != each)) return 0;
+    each = h + 1 - from;
+    from = h + 1;
+    in_group = 0;
+  }
+  return in_group == 0 ? each : 0;
+}
+
 absl::Status CheckSame(const JobSpec& job, const JobSpec& asked) {
   for (const absl::Status& s :
        {CheckEqual(job, "job", job.job, asked.job),
@@ -245,6 +261,7 @@ absl::Status CheckSame(const JobSpec& job, const JobSpec& asked) {
         CheckEqual(job, "nominal_samples", job.nominal_samples, asked.nominal_samples),
         CheckEqual(job, "max_blob_bytes", job.max_blob_bytes, asked.max_blob_bytes),
         CheckEqual(job, "reduce_groups", Describe(job.reduction), Describe(asked.reduction)),
+        CheckEqual(job, "shard_ranks", job.shard_ranks, asked.shard_ranks),
         CheckEqual(job, "gather.persistent", absl::StrJoin(job.gather.persistent, ","),
                    absl::StrJoin(asked.gather.persistent, ",")),
         CheckEqual(job, "gather.initial_shares", job.gather.initial_shares, asked.gather.initial_shares),

@@ -85,6 +85,9 @@ struct JobSpec {
   std::vector<BufferSpec> buffers;
 
   ReductionTree reduction;  // in which order gradients are added up
+  // Of a job of several hosts: how many ranks, in order, share one copy of the state (HostGrid). 0: all. Of
+  // one host: nothing, its ranks share in any case.
+  int shard_ranks = 0;
   // Each delivery of a unit is a virtual rank's: they are added one after the other, part 0 of ranks 0, 1,
   // ..., then part 1, so that the sum is the same whoever delivers which. `parts` of them. Else 0.
   int virtual_ranks = 0;
@@ -106,6 +109,11 @@ struct JobSpec {
   // "param" and the optimizer's.
   std::vector<std::string> PlaneNames() const;
 };
+
+// How many of a job's `hosts` make up each group that holds the state once: all, if shard_ranks is 0. 0: the
+// ranks of hosts do not add up to groups of shard_ranks each. REQUIRES: each host's ranks are a group of
+// spec.reduction, or hosts is 1.
+int ShardHosts(const JobSpec& spec, int hosts);
 
 // OK, or INVALID_ARGUMENT naming the field and its value.
 absl::Status Validate(const JobSpec& spec);

@@ -39,6 +39,7 @@ TEST(JobSpec, ValidateNamesTheBadField) {
       {"world_size=4097", [](JobSpec& s) { s.world_size = 4097; }},
       {"stage=4", [](JobSpec& s) { s.stage = 4; }},
       {"stage=-1", [](JobSpec& s) { s.stage = -1; }},
+      {"shard_ranks (mics_shard_size)=3", [](JobSpec& s) { s.shard_ranks = 3; }},
       {"accumulation_parts=0", [](JobSpec& s) { s.parts = 0; }},
       {"accumulation_parts=4", [](JobSpec& s) { s.stage = 1; }},
       {"nominal_samples=0", [](JobSpec& s) { s.nominal_samples = 0; }},
@@ -100,6 +101,26 @@ TEST(JobSpec, HostsKeepWhatTheyGatherInPartitionsOfAnyHost) {
   EXPECT_TRUE(Validate(one_host).ok());
 }
 
+TEST(JobSpec, ShardHostsAreThoseOfEvenGroups) {
+  const struct {
+    std::vector<int32_t> ranks;
+    int shard_ranks, want;
+  } cases[] = {{{2, 2}, 0, 2},          {{2, 2}, 2, 1},       {{2, 2}, 4, 2},       {{2, 2}, 1, 0},
+               {{2, 2}, 3, 0},          {{1, 3, 2, 2}, 4, 2}, {{1, 3, 4}, 4, 0},    {{1, 1, 1, 1}, 2, 2},
+               {{1, 1, 1, 1}, 3, 0},    {{2, 1, 1, 2}, 3, 2}, {{2, 1, 2, 1}, 3, 2}, {{1, 1, 1}, 1, 1},
+               {{1, 1, 1, 1, 2}, 2, 0}, {{4, 4}, 8, 2},       {{4, 4}, 9, 0}};
+  for (const auto& c : cases) {
+    JobSpec spec;
+    spec.reduction.groups = c.ranks;
+    spec.shard_ranks = c.shard_ranks;
+    EXPECT_EQ(ShardHosts(spec, static_cast<int>(c.ranks.size())), c.want)
+        << c.shard_ranks << " of " << Describe(spec.reduction);
+  }
+  JobSpec one;
+  one.shard_ranks = 3;
+  EXPECT_EQ(ShardHosts(one, 1), 1);
+}
+
 TEST(JobSpec, CheckSameNamesFieldAndBothValues) {
   JobSpec other = Good();
   other.uuid = "another";
@@ -108,6 +129,7 @@ TEST(JobSpec, CheckSameNamesFieldAndBothValues) {
       {"world_size is 2 in job gpt but 3", [](JobSpec& s) { s.world_size = 3; }},
       {"stage is 2 in job gpt but 1", [](JobSpec& s) { s.stage = 1; }},
       {"optimizer.kind is adamw in job gpt but sgd", [](JobSpec& s) { s.optimizer = OptimizerKind::kSgd; }},
+      {"shard_ranks is 0 in job gpt but 1", [](JobSpec& s) { s.shard_ranks = 1; }},
       {"number of optimizer.groups is 2", [](JobSpec& s) { s.groups.push_back("x"); }},
       {"accumulation_parts is 4 in job gpt but 2", [](JobSpec& s) { s.parts = 2; }},
       {"nominal_samples is 8 in job gpt but 4", [](JobSpec& s) { s.nominal_samples = 4; }},

@@ -51,6 +51,7 @@ SherdPlan PlanSherd(const PlanRequest& request, int stage) {
   job.parts = job.stage < 2 ? 1 : request.accumulation;
   const JobSizes sizes(job);
   const int hosts = request.hosts(), ranks = request.ranks_per_host;
+  const int group = request.shard_hosts();  // over which the state is divided
   SherdPlan plan;
   plan.stage = job.stage;
   const auto add = [&plan](std::string name, int64_t bytes) {
@@ -62,32 +63,34 @@ SherdPlan PlanSherd(const PlanRequest& request, int stage) {
     // Trainers of every host compute with it; in stage 3 they gather what others have.
     const bool whole = p == 0 && job.compute == DType::kFloat32 && job.stage < 3;
     const int64_t bytes = sizes.plane_bytes(static_cast<int>(p));
-    add(absl::StrCat("plane.", planes[p]), whole ? bytes : Share(bytes, hosts));
+    add(absl::StrCat("plane.", planes[p]), whole ? bytes : Share(bytes, group));
   }
   if (sizes.compute_bytes() > 0)
-    add("plane.compute", job.stage < 3 ? sizes.compute_bytes() : Share(sizes.compute_bytes(), hosts));
-  if (job.stage == 3 && hosts > 1) {
+    add("plane.compute", job.stage < 3 ? sizes.compute_bytes() : Share(sizes.compute_bytes(), group));
+  if (job.stage == 3 && group > 1) {
     const int64_t all = job.layout.total_blocks() * kBlockElements;
     const int64_t limit = job.gather.max_live > 0 ? job.gather.max_live : PrefetchLimits().max_live;
-    const int64_t others = all - Share(all, hosts);
+    const int64_t others = all - Share(all, group);
     add("gathered", (job.gather.keep() ? others : std::min(limit, others)) * SizeOf(job.compute));
   }
-  add("grad", Share(sizes.grad_bytes(), hosts));
-  if (sizes.directions_bytes() > 0) add("directions", Share(sizes.directions_bytes(), hosts));
-  add("stamps", Share(sizes.stamps_bytes(), hosts));
+  add("grad", Share(sizes.grad_bytes(), group));
+  if (sizes.directions_bytes() > 0) add("directions", Share(sizes.directions_bytes(), group));
+  add("stamps", Share(sizes.stamps_bytes(), group));
   add("staging", ranks * sizes.staging_bytes());
   // Partial sums on their way: the outbox is what others own, an inbox for each of them is what this host
   // owns.
   const DType wire = job.reduction.groups.empty() ? job.staging : job.reduction.wire;
   const int64_t sums = sizes.trainable_blocks() * kBlockElements * SizeOf(wire);
-  if (hosts > 1) add("exchange", sums - Share(sums, hosts) + (hosts - 1) * Share(sums, hosts));
+  const int64_t outbox =
+      hosts > group ? sums : sums - Share(sums, group);  // of groups each has owners of all
+  if (hosts > 1) add("exchange", outbox + (hosts - 1) * Share(sums, group));
   add("records",
       ranks * request.rank_page_bytes + request.servers * request.owner_page_bytes + request.control_bytes);
   plan.rank_bytes = sizes.staging_bytes() + request.rank_page_bytes;
   if (job.stage < 2 && request.accumulation > 1) {
     plan.private_bytes = TrainableElements(job.layout) * 4;  // in fp32, whatever the computation is
   }
-  plan.snapshot_bytes = Share(sizes.plane_bytes(0) + job.layout.total_blocks() * 4, hosts);
+  plan.snapshot_bytes = Share(sizes.plane_bytes(0) + job.layout.total_blocks() * 4, group);
 
   // Reduce: every rank's gradient read, the sum written. Update: the sum, the parameter and the state read,
   // all but the sum written, and the parameters of the computation.
@@ -101,13 +104,14 @@ SherdPlan PlanSherd(const PlanRequest& request, int stage) {
   const kernels::OptimizerInfo* info = kernels::FindOptimizer(job.optimizer);
   const double before = info->norms ? 12 : info->directions ? 16 : 0;
   const double update = elements * (4 + 2 * state + compute + before);
-  plan.memory_traffic_bytes = (reduce + update) / hosts;
+  plan.memory_traffic_bytes = (reduce + update) / group;
   // This host's sums go to the hosts that own the blocks, of each part that is reduced; its own parameters go
-  // to all, in stage 3 for forward and for backward of each micro-batch, unless they keep them.
+  // to all of its group, in stage 3 for forward and for backward of each micro-batch, unless
+  // they keep them.
   if (hosts > 1) {
-    const double others = static_cast<double>(hosts - 1) / hosts;
-    const double sent = elements * others * static_cast<double>(SizeOf(wire)) * job.parts;
-    plan.memory_traffic_bytes = reduce + update / hosts + 2 * sent;  // written here, read there
+    const double others = static_cast<double>(group - 1) / group;
+    const double sent = elements * (hosts - 1) / group * static_cast<double>(SizeOf(wire)) * job.parts;
+    plan.memory_traffic_bytes = reduce + update / group + 2 * sent;  // written here, read there
     const double times = job.stage < 3 || job.gather.keep() ? 1 : 2.0 * job.parts;
     plan.network_traffic_bytes = sent + times * elements * others * (compute > 0 ? compute : 4.0);
   }

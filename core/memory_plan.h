@@ -51,6 +51,11 @@ struct PlanRequest {
   int64_t rank_page_bytes = 0, owner_page_bytes = 0, control_bytes = 0;
 
   int hosts() const { return (job.world_size + ranks_per_host - 1) / ranks_per_host; }
+  // That hold the state once: all, or as JobSpec::shard_ranks says, in whole hosts.
+  int shard_hosts() const {
+    const int group = job.shard_ranks / ranks_per_host;
+    return group > 0 && hosts() % group == 0 ? group : hosts();
+  }
 };
 
 struct TextbookPlan {

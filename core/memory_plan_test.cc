@@ -124,6 +124,18 @@ TEST(MemoryPlan, SeveralHostsShareThePlanes) {
   EXPECT_DOUBLE_EQ(PlanSherd(four, 2).network_traffic_bytes, 0.75 * 6 * (64 << 20));
 }
 
+TEST(MemoryPlan, GroupsOfHostsHaveTheStateOnceEach) {
+  PlanRequest r = Request(64 << 20, 8, 2, DType::kFloat32);
+  r.job.shard_ranks = 4;  // two of four hosts
+  const int64_t plane = int64_t{4} * (64 << 20);
+  EXPECT_EQ(ItemOf(PlanSherd(r, 1), "plane.exp_avg"), plane / 2);
+  EXPECT_EQ(ItemOf(PlanSherd(r, 1), "exchange"), plane + 3 * plane / 2);
+  EXPECT_DOUBLE_EQ(PlanSherd(r, 1).network_traffic_bytes, (1.5 + 0.5) * 4 * (64 << 20));
+  r.job.shard_ranks = 2;
+  EXPECT_EQ(ItemOf(PlanSherd(r, 3), "plane.param"), plane);
+  EXPECT_DOUBLE_EQ(PlanSherd(r, 3).network_traffic_bytes, 3.0 * 4 * (64 << 20));
+}
+
 TEST(MemoryPlan, OfSeveralHostsEachHasItsShareOfStage3) {
   PlanRequest r = Request(64 << 20, 8, 4, DType::kBFloat16);
   const int64_t elements = 64 << 20;

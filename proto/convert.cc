@@ -49,6 +49,7 @@ absl::StatusOr<JobSpec> SpecFrom(const Message& m) {
   spec.stage = m.stage();
   spec.parts = m.accumulation_parts();
   spec.virtual_ranks = m.virtual_ranks();
+  spec.shard_ranks = m.shard_ranks();
   spec.nominal_samples = m.nominal_samples();
   spec.max_blob_bytes = m.max_blob_bytes();
   for (const v1::Buffer& b : m.buffers()) {
@@ -73,6 +74,7 @@ void SpecTo(const JobSpec& spec, Message* m) {
   m->set_stage(spec.stage);
   m->set_accumulation_parts(spec.parts);
   m->set_virtual_ranks(spec.virtual_ranks);
+  m->set_shard_ranks(spec.shard_ranks);
   m->set_nominal_samples(spec.nominal_samples);
   m->set_max_blob_bytes(spec.max_blob_bytes);
   for (const BufferSpec& b : spec.buffers) ToProto(b, m->add_buffers());

@@ -64,12 +64,12 @@ ControlPage::Active ControlPage::NewestThat(Take take) const {
   return best;
 }
 
-std::optional<Assignment> ControlPage::Active::Read() const {
-  if (entry == nullptr) return std::nullopt;
-  return ControlPage::Read(*entry, epoch, from_plus_1);
+std::optional<Assignment> ControlPage::Read(const Active& a) const {
+  if (a.entry == nullptr) return std::nullopt;
+  return Read(*a.entry, a.epoch, a.from_plus_1);
 }
 
-Assignment ControlPage::Read(const AssignmentEntry& e, uint64_t epoch, uint64_t from_plus_1) {
+Assignment ControlPage::Read(const AssignmentEntry& e, uint64_t epoch, uint64_t from_plus_1) const {
   Assignment a;
   a.epoch = epoch;
   a.from_step = Step(from_plus_1 == 0 ? 0 : from_plus_1 - 1);
@@ -93,15 +93,16 @@ std::optional<Assignment> ControlPage::Find(uint64_t epoch) const {
   return Read(e, epoch, from_plus_1);
 }
 
-HostMap ControlPage::HostsOf(const AssignmentEntry& e) {
+HostMap ControlPage::HostsOf(const AssignmentEntry& e) const {
   std::vector<int32_t> hosts(std::clamp(e.servers.load(std::memory_order_acquire), 1, kMaxSlots));
   for (size_t m = 0; m < hosts.size(); ++m) hosts[m] = e.host_of[m].load(std::memory_order_relaxed);
   absl::StatusOr<HostMap> map = HostMap::Create(hosts);
-  return map.ok() ? *std::move(map) : HostMap::OneHost(static_cast<int>(hosts.size()));
+  if (!map.ok()) return HostMap::OneHost(static_cast<int>(hosts.size()));
+  return shard_hosts > 0 && map->hosts() % shard_hosts == 0 ? map->Grouped(shard_hosts) : *std::move(map);
 }
 
 std::optional<Assignment> ControlPage::AssignmentFor(Step step) const {
-  return NewestThat([&](uint64_t, Step from) { return from <= step; }).Read();
+  return Read(NewestThat([&](uint64_t, Step from) { return from <= step; }));
 }
 
 std::optional<uint64_t> ControlPage::EpochFor(Step step) const {
@@ -110,7 +111,7 @@ std::optional<uint64_t> ControlPage::EpochFor(Step step) const {
 }
 
 std::optional<Assignment> ControlPage::Before(uint64_t epoch) const {
-  return NewestThat([&](uint64_t e, Step) { return e < epoch; }).Read();
+  return Read(NewestThat([&](uint64_t e, Step) { return e < epoch; }));
 }
 
 namespace {
@@ -199,7 +200,7 @@ bool ControlPage::Put(absl::string_view copy) {
 }
 
 std::optional<Assignment> ControlPage::Newest() const {
-  return NewestThat([](uint64_t, Step) { return true; }).Read();
+  return Read(NewestThat([](uint64_t, Step) { return true; }));
 }
 
 }  // namespace sherd::runtime

@@ -105,6 +105,7 @@ class ControlPage {
   // Which of the job's hosts this page stands on, and how many there are; 0 hosts: one.
   int32_t host_index;
   int32_t host_count;
+  int32_t shard_hosts;  // HostGrid::group of the job; 0: all
 
   std::atomic<uint32_t> initialized;  // the initial values are whole; coordinator, once
   std::atomic<uint32_t> shutting_down;
@@ -179,13 +180,13 @@ class ControlPage {
     std::atomic<uint64_t> not_before;
     std::atomic<uint8_t> host_of[kMaxSlots];
   };
-  static HostMap HostsOf(const AssignmentEntry& e);
-  static Assignment Read(const AssignmentEntry& e, uint64_t epoch, uint64_t from_plus_1);
+  HostMap HostsOf(const AssignmentEntry& e) const;
+  Assignment Read(const AssignmentEntry& e, uint64_t epoch, uint64_t from_plus_1) const;
   struct Active {
     const AssignmentEntry* entry = nullptr;
     uint64_t epoch = 0, from_plus_1 = 0;
-    std::optional<Assignment> Read() const;
   };
+  std::optional<Assignment> Read(const Active& a) const;
   template <typename Take>
   Active NewestThat(Take take) const;
   AssignmentEntry& At(uint64_t epoch) { return assignments_[epoch % kAssignments]; }

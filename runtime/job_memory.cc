@@ -73,7 +73,7 @@ absl::Status JobMemory::MapAll(bool create) {
                        spec_.world_size, " ranks and stage ", spec_.stage));
     }
   }
-  if (!create) place_ = {control().host_index, std::max(1, control().host_count)};
+  if (!create) SetPlace({control().host_index, std::max(1, control().host_count)});
   std::vector<Segment::Range> own, masters, compute;
   if (create && place_.several()) {
     own = Shares(kBlockBytes, /*others=*/false, /*trainable=*/true);
@@ -128,6 +128,7 @@ absl::Status JobMemory::MapAll(bool create) {
       ControlPage& c = this->control();
       c.host_index = place_.index;
       c.host_count = place_.count;
+      c.shard_hosts = grid_.groups() > 1 ? grid_.group : 0;
       // Without a layout hash and a world the page reads as not made yet.
       std::atomic_thread_fence(std::memory_order_release);
       c.layout_hash = layout().hash();
@@ -172,7 +173,7 @@ absl::Status JobMemory::AddRanks(int places) {
 absl::StatusOr<std::unique_ptr<JobMemory>> JobMemory::Create(const JobDir* dir, JobSpec spec,
                                                              HostPlace place) {
   std::unique_ptr<JobMemory> memory(new JobMemory(dir, std::move(spec), Role::kOwner));
-  memory->place_ = place;
+  memory->SetPlace(place);
   absl::Status s = memory->MapAll(/*create=*/true);
   if (!s.ok()) {
     for (int p = 0; p < memory->planes(); ++p) {

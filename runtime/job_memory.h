@@ -54,6 +54,9 @@ class JobMemory {
   const Layout& layout() const { return spec_.layout; }
   const JobDir& dir() const { return *dir_; }
   const HostPlace& place() const { return place_; }
+  HostGrid grid() const { return grid_; }
+  // Whether `host` holds another part of what this one's group holds.
+  bool InGroup(int host) const { return grid().GroupOf(host) == grid().GroupOf(place_.index); }
   // In a job of several hosts each host's ranks are a group of the reduction tree.
   int HostOf(Rank rank) const {
     return place_.several() ? spec_.reduction.GroupOf(rank, spec_.world_size) : place_.index;
@@ -171,6 +174,7 @@ class JobMemory {
   absl::StatusOr<StepId> LeastDone(const Assignment& a);
   JobMemory(const JobDir* dir, JobSpec spec, Role role);
   absl::Status MapAll(bool create);
+  void SetPlace(HostPlace place);
   // `reserve`, where it is made: of the payload; null: all of it.
   absl::StatusOr<Segment> Get(const std::string& name, SegmentKind kind, int64_t bytes, bool create,
                               bool writable, const std::vector<Segment::Range>* reserve = nullptr);
@@ -201,6 +205,7 @@ class JobMemory {
   const std::vector<std::string> plane_names_;
   const JobSizes sizes_;
   HostPlace place_;
+  HostGrid grid_;
   Segment outbox_;
   std::vector<Segment> inboxes_;  // by host; without data for this one
   Segment control_, grad_, directions_, stamps_, members_, gather_;

@@ -19,14 +19,21 @@ Segment::Range WholePages(int64_t begin, int64_t end) {
 
 }  // namespace
 
+void JobMemory::SetPlace(HostPlace place) {
+  place_ = place;
+  const int group = ShardHosts(spec_, place.count);
+  grid_ = {place.count, group > 0 ? group : place.count};
+}
+
 std::vector<Segment::Range> JobMemory::Shares(int64_t block_bytes, bool others, bool trainable,
                                               int64_t at) const {
   std::vector<Segment::Range> ranges;
   for (const UnitInfo& unit : layout().units()) {
     if (trainable && unit.blocks.begin >= trainable_blocks()) continue;
-    for (int h = 0; h < place_.count; ++h) {
-      if ((h != place_.index) != others) continue;
-      const BlockRange share = HostShare(unit.blocks, h, place_.count);
+    std::vector<BlockRange> shares = {HostShare(unit.blocks, place_.index, grid())};
+    if (others && grid().groups() > 1) shares = {unit.blocks};
+    if (others && grid().groups() == 1) shares = OthersShare(unit.blocks, place_.index, grid());
+    for (const BlockRange& share : shares) {
       if (!share.empty()) ranges.push_back({at + share.begin * block_bytes, share.size() * block_bytes});
     }
   }
@@ -63,9 +70,9 @@ std::vector<Segment::Range> JobMemory::KeptParameters(bool masters) const {
   };
   for (size_t u = 0; u < layout().units().size(); ++u) {
     const BlockRange unit = layout().units()[u].blocks;
-    const BlockRange own = HostShare(unit, place_.index, place_.count);
+    const BlockRange own = HostShare(unit, place_.index, grid());
     keep(own.begin * bytes, own.end * bytes);
-    for (const BlockRange& others : OthersShare(unit, place_.index, place_.count)) {
+    for (const BlockRange& others : OthersShare(unit, place_.index, grid())) {
       for (const ValueRun& run : ValueRuns(layout(), others)) {
         if (run.masters != masters) continue;
         Segment::Range away;
@@ -101,7 +108,7 @@ absl::Status JobMemory::GiveBackInitial() {
 
 std::vector<JobMemory::GatheredPart> JobMemory::GatheredParts(int unit) const {
   std::vector<GatheredPart> parts;
-  for (const BlockRange& others : OthersShare(layout().units()[unit].blocks, place_.index, place_.count)) {
+  for (const BlockRange& others : OthersShare(layout().units()[unit].blocks, place_.index, grid())) {
     for (const ValueRun& run : ValueRuns(layout(), others)) {
       const int64_t bytes = ParameterBlockBytes(run.masters);
       const Segment::Range away = WholePages(run.blocks.begin * bytes, run.blocks.end * bytes);

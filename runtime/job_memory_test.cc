@@ -170,7 +170,7 @@ TEST_F(GatheredMemoryTest, HasItsShareAndWhatIsGathered) {
     ASSERT_TRUE(memory.FreeGathered(0).ok());
     EXPECT_NEAR(Resident(), 10 * kElements, kSlack);
     // What was freed is gone; all else stays, to the element.
-    const BlockRange w = memory.layout().units()[0].blocks, other = HostShare(w, 1 - host, 2);
+    const BlockRange w = memory.layout().units()[0].blocks, other = HostShare(w, 1 - host, {2, 2});
     int64_t gone = 0;
     for (int64_t i = 0; i < memory.layout().total_blocks() * kBlockElements; ++i) {
       if (memory.plane(0)[i] == 1.0f) continue;
@@ -192,8 +192,8 @@ TEST_F(GatheredMemoryTest, TheFirstHostGivesInitialValuesOfOthersBack) {
     EXPECT_NEAR(Resident(), 8 * kElements, kSlack);
   }
   const Layout& layout = memory.layout();
-  for (const BlockRange& blocks : {HostShare(layout.units()[0].blocks, 0, 2), layout.units()[1].blocks,
-                                   HostShare(layout.units()[2].blocks, 0, 2)}) {
+  for (const BlockRange& blocks : {HostShare(layout.units()[0].blocks, 0, {2, 2}), layout.units()[1].blocks,
+                                   HostShare(layout.units()[2].blocks, 0, {2, 2})}) {
     const float* begin = memory.plane(0) + blocks.begin * kBlockElements;
     EXPECT_EQ(std::count(begin, begin + blocks.size() * kBlockElements, 1.0f),
               blocks.size() * kBlockElements);

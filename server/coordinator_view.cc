@@ -104,7 +104,9 @@ void Coordinator::AddServer(const ServerMember& member, int slot, v1::Member::St
     ToProto(s.since, m->mutable_stalled_for());
   }
   if (memory_ == nullptr || slot >= committed_.owning_servers) return;
-  const auto [elements, bytes] = OwnedBy(*memory_, slot, *SlotHosts(committed_, committed_.owning_servers));
+  const auto [elements, bytes] =
+      OwnedBy(*memory_, slot,
+              SlotHosts(committed_, committed_.owning_servers)->Grouped(memory_->control().shard_hosts));
   m->set_owned_elements(elements);
   m->set_owned_bytes(bytes);
   if (slot >= committed_.world_size) return;

@@ -324,7 +324,8 @@ void Engine::Prepare(const Effect& e) {
   OwnerPrepared prepared;
   prepared.id = e.id;
   prepared.ranges_epoch = assignment_.epoch;
-  prepared.sum_squares = work_.SumSquares(has_grad);
+  // Other groups of hosts have the same sums: they count once.
+  if (memory_->grid().GroupOf(memory_->place().index) == 0) prepared.sum_squares = work_.SumSquares(has_grad);
   prepared.proposals = memory_->control().proposals.Read();
   if (!memory_->control().MayBegin(prepared.proposals.ranges, e.id.step.Next())) {
     prepared.proposals.ranges = pipeline_->decided().ranges;

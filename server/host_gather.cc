@@ -38,7 +38,8 @@ HostGather::HostGather(runtime::JobMemory* memory, runtime::SpinPolicy spin)
     elements[u] = unit.size() * kBlockElements;
     bytes_[u] = memory->GatheredBytes(u);
     for (int h = 0; h < place.count; ++h) {
-      if (h != place.index && !HostShare(unit, h, place.count).empty()) owners_[u].push_back(h);
+      if (h != place.index && memory->InGroup(h) && !HostShare(unit, h, memory->grid()).empty())
+        owners_[u].push_back(h);
     }
   }
   for (int r = 0; r < memory->spec().world_size; ++r) {

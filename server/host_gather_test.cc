@@ -44,7 +44,7 @@ class HostGatherTest : public runtime::TestLinks {
       memory->control().initialized = 1;
       memory->gather()->said[1 - index] = kInitialized;
       for (const UnitInfo& u : memory->layout().units()) {
-        const BlockRange own = HostShare(u.blocks, index, 2);
+        const BlockRange own = HostShare(u.blocks, index, {2, 2});
         std::fill_n(memory->plane(0) + own.begin * kBlockElements, own.size() * kBlockElements, 1.0f + index);
       }
       gather = std::make_unique<HostGather>(memory.get(), runtime::SpinPolicy::None());
@@ -72,7 +72,7 @@ class HostGatherTest : public runtime::TestLinks {
       bool whole = true;
       const BlockRange blocks = memory->layout().units()[unit].blocks;
       for (int h = 0; h < 2; ++h) {
-        const BlockRange share = HostShare(blocks, h, 2);
+        const BlockRange share = HostShare(blocks, h, {2, 2});
         const float* begin = memory->plane(0) + share.begin * kBlockElements;
         const int64_t elements = share.size() * kBlockElements;
         whole &= std::count(begin, begin + elements, 1.0f + h) == elements;
@@ -197,7 +197,7 @@ TEST_F(HostGatherTest, WhatWasWantedForAnEarlierStepComesAnew) {
   const Connection connection(&first_, &second_, a_.get(), b_.get());
   second_.Want(0, UnitWant::kNow);
   second_.AwaitHere(0);
-  const BlockRange own = HostShare(first_.memory->layout().units()[0].blocks, 0, 2);
+  const BlockRange own = HostShare(first_.memory->layout().units()[0].blocks, 0, {2, 2});
   first_.memory->plane(0)[own.begin * kBlockElements] = 5;
   const uint64_t next = UnitValues::Of(Step(2), 0);
   second_.Want(0, UnitWant::kNow, next);

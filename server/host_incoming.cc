@@ -113,7 +113,7 @@ absl::Status HostIncoming::TakeSlice(runtime::Link& link, const FrameHeader& h) 
   if (h.stream >= memory_->layout().units().size()) return Wrong(h);
   const int unit = static_cast<int>(h.stream);
   const BlockRange share =
-      HostShare(memory_->layout().units()[unit].blocks, memory_->place().index, memory_->place().count);
+      HostShare(memory_->layout().units()[unit].blocks, memory_->place().index, memory_->grid());
   const int64_t block_bytes = memory_->wire_block_bytes();
   const bool nothing = (h.flags & kNothing) != 0;
   if (share.begin >= memory_->trainable_blocks() || share.empty() ||
@@ -149,7 +149,7 @@ absl::Status HostIncoming::TakeNorms(runtime::Link& link, const FrameHeader& h) 
   if (h.stream >= memory_->layout().units().size() || !kernels::Info(memory_->spec().optimizer).norms)
     return Wrong(h);
   const BlockRange unit = memory_->layout().units()[h.stream].blocks;
-  const BlockRange share = HostShare(unit, peer_, memory_->place().count);
+  const BlockRange share = HostShare(unit, peer_, memory_->grid());
   const auto begin = static_cast<uint64_t>(share.begin * kNormBytes);
   const auto end = static_cast<uint64_t>(share.end * kNormBytes);
   if (unit.begin >= memory_->trainable_blocks() || h.offset < begin || h.offset > end ||
@@ -176,7 +176,7 @@ absl::Status HostIncoming::TakeGathered(runtime::Link& link, const FrameHeader& 
       memory_->parameters(masters) == nullptr) {
     return Wrong(h);
   }
-  const BlockRange share = HostShare(memory_->layout().units()[unit].blocks, peer_, memory_->place().count);
+  const BlockRange share = HostShare(memory_->layout().units()[unit].blocks, peer_, memory_->grid());
   const auto begin = static_cast<uint64_t>(share.begin * memory_->ParameterBlockBytes(masters));
   const auto end = static_cast<uint64_t>(share.end * memory_->ParameterBlockBytes(masters));
   if (h.offset < begin || h.offset > end || h.length > end - h.offset) return Wrong(h);

@@ -30,7 +30,7 @@ HostOutgoing::HostOutgoing(runtime::JobMemory* memory, int peer, HostBytes* byte
     : memory_(memory), peer_(peer), bytes_(bytes), gather_(gather), requests_(requests) {
   for (const UnitInfo& unit : memory->layout().units()) {
     const bool trainable = unit.blocks.begin < memory->trainable_blocks();
-    shares_.push_back(trainable ? HostShare(unit.blocks, peer, memory->place().count) : BlockRange{});
+    shares_.push_back(trainable ? HostShare(unit.blocks, peer, memory->grid()) : BlockRange{});
   }
 }
 
@@ -57,11 +57,11 @@ absl::Status HostOutgoing::FollowAssignment() {
     owner.marks.fill(~uint64_t{0});  // a page is sent once, whatever stands in it
     for (size_t u = 0; u < shares_.size(); ++u) {
       const BlockRange unit = memory_->layout().units()[u].blocks;
-      // What is gathered is sent when it is asked for.
-      owner.blocks.push_back(memory_->IsGathered(static_cast<int>(u)) ? BlockRange{}
-                                                                      : Owned(unit, Slot(m), a->hosts));
-      const bool norms =
-          kernels::Info(memory_->spec().optimizer).norms && unit.begin < memory_->trainable_blocks();
+      // What is gathered is sent when it is asked for; another group has owners of its own.
+      const bool sent = memory_->InGroup(peer_) && !memory_->IsGathered(static_cast<int>(u));
+      owner.blocks.push_back(sent ? Owned(unit, Slot(m), a->hosts) : BlockRange{});
+      const bool norms = memory_->InGroup(peer_) && kernels::Info(memory_->spec().optimizer).norms &&
+                         unit.begin < memory_->trainable_blocks();
       owner.norms.push_back(norms ? Owned(unit, Slot(m), a->hosts) : BlockRange{});
       owner.slices.push_back(!shares_[u].empty() && !SlicedBy(unit, Slot(m), a->hosts).empty());
     }
@@ -149,7 +149,7 @@ absl::Status HostOutgoing::SendInitialValues(runtime::Link& link) {
     const BlockRange unit = layout.units()[u].blocks;
     const bool gathered = memory_->IsGathered(static_cast<int>(u));
     if (gathered && memory_->spec().gather.initial_shares) continue;
-    const BlockRange share = HostShare(unit, peer_, memory_->place().count);
+    const BlockRange share = HostShare(unit, peer_, memory_->grid());
     if (s.ok() && (gathered || rounded)) s = SendBlocks(link, kMasters, share);
     if (s.ok() && gathered && rounded) s = SendBlocks(link, kCompute, share);
     if (s.ok() && !gathered) s = SendValues(link, unit);
@@ -286,7 +286,7 @@ absl::StatusOr<bool> HostOutgoing::SendGathers(runtime::Link& link) {
     if (request == 0 || request == asked_[u]) continue;
     asked_[u] = request;
     const BlockRange unit = memory_->layout().units()[u].blocks;
-    if (HostShare(unit, peer_, memory_->place().count).empty() ||
+    if (!memory_->InGroup(peer_) || HostShare(unit, peer_, memory_->grid()).empty() ||
         gather_->HasArrived(peer_, static_cast<int>(u), request))
       continue;
     FrameHeader header;
@@ -302,7 +302,7 @@ absl::StatusOr<bool> HostOutgoing::SendGathers(runtime::Link& link) {
 absl::Status HostOutgoing::SendGathered(runtime::Link& link, const GatherRequests::Request& request) {
   const Layout& layout = memory_->layout();
   const BlockRange share =
-      HostShare(layout.units()[request.unit].blocks, memory_->place().index, memory_->place().count);
+      HostShare(layout.units()[request.unit].blocks, memory_->place().index, memory_->grid());
   const std::vector<ValueRun> runs = ValueRuns(layout, share);
   for (size_t i = 0; i < runs.size(); ++i) {
     const int64_t block_bytes = memory_->ParameterBlockBytes(runs[i].masters);

@@ -42,7 +42,7 @@ struct Host : TestHost {
     EXPECT_TRUE(memory->BeginFirstAssignment(1, HostMap::OneHost(1)).ok());
     for (int p = 0; p < memory->planes(); ++p) {
       for (const UnitInfo& unit : memory->layout().units()) {
-        const BlockRange own = HostShare(unit.blocks, index, hosts);
+        const BlockRange own = HostShare(unit.blocks, index, HostGrid{hosts, hosts});
         for (int64_t b = own.begin; b < std::min(own.end, memory->plane_blocks(p)); ++b) {
           for (int64_t i = b * kBlockElements; i < (b + 1) * kBlockElements; ++i)
             memory->plane(p)[i] = ValueOf(p, i);
@@ -59,7 +59,7 @@ struct Host : TestHost {
     runtime::SnapshotEntry& entry = *FindSnapshot(memory->control(), id);
     entry.cut_plus_1 = 1;
     for (const UnitInfo& unit : memory->layout().units()) {
-      const BlockRange own = HostShare(unit.blocks, memory->place().index, memory->place().count);
+      const BlockRange own = HostShare(unit.blocks, memory->place().index, memory->grid());
       for (int64_t b = own.begin; b < own.end && b < memory->trainable_blocks(); b += 2) {
         const float* live[kPlanes];
         for (int p = 0; p < kPlanes; ++p) live[p] = memory->plane(p) + b * kBlockElements;

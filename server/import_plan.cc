@@ -98,7 +98,7 @@ std::vector<ImportRun> RunsOf(const ImportPlan& plan, const runtime::JobMemory& 
       add(ImportRun::kAllHosts, 1, v.dtype);
       continue;
     }
-    for (int h = 0; h < memory.place().count; ++h) {
+    for (int h = 0; h < memory.grid().group; ++h) {
       const auto [begin, end] = ElementsOn(h, memory, memory.layout().tensors()[v.item.tensor]);
       add(h, end - begin, v.dtype);
     }

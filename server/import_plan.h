@@ -40,7 +40,8 @@ absl::StatusOr<ImportPlan> PlanImport(const runtime::JobMemory& memory, const v1
 // offset that follows, or past the end; DATA_LOSS: the crc does not match.
 absl::Status CheckChunk(const v1::Chunk& chunk, uint64_t at, uint64_t total);
 
-// Bytes of the stream that one host owns; together, in order, all of them.
+// Bytes of the stream that one host of the first group owns, and its counterparts in others (HostGrid);
+// together, in order, all of them.
 struct ImportRun {
   static constexpr int kAllHosts = -1;  // update counts, which every host has
   int host = 0;

@@ -152,10 +152,12 @@ absl::Status ImportStage::Append(const v1::Chunk& chunk) {
   while (!left.empty()) {
     const ImportRun& run = runs_[run_];
     const absl::string_view piece = left.substr(0, std::min<uint64_t>(left.size(), run.bytes - in_run_));
-    const bool everywhere = run.host == ImportRun::kAllHosts;
-    if (everywhere || ShareOf(run.host) == nullptr) own_->Take(piece);
+    const auto goes_to = [&](int host) {
+      return run.host == ImportRun::kAllHosts || host % memory_->grid().group == run.host;
+    };
+    if (goes_to(memory_->place().index)) own_->Take(piece);
     for (const std::unique_ptr<Share>& share : shares_) {
-      if (!everywhere && share->host() != run.host) continue;
+      if (!goes_to(share->host())) continue;
       if (absl::Status s = share->Add(piece); !s.ok()) return s;
     }
     left.remove_prefix(piece.size());

@@ -13,7 +13,7 @@
 namespace sherd::server {
 
 inline BlockRange BlocksOn(int host, const runtime::JobMemory& memory, const TensorInfo& tensor) {
-  const BlockRange own = HostShare(memory.layout().units()[tensor.unit].blocks, host, memory.place().count);
+  const BlockRange own = HostShare(memory.layout().units()[tensor.unit].blocks, host, memory.grid());
   const int64_t begin = std::max(own.begin, tensor.blocks.begin);
   return {begin, std::max(begin, std::min(own.end, tensor.blocks.end))};
 }

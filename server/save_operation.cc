@@ -49,11 +49,12 @@ std::string TagOf(const v1::SaveRequest& request, uint64_t step) {
 }
 
 // A part of several hosts: it is this one's own, and goes where the first host has made room.
-absl::Status CheckHostPart(const runtime::HostPlace& place, const v1::WritePartRequest& request) {
-  if (request.slot() != place.index || request.servers() != place.count) {
+absl::Status CheckHostPart(const runtime::JobMemory& memory, const v1::WritePartRequest& request) {
+  const runtime::HostPlace& place = memory.place();
+  if (request.slot() != place.index || request.servers() != memory.grid().group) {
     return absl::InvalidArgumentError(absl::StrCat("part ", request.slot(), " of ", request.servers(),
-                                                   " is not that of host ", place.index, " of ", place.count,
-                                                   ", which alone is here"));
+                                                   " is not that of host ", place.index, " of ",
+                                                   memory.grid().group, ", which alone is here"));
   }
   const std::string staging = request.path().substr(0, request.path().rfind('/'));
   struct stat there;
@@ -175,7 +176,7 @@ absl::StatusOr<v1::SaveProgress::Result> Save::Run() {
   const std::optional<runtime::Assignment> owners = memory_->control().Newest();
   servers_ = owners.has_value() ? owners->servers : 1;
   // What a host owns is what a slot of so many would: files of hosts are read as those of slots are.
-  if (memory_->place().several()) servers_ = memory_->place().count;
+  if (memory_->place().several()) servers_ = memory_->grid().group;
   written_ = std::vector<std::atomic<int64_t>>(servers_);
   for (int p = 0; p < memory_->planes(); ++p) bytes_ += memory_->plane_blocks(p) * kBlockElements * 4;
   const absl::StatusOr<SnapshotState> state = Cut();
@@ -316,7 +317,7 @@ absl::StatusOr<v1::PartFile> WritePartHere(ServiceContext* context, const v1::Wr
   if (s.ok()) s = CheckInRange("slot", request.slot(), 0, request.servers() - 1);
   if (s.ok() && (request.path().empty() || request.path()[0] != '/'))
     s = absl::InvalidArgumentError(absl::StrCat("path \"", request.path(), "\" is not absolute"));
-  if (s.ok() && (*memory)->place().several()) s = CheckHostPart((*memory)->place(), request);
+  if (s.ok() && (*memory)->place().several()) s = CheckHostPart(**memory, request);
   if (!s.ok()) return s;
   const absl::StatusOr<std::shared_ptr<SnapshotReader>> reader =
       SnapshotReader::Open(*memory, request.snapshot_id());

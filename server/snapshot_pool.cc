@@ -102,7 +102,7 @@ std::vector<Segment::Range> SnapshotPool::Reserved(const JobMemory& memory, cons
   std::vector<Segment::Range> ranges = {{0, h.data_at}};
   for (int p = 0; p < PlanesIn(h.plane_mask); ++p) {
     for (const UnitInfo& unit : memory.layout().units()) {
-      const BlockRange own = HostShare(unit.blocks, place.index, place.count);
+      const BlockRange own = HostShare(unit.blocks, place.index, memory.grid());
       const int64_t at = h.data_at + (p * h.pool_blocks + own.begin) * kBlockBytes;
       if (!own.empty()) ranges.push_back({at, own.size() * kBlockBytes});
     }

@@ -85,11 +85,11 @@ absl::Status TensorStream::Add(const ValueRef& values, const Slice& slice, DType
   // A host owns a stretch of blocks of each unit, and a slice's elements are in the order of the tensor's.
   const BlockRange unit = memory_->layout().units()[values.tensor->unit].blocks;
   int64_t first = 0;
-  for (int h = 0; h < place.count; ++h) {
-    const int64_t end = h + 1 == place.count
-                            ? slice.numel()
-                            : ElementsBefore(items_.back(), HostShare(unit, h, place.count).end);
-    AddPiece(first, end - first, h);
+  const HostGrid grid = memory_->grid();
+  for (int i = 0; i < grid.group; ++i) {
+    const int64_t end =
+        i + 1 == grid.group ? slice.numel() : ElementsBefore(items_.back(), HostShare(unit, i, grid).end);
+    AddPiece(first, end - first, grid.Counterpart(i, place.index));
     first = end;
   }
   return absl::OkStatus();

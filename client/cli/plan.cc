@@ -125,6 +125,7 @@ absl::Status ApplyConfig(const PlanOptions& options, PlanTask* task, int64_t* bu
   task->request.offload_param = asked->offload_param;
   task->request.job.gather.max_live = asked->stage3.prefetch.max_live;
   task->request.job.gather.hpz_partition = asked->stage3.hpz_partition;
+  task->request.job.shard_ranks = asked->shard_ranks;
   *bucket_elements = asked->bucket_elements;
   return CheckPartition(options.config, asked->stage, task->request);
 }

@@ -22,6 +22,8 @@ using config::ValueSource;
 
 // More gains nothing: a unit of this size is reduced in a few milliseconds.
 constexpr int64_t kMostBucketElements = int64_t{4} << 20;
+// More than any job has ranks.
+constexpr int64_t kMostShardRanks = 1 << 20;
 
 // Visits every key, in order. `warned`: keys by what Sherd does instead.
 class Checker {
@@ -238,6 +240,8 @@ void ResolveStage3(ValueSource& from, const ProgramValues& program, TrainingConf
 
 void ResolveZero(ValueSource& from, const ProgramValues& program, TrainingConfig* out) {
   out->stage = static_cast<int>(*from.Integer("zero_optimization.stage", program.stage));
+  out->shard_ranks = static_cast<int>(
+      std::clamp<int64_t>(*from.Integer("zero_optimization.mics_shard_size"), 0, kMostShardRanks));
   ResolveStage3(from, program, out);
   const absl::string_view bucket = "zero_optimization.reduce_bucket_size";
   int64_t elements = *from.Integer(bucket);

@@ -289,9 +289,9 @@ TEST(DeepSpeedConfig, WarningsSayWhatHappensInstead) {
   EXPECT_EQ(WarningsOf(R"({"zero_optimization": {"stage": 3, "stage3_max_live_parameters": 5,
       "zero_hpz_partition_size": 8}})"),
             "");
-  EXPECT_NE(WarningsOf(R"({"zero_optimization": {"stage": 3, "mics_shard_size": 8}})")
-                .find("partitioned over all of its hosts"),
-            std::string::npos);
+  EXPECT_EQ(WarningsOf(R"({"zero_optimization": {"stage": 3, "mics_shard_size": 8}})"), "");
+  EXPECT_EQ(Resolved(R"({"zero_optimization": {"mics_shard_size": 8}})").Zero().shard_ranks(), 8);
+  EXPECT_EQ(Resolved("{}").Zero().shard_ranks(), 0);
   const std::string nvme =
       WarningsOf(R"({"zero_optimization": {"offload_optimizer": {"device": "nvme", "nvme_path": "/n"}}})");
   EXPECT_NE(nvme.find("zero_optimization.offload_optimizer.device"), std::string::npos);

@@ -35,6 +35,7 @@ struct TrainingConfig {
   DType compute = DType::kFloat32;
   absl::optional<DType> communication;  // of gradients on their way; unset: `compute`
   LossScaleSpec loss_scale;
+  int shard_ranks = 0;          // that hold the state once; 0: all
   int64_t bucket_elements = 0;  // the most that are reduced together
 
   bool offload_optimizer = false, offload_param = false;  // asked for; both are so in any case
@@ -44,7 +45,7 @@ struct TrainingConfig {
   ZeroOptions Zero() const {
     ZeroOptions zero;
     zero.stage(stage).max_grad_norm(max_grad_norm).global_batch(train_batch).accumulation(accumulation);
-    zero.bucket_elements(bucket_elements).stage3(stage3);
+    zero.bucket_elements(bucket_elements).stage3(stage3).shard_ranks(shard_ranks);
     if (compute != DType::kFloat32) zero.compute(compute);
     if (compute == DType::kFloat16) zero.loss_scale(loss_scale);
     if (communication.has_value()) zero.communication(*communication);

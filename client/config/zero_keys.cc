@@ -20,11 +20,6 @@ constexpr absl::string_view kNoNvme =
     "plan`)";
 constexpr absl::string_view kQuantised =
     "no effect: parameters and gradients are never quantised, between hosts neither";
-constexpr absl::string_view kGroups =
-    "no effect: a job is partitioned over all of its hosts, of which each has one copy of its share; there "
-    "are "
-    "no smaller groups of hosts that have the whole of it. zero_hpz_partition_size lets a host keep what it "
-    "has gathered";
 
 constexpr KeySpec kKeys[] = {
     Object("zero_optimization").Honoured("see its keys"),
@@ -215,11 +210,15 @@ constexpr KeySpec kKeys[] = {
         .Warned(kQuantised),
     Bool("zero_optimization.zero_quantized_gradients").Default("false").Unless("false").Warned(kQuantised),
     Free("zero_optimization.zeropp_loco_param").Warned(kQuantised),
-    Integer("zero_optimization.mics_shard_size", -1).Default("-1").Unless("-1").Warned(kGroups),
+    Integer("zero_optimization.mics_shard_size", -1)
+        .Default("-1")
+        .Honoured(
+            "on several hosts: groups of so many ranks, those of one host or of several, hold the state "
+            "once each. On one host there is one copy in any case"),
     Bool("zero_optimization.mics_hierarchical_params_gather")
         .Default("false")
         .Unless("false")
-        .Warned(kGroups),
+        .Warned("no effect: a host gathers each block once for all its ranks"),
     Bool("zero_optimization.memory_efficient_linear")
         .Default("true")
         .Unless("true")

@@ -204,6 +204,7 @@ absl::StatusOr<std::unique_ptr<Trainer>> MakeSherdTrainer(const std::string& end
   how.stage(options.stage).max_grad_norm(options.clip).global_batch(options.global_batch);
   how.accumulation(static_cast<int>(options.accumulation)).steps(options.steps).seed(options.seed);
   how.virtual_ranks(options.virtual_ranks);
+  how.shard_ranks(options.shard_ranks);
   how.compute(options.compute).stochastic_rounding(options.stochastic_rounding);
   if (options.communication.has_value()) how.communication(*options.communication);
   if (options.loss_scale.has_value()) how.loss_scale(*options.loss_scale);

@@ -79,6 +79,7 @@ absl::Status ApplyConfig(const DeepSpeedConfig& file, int world_size, TrainOptio
   options->accumulation = asked->accumulation;
   options->clip = asked->max_grad_norm;
   options->bucket_elements = asked->bucket_elements;
+  if (options->given.count("--mics-shard-size") == 0) options->shard_ranks = asked->shard_ranks;
   const auto take = [options](const char* flag, int64_t from, int64_t* to) {
     if (options->given.count(flag) == 0) *to = from;
   };

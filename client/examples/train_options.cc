@@ -46,6 +46,9 @@ absl::StatusOr<std::optional<TrainOptions>> ParseTrainOptions(int argc, const ch
   app.add_option("--accumulation,--micro-batches", options.accumulation, "micro-batches a step")
       ->check(in(1, 1 << 16))
       ->capture_default_str();
+  app.add_option("--mics-shard-size", options.shard_ranks,
+                 "on several hosts: groups of so many trainers each hold the state once (0: all are one)")
+      ->check(CLI::Range(0, 4096));
   app.add_option("--virtual-ranks", options.virtual_ranks,
                  "arithmetic of so many trainers at every number of them that divides it (a power of two)")
       ->check(CLI::Range(1, 4096));

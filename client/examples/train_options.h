@@ -24,6 +24,7 @@ struct TrainOptions : OptimizerChoice {
   int64_t experts = 0;        // feed-forward networks a block; 0: one for all tokens
   int64_t freeze = 0;        // blocks that are not trained, from the first on, and the embeddings; 0: all are
   int64_t accumulation = 1;  // micro-batches of a step
+  int shard_ranks = 0;       // ZeroOptions::shard_ranks
   int virtual_ranks = 0;     // ZeroOptions::virtual_ranks; no meaning with `reference`
   double weight_decay = 0.1;    // of the blocks' matrices (IsDecayed)
   double clip = 1.0;            // limit of the gradient's norm; 0 does not clip

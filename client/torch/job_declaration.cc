@@ -144,6 +144,7 @@ absl::StatusOr<JobDeclaration> DeclareJob(const NamedTensors& parameters,
   spec.stage = options.stage();
   if (spec.stage == 3) SetGather(options, d.parameters, d.persistent, &spec);
   spec.virtual_ranks = options.virtual_ranks();
+  spec.shard_ranks = options.shard_ranks();
   spec.parts = options.stage() >= 2 ? options.accumulation() : 1;
   if (spec.virtual_ranks > 0) spec.parts = spec.virtual_ranks;
   spec.nominal_samples = WorldShare(ShareRules(options, world_size)).nominal_samples();

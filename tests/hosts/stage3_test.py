@@ -154,13 +154,7 @@ class KillTest(Stage3):
 
     def test_whoever_dies_on_either_side(self):
         want = self.one_host(1, self.args)[1]
-        with two_hosts.TwoHosts(self, 1, 1, self.args) as pair:
-            for step, host, kind in ((4, 1, "trainer"), (9, 1, "server"), (15, 0, "trainer"), (21, 0, "server"),
-                                     (27, 1, "server"), (32, 1, "trainer")):
-                pair.wait_for_step(step)
-                pair.kill(host, kind)
-            pair.finish()
-            self.assertSameWeights(pair.weights(), want)
+        self.check_kills(two_hosts.TwoHosts(self, 1, 1, self.args), want)
 
 
 class RestoreTest(Stage3):

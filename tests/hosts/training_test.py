@@ -51,13 +51,7 @@ class KillTest(two_hosts.TwoHostsTest):
     def kill_all_kinds(self, args):
         with self.job(2, 2, args, run_args=["--reduce-groups", "1,1"]) as job:
             want = job.finish().weights()
-        with two_hosts.TwoHosts(self, 1, 1, args) as pair:
-            for step, host, kind in ((4, 1, "trainer"), (9, 1, "server"), (15, 0, "trainer"), (21, 0, "server"),
-                                     (27, 1, "server"), (32, 1, "trainer")):
-                pair.wait_for_step(step)
-                pair.kill(host, kind)
-            pair.finish()
-            self.assertSameWeights(pair.weights(), want)
+        self.check_kills(two_hosts.TwoHosts(self, 1, 1, args), want)
 
 
 if __name__ == "__main__":

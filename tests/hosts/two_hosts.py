@@ -5,7 +5,8 @@
         pair.kill(1, "server")
         pair.finish()
 
-`places`: how to run a program on each host (two_hosts.Loopback, or hosts of a network.TestNetwork).
+`places`: how to run a program on each host (two_hosts.Loopback, or hosts of a network.TestNetwork). `hosts`: more
+than two of them.
 """
 import contextlib
 import glob
@@ -23,6 +24,16 @@ from tests.cluster import safetensors
 
 class TwoHostsTest(harness.ClusterTest):
     """Base of the tests here."""
+
+    def check_kills(self, pair, want):
+        """kill -9 of trainers and servers on either side, over 40 steps: the weights are those of a job undisturbed."""
+        with pair:
+            for step, host, kind in ((4, 1, "trainer"), (9, 1, "server"), (15, 0, "trainer"), (21, 0, "server"),
+                                     (27, 1, "server"), (32, 1, "trainer")):
+                pair.wait_for_step(step)
+                pair.kill(host, kind)
+            pair.finish()
+            self.assertSameWeights(pair.weights(), want)
 
 
 class Loopback:
@@ -47,7 +58,7 @@ def free_port():
 class TwoHosts:
     count = 0
 
-    def __init__(self, test, ranks, servers, args=(), run_args=(), steps=None, places=None):
+    def __init__(self, test, ranks, servers, args=(), run_args=(), steps=None, places=None, hosts=2):
         TwoHosts.count += 1
         self.test = test
         self.name = "%s-two-%d-%d" % (test.job_prefix, os.getpid(), TwoHosts.count)
@@ -57,7 +68,7 @@ class TwoHosts:
         if places is None:
             # A path of sockets must be short.
             self.shm = tempfile.mkdtemp(prefix="sh-", dir="/dev/shm")
-            places = [Loopback(os.path.join(self.shm, "h%d" % h)) for h in (0, 1)]
+            places = [Loopback(os.path.join(self.shm, "h%d" % h)) for h in range(hosts)]
         self.places = places
         self.log = harness.StepLog(os.path.join(self.dir, "steps.json"))
         self.saved = os.path.join(self.dir, "final.safetensors")
@@ -70,8 +81,8 @@ class TwoHosts:
         self.commands = [
             [harness.program(harness.SHERD), "run", "-n", str(ranks), "--servers", str(servers), "--job", self.name,
              "--dir", os.path.join(self.dir, "run%d" % h), "--listen" if h == 0 else "--join",
-             self.address, "--secret-file", secret, *map(str, run_args), "--", *train]
-            for h in (0, 1)]
+             self.address, *([] if hosts == 2 else ["--hosts", str(hosts), "--host-index", str(h)]), "--secret-file", secret, *map(str, run_args), "--", *train]
+            for h in range(hosts)]
 
     def __enter__(self):
         self.processes, self.files = [], []
@@ -89,12 +100,12 @@ class TwoHosts:
             if process.poll() is None:
                 process.kill()
                 process.wait()
-        for h in (0, 1):
+        for h in range(len(self.processes)):
             for pid in self.pids(h).values():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         if kind is not None:
-            for h in (0, 1):
+            for h in range(len(self.processes)):
                 print("---- host %d of %s\n%s%s" % (h, self.name, self.output("stdout", h), self.output("stderr", h)))
                 print("---- its servers\n%s" % "\n".join(self.logs(h).split("\n")[-80:]))
             print("----")

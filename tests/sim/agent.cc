@@ -216,8 +216,9 @@ class Agent {
 
   void SendBlocks(int peer) {
     Peer& p = peers_[peer];
+    if (!w_.job.SameGroup(peer, host_)) return;  // it has owners of its own
     for (int b = 0; b < w_.job.blocks; ++b) {
-      if (w_.job.HostOfBlock(b) != host_) continue;
+      if (!w_.job.Holds(host_, b)) continue;
       const Values param = m_.planes[b].param;
       const double norm = m_.norms[b];
       w_.Tick();
@@ -315,7 +316,7 @@ class Agent {
       const BlockRange unit = w_.job.units[u].blocks;
       const std::optional<Mark> sliced = Sliced(static_cast<int>(u));
       if (!sliced.has_value() || *sliced <= Mark((*p.received)[u])) continue;
-      const BlockRange share = HostShare(unit, peer, w_.job.hosts);
+      const BlockRange share = HostShare(unit, peer, w_.job.Grid());
       std::vector<Values> values;
       for (int64_t b = share.begin; b < share.end; ++b) {
         values.push_back(m_.outbox[b]);

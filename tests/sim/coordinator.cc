@@ -73,7 +73,8 @@ class Coordinator {
       const bool there = std::any_of(m.assignments.begin(), m.assignments.end(),
                                      [&](const AssignmentEntry& a) { return a.epoch == epoch; });
       if (!there)
-        m.assignments.push_back({epoch, *SlotHosts(state_.doc(), servers), std::nullopt, world_size});
+        m.assignments.push_back(
+            {epoch, SlotHosts(state_.doc(), servers)->Grouped(w_.job.shard_hosts), std::nullopt, world_size});
       w_.Tick();
     }
     m_.proposals.ranges = std::max(m_.proposals.ranges, epoch);

@@ -19,6 +19,10 @@ Job Job::FromSeed(uint64_t seed) {
   job.norms = Random::Mix(seed ^ 0x2078) % 2 == 0;
   const uint64_t hosts = Random::Mix(seed ^ 0x405);
   job.hosts = 1 + static_cast<int>(hosts % 4 % 3);
+  // Groups that hold all of it each, of one host or of two.
+  const uint64_t sharing = Random::Mix(seed ^ 0x6121) % 6;
+  if (job.hosts == 3 && sharing >= 4) job.hosts = 4;
+  job.shard_hosts = job.hosts == 4 ? 2 : job.hosts > 1 && sharing < 2 ? 1 : 0;
   job.world_size = std::max(job.world_size, job.hosts);
   job.servers = std::max(job.servers, job.hosts);
   const int groups =

@@ -43,6 +43,7 @@ struct Job {
   bool norms = false;                          // the optimizer updates whole tensors by their norms
   // On how many machines, and the ranks of each; or one, which adds up as so many would (ReductionTree).
   int hosts = 1;
+  int shard_hosts = 0;          // HostGrid::group; 0: all of them
   std::vector<int32_t> groups;  // consecutive ranks; empty: all are one
   int ring_units = 2;           // of the first ring
   std::vector<UnitShape> units;
@@ -59,7 +60,14 @@ struct Job {
   int HostOfServer(int k) const { return k % hosts; }
   int ServersAtFirst(int host) const { return (servers + hosts - 1 - host) / hosts; }
   int HostOfSlot(int slot) const;
-  int HostOfBlock(int block) const { return OwnerOf(units[UnitOf(block)].blocks, block, hosts).value(); }
+  HostGrid Grid() const { return {hosts, shard_hosts > 0 ? shard_hosts : hosts}; }
+  bool SameGroup(int a, int b) const { return Grid().GroupOf(a) == Grid().GroupOf(b); }
+  // The host that holds a block, of the group of `near`.
+  int HolderOf(int block, int near) const {
+    const int first = OwnerOf(units[UnitOf(block)].blocks, block, Grid().group).value();
+    return Grid().Counterpart(first, near);
+  }
+  bool Holds(int host, int block) const { return HolderOf(block, host) == host; }
   int UnitOf(int block) const;
   int TensorOf(int block) const;
 

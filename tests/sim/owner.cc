@@ -260,7 +260,10 @@ class Owner {
     for (int r = 0; r < assignment_.world_size; ++r) {
       if (pipeline_->step(Rank(r)).has_value()) has_grad[0] |= pipeline_->step(Rank(r))->has_grad[0];
     }
+    // Each block once, whoever else holds it.
+    const bool counts = w_.job.Grid().GroupOf(m_.host) == 0 || w_.bug == Bug::kCountedTwice;
     for (const UnitShape& u : w_.job.units) {
+      if (!counts) break;
       const BlockRange own = Owned(u.blocks, slot_, assignment_.hosts);
       for (int64_t b = own.begin; b < own.end; ++b) {
         if (TestBit(has_grad, w_.job.TensorOf(static_cast<int>(b)))) p.sum_squares.Add(m_.sumsq[b]);

@@ -14,11 +14,12 @@ Snapshot& On(World& w, int host, uint64_t id) {
   w.Fail("a snapshot is not on every host");
 }
 
-// Each block from the host that owns it.
+// Each block from the host that owns it, of one group.
 void Read(World& w, const Oracle& oracle, Snapshot& s) {
   std::vector<Planes> copy(w.job.blocks);
+  const int near = static_cast<int>(s.id % w.job.hosts);
   for (int b = 0; b < w.job.blocks; ++b) {
-    const HostMemory& m = w.memory[w.job.HostOfBlock(b)];
+    const HostMemory& m = w.memory[w.job.HolderOf(b, near)];
     for (int e = 0; e < kElements; ++e) {
       copy[b].param[e] = m.planes[b].param[e];
       w.Tick();

@@ -105,7 +105,7 @@ class Trainer {
     w_.Check(oracle_.done().step == done.step, "a step is done that was not decided, or went on without me");
     for (int b = 0; b < w_.job.blocks; ++b) {
       const Planes& truth = oracle_.After(done.step)[b];
-      const bool here = w_.job.HostOfBlock(b) == m_.host;
+      const bool here = w_.job.Holds(m_.host, b);
       w_.Check(here ? m_.planes[b] == truth : m_.planes[b].param == truth.param,
                "parameters between two steps are not those of the step");
     }

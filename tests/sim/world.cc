@@ -20,6 +20,7 @@ const char* BugName(Bug bug) {
                                            "no_barrier",
                                            "next_attempt_early",
                                            "phased_early",
+                                           "counted_twice",
                                            "move_twice",
                                            "keep_no_gradient",
                                            "retire_early",
@@ -73,7 +74,7 @@ HostMemory::HostMemory(const Job& j, int h) : job(&j), host(h), ranks(j.places),
   owners[0].decided_by_done[0].ranges = 1;
   std::vector<int32_t> hosts;
   for (int at = 0; at < j.hosts; ++at) hosts.insert(hosts.end(), j.ServersAtFirst(at), at);
-  assignments.push_back({1, *HostMap::Create(hosts), Step(1), j.world_size});
+  assignments.push_back({1, HostMap::Create(hosts)->Grouped(j.shard_hosts), Step(1), j.world_size});
 }
 
 World::World(const Job& j, Scheduler* scheduler, Bug b, bool t) : job(j), s(*scheduler), bug(b), trace(t) {

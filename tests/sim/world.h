@@ -42,6 +42,7 @@ enum class Bug {
   kNoBarrier,           // owners take up new ranges one by one
   kNextAttemptEarly,    // trainers begin again at the first REJECTED
   kPhasedEarly,         // PHASED is published before the norms are there
+  kCountedTwice,        // owners of every group of hosts count their blocks for the norm
   kMoveTwice,           // a successor moves blocks again that its predecessor moved before PHASED
   kKeepNoGradient,      // what a block's gradient was is not kept while it turns into a direction
   kRetireEarly,         // slots are given up before their owners have left the old ranges
