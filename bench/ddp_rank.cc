@@ -18,7 +18,8 @@ namespace sherd::bench {
 
 class DdpRank::Impl {
  public:
-  Impl(const StepModel& model, int rank, int world_size, const std::string& rendezvous)
+  Impl(const StepModel& model, int rank, int world_size, const std::string& rendezvous,
+       const std::string& address)
       : world_size_(world_size), model_(model.blocks, model.width) {
     ::torch::manual_seed(1);
     {
@@ -31,7 +32,7 @@ class DdpRank::Impl {
     input_ = at::randn({model.batch, model.width});
     auto store = c10::make_intrusive<c10d::FileStore>(rendezvous, world_size);
     auto options = c10d::ProcessGroupGloo::Options::create();
-    options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname("127.0.0.1"));
+    options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname(address));
     group_ = c10::make_intrusive<c10d::ProcessGroupGloo>(store, rank, world_size, options);
     params_ = model_.parameters();
     for (size_t i = 0; i < params_.size(); ++i) {
@@ -129,8 +130,9 @@ class DdpRank::Impl {
   uint64_t fused_steps_ = 0;
 };
 
-DdpRank::DdpRank(const StepModel& model, int rank, int world_size, const std::string& rendezvous)
-    : impl_(std::make_unique<Impl>(model, rank, world_size, rendezvous)) {}
+DdpRank::DdpRank(const StepModel& model, int rank, int world_size, const std::string& rendezvous,
+                 const std::string& address)
+    : impl_(std::make_unique<Impl>(model, rank, world_size, rendezvous, address)) {}
 DdpRank::~DdpRank() = default;
 void DdpRank::Local() { impl_->ForwardBackward(false); }
 void DdpRank::TorchStep(bool overlap) {

@@ -12,8 +12,9 @@ namespace sherd::bench {
 
 class DdpRank {
  public:
-  // Ranks find each other through the file `rendezvous`.
-  DdpRank(const StepModel& model, int rank, int world_size, const std::string& rendezvous);
+  // Ranks find each other through the file `rendezvous`; this one is at `address`.
+  DdpRank(const StepModel& model, int rank, int world_size, const std::string& rendezvous,
+          const std::string& address = "127.0.0.1");
   ~DdpRank();
 
   // Forward and backward alone.

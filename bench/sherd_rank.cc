@@ -24,12 +24,14 @@ T Must(absl::StatusOr<T> value) {
   return *std::move(value);
 }
 
-SessionOptions Where(const std::string& job, const std::string& endpoint, int rank, int world_size) {
+SessionOptions Where(const std::string& job, const std::string& endpoint, int rank, int world_size,
+                     const std::string& reduce_groups) {
   SessionOptions o;
   o.endpoints = endpoint;
   o.job = job;
   o.rank = rank;
   o.world_size = world_size;
+  o.reduce_groups = reduce_groups;
   return o;
 }
 
@@ -43,9 +45,9 @@ OptimizerOptions OptimizerOf(const StepModel& model) {
 class SherdRank::Impl {
  public:
   Impl(const StepModel& model, const std::string& job, const std::string& endpoint, int rank, int world_size,
-       int stage)
+       int stage, const Stage3Options& stage3, const std::string& reduce_groups)
       : model_(model.blocks, model.width),
-        session_(Must(Session::Connect(Where(job, endpoint, rank, world_size)))) {
+        session_(Must(Session::Connect(Where(job, endpoint, rank, world_size, reduce_groups)))) {
     ::torch::manual_seed(1);
     {
       at::NoGradGuard no_grad;
@@ -56,6 +58,7 @@ class SherdRank::Impl {
     zero_ = Must(torch::ZeroOptimizer::Create(*session_, model_.named_parameters(), OptimizerOf(model),
                                               ZeroOptions()
                                                   .stage(stage)
+                                                  .stage3(stage3)
                                                   .max_grad_norm(1.0)
                                                   .global_batch(world_size * model.batch)
                                                   .compute(model.precision),
@@ -79,8 +82,8 @@ class SherdRank::Impl {
 };
 
 SherdRank::SherdRank(const StepModel& model, const std::string& job, const std::string& endpoint, int rank,
-                     int world_size, int stage)
-    : impl_(std::make_unique<Impl>(model, job, endpoint, rank, world_size, stage)) {}
+                     int world_size, int stage, const Stage3Options& stage3, const std::string& reduce_groups)
+    : impl_(std::make_unique<Impl>(model, job, endpoint, rank, world_size, stage, stage3, reduce_groups)) {}
 SherdRank::~SherdRank() = default;
 void SherdRank::WarmUpLibraries() {
   ResidualModel model(1, 16);

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "bench/step_model.h"
+#include "client/options.h"
 
 namespace sherd::bench {
 
@@ -14,8 +15,10 @@ class SherdRank {
  public:
   // Attaches to the job behind `endpoint`; blocks until the others did what they must. Ends the process with
   // a line on any error.
+  // `reduce_groups`: of several hosts, the ranks of each ("1,1"); empty: all are one group.
   SherdRank(const StepModel& model, const std::string& job, const std::string& endpoint, int rank,
-            int world_size, int stage);
+            int world_size, int stage, const Stage3Options& stage3 = {},
+            const std::string& reduce_groups = "");
   ~SherdRank();
 
   // What a program that trains something has loaded and set up.

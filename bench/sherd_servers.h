@@ -18,13 +18,27 @@ namespace sherd::bench {
 
 class SherdServers {
  public:
+  // This machine as one host of a job of several, each with shared memory of its own.
+  struct Host {
+    int index = 0, count = 1;
+    int trainers = 0;         // of this host
+    std::string address;      // of its data port
+    std::string first_host;   // HOST:PORT that the first host listens at for calls
+    std::string secret_file;  // of the job
+    bool remote = false;      // beyond the loopback
+  };
+
   // Makes the job's directory and starts `count` servers in it. `program`: sherdd. Ends the process with a
   // line on any error.
-  SherdServers(const std::string& job, int count, const std::string& program);
+  SherdServers(const std::string& job, int count, const std::string& program,
+               const std::optional<Host>& host = std::nullopt);
   // Stops them; nothing is left behind.
   ~SherdServers();
   SherdServers(const SherdServers&) = delete;
   SherdServers& operator=(const SherdServers&) = delete;
+
+  // So that those of several hosts can be told to at once: each waits for the others.
+  void Signal(int signal);
 
   const std::string& job() const { return job_; }
   // All of them, by comma.
@@ -37,6 +51,7 @@ class SherdServers {
 
  private:
   const std::string job_;
+  std::string root_;  // of its own, of one host of several
   std::optional<runtime::JobDir> dir_;
   std::vector<runtime::ChildProcess> servers_;
   std::string endpoint_;

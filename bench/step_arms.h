@@ -4,6 +4,8 @@
 //   StepArm* local = arms.AddDataParallel(...);  StepArm* stage1 = arms.AddSherd(model, 1);
 //   arms.Start();                                // forks everything; each arm then sleeps until its turn
 //   arms.Take(stage1, 4);                        // four steps of it, in all its ranks
+//
+// With a HostNetwork rank r is host r's, with a server there.
 #ifndef SHERD_BENCH_STEP_ARMS_H_
 #define SHERD_BENCH_STEP_ARMS_H_
 
@@ -16,8 +18,10 @@
 #include <vector>
 
 #include "bench/crew.h"
+#include "bench/host_network.h"
 #include "bench/sherd_servers.h"
 #include "bench/step_model.h"
+#include "client/options.h"
 
 namespace sherd::bench {
 
@@ -33,6 +37,7 @@ struct StepArm {
   std::vector<double> turn_ms;   // the median of each turn
   std::vector<double> turn_cpu;  // of each turn: milliseconds on cores a step, all processes together
   double first_ms = 0;           // the very first step, in the slowest rank
+  int steps = 0;                 // in all
   double sleeps = 0;             // a step, all processes together, in the last turn
   double staged_bytes = 0;       // copied to staging a step by all ranks, in the last turn
 
@@ -46,7 +51,8 @@ struct StepArm {
 // Thread-compatible; one per process. Ends the process with a line on any error.
 class StepArms {
  public:
-  StepArms(int world_size, std::string sherdd);
+  // `hosts`: borrowed, with as many hosts as there are ranks; null: one host.
+  StepArms(int world_size, std::string sherdd, const HostNetwork* hosts = nullptr);
   ~StepArms();
 
   // Arms of one group of processes, in this order: forward and backward alone; DDP with libtorch's AdamW, its
@@ -54,7 +60,8 @@ class StepArms {
   static constexpr int kDataParallelArms = 5;
   std::vector<StepArm*> AddDataParallel(const std::string& label, const StepModel& model);
   // ZeroOptimizer, with one server a rank.
-  StepArm* AddSherd(const std::string& label, const StepModel& model, int stage);
+  StepArm* AddSherd(const std::string& label, const StepModel& model, int stage,
+                    const Stage3Options& stage3 = {});
 
   void Start();
   // `steps` of the arm. The first turn of an arm also sets it up; take it with `count` false.
@@ -63,13 +70,17 @@ class StepArms {
  private:
   void RunDataParallel(CrewMember& self, const StepModel& model, int rank,
                        const std::string& rendezvous) const;
-  void RunSherd(CrewMember& self, const StepModel& model, int stage, int rank,
+  void RunSherd(CrewMember& self, const StepModel& model, int stage, const Stage3Options& stage3, int rank,
                 const SherdServers& servers) const;
+  // The servers of a job, all on one host or one on each. Those of rank r: the result + r, of several hosts.
+  size_t StartServers();
+  bool several() const { return hosts_ != nullptr; }
   std::vector<pid_t> Pids(const StepArm& arm) const;
 
   const int world_size_;
   const std::string sherdd_;
-  std::vector<std::string> rendezvous_;
+  const HostNetwork* const hosts_;
+  std::vector<std::string> rendezvous_;  // and secrets: files that go at the end
   std::deque<SherdServers> servers_;
   std::deque<StepArm> arms_;
   std::unique_ptr<Crew> crew_ = std::make_unique<Crew>();
