@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
+#include <deque>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -21,6 +22,7 @@ namespace sherd::bench {
 namespace {
 
 constexpr int kHosts = HostNetwork::kHosts;
+constexpr int kCores = 2;
 
 struct Options {
   int rounds = 7;
@@ -117,40 +119,49 @@ nlohmann::json Steps(const Options& options, const HostNetwork& network) {
   return out;
 }
 
-// An arm on a link so slow that what it sends takes half as long as the computation.
+// An arm on a link so slow that what it sends takes half as long as the computation, and as fast as it goes.
 struct Limited {
   int stage = 0;
   bool prefetch = true;
-  StepArm* arm = nullptr;
-  double rate = 0;      // bytes a second, each way
-  double hideable = 0;  // share of the communication that can go on beside forward or backward
+  StepArm *slow = nullptr, *fast = nullptr;  // of the same processes
+  double rate = 0;                           // bytes a second, each way
+  double communication_ms = 0;
+  SentBytes sent;  // of a host in a step
 
-  nlohmann::json Report(double communication, double nothing_to_send, double fast) const {
-    const double step = Median(arm->ms), exposed = step - nothing_to_send;
-    const double hidden = (communication - exposed) / (hideable * communication);
-    std::fprintf(stderr, "%-26s %8.0f %9.1f %9.1f %9.1f %9.1f %9.1f %8.2f %12.1f\n",
-                 prefetch ? arm->name.c_str() : "  nothing ahead", rate * 8e-6, communication,
-                 hideable * communication, nothing_to_send, step, exposed, hidden, fast);
+  // Of the communication, what can go on beside work that is still to be done. Gradients: all but those of
+  // the unit that backward ends with. Parameters in stage 2: all but those of the unit that is updated last,
+  // and no more than there is time from the decision to the end of the step. In stage 3: all but those of the
+  // unit that forward begins with.
+  double HideableMs(int units, double update_ms) const {
+    const double one = 1.0 / units, ms = communication_ms / sent.all();
+    const double parameters = stage == 3 ? ms * sent.gathered * (1 - one / 2)
+                                         : std::min(ms * sent.parameters * (1 - one), update_ms);
+    return ms * sent.gradients * (1 - one) + parameters;
+  }
+
+  nlohmann::json Report(const StepArm& one_host, int units, double update_ms) const {
+    // What sending and receiving takes of cores that are busy anyhow cannot be hidden on them.
+    const double work = std::max(slow->BeyondCpuMs(one_host) / kCores, 0.0);
+    const double exposed = slow->BeyondMs(one_host) - work;
+    const double hideable = HideableMs(units, update_ms);
+    const double hidden = (communication_ms - exposed) / hideable;
+    const double added = slow->BeyondMs(*fast);
+    std::fprintf(stderr, "%-16s %8.0f %9.1f %9.1f %9.1f %9.1f %9.1f %9.1f %9.2f %9.1f\n",
+                 prefetch ? slow->name.c_str() : "  nothing ahead", rate * 8e-6, communication_ms, hideable,
+                 Median(slow->ms), Median(fast->ms), work, exposed, hidden, added);
     return {{"stage", stage},
             {"prefetch", prefetch},
             {"mbit_per_s", rate * 8e-6},
-            {"communication_ms", communication},
-            {"hideable", hideable},
-            {"step_ms", step},
+            {"communication_ms", communication_ms},
+            {"hideable_ms", hideable},
+            {"step_ms", Median(slow->ms)},
+            {"unlimited_ms", Median(fast->ms)},
+            {"work_ms", work},
             {"exposed_ms", exposed},
             {"hidden_of_hideable", hidden},
-            {"unlimited_ms", fast}};
+            {"added_by_the_limit_ms", added}};
   }
 };
-
-// Of what a host sends in a step, beside what there is still something to compute. Gradients: all but those
-// of the unit that backward ends with. Parameters: in stage 2 none, as they are there after the last
-// gradient; in stage 3 all but those of the unit that forward begins with.
-double Hideable(const Options& options, int stage, const SentBytes& sent) {
-  const double one = 1.0 / options.model.blocks;
-  const double parameters = stage == 3 ? sent.gathered * (1 - one / 2) : 0;
-  return (sent.gradients * (1 - one) + parameters) / sent.all();
-}
 
 nlohmann::json Overlap(const Options& options, const HostNetwork& network) {
   if (!network.limitable()) return {{"skipped", "no link that can be limited: that needs root, ip and tc"}};
@@ -163,38 +174,41 @@ nlohmann::json Overlap(const Options& options, const HostNetwork& network) {
   here.Start();
   StepArms there(kHosts, options.sherdd, &network);
   std::vector<Limited> limited = {{2, true}, {3, true}, {3, false}};
-  for (Limited& l : limited) l.arm = there.AddSherd("", model, l.stage, Limits(l.prefetch));
+  std::deque<StepArm> fast;
+  for (Limited& l : limited) l.slow = there.AddSherd("", model, l.stage, Limits(l.prefetch));
   there.Start();
   for (StepArm* arm : {local, one_host}) here.Take(arm, 2, /*count=*/false);
-  for (StepArm* arm : {local, one_host}) here.Take(arm, options.steps);
+  here.Take(local, options.steps);
   const double compute = Median(local->ms);
-  std::vector<double> unlimited;
   for (Limited& l : limited) {
-    there.Take(l.arm, 2, /*count=*/false);
-    const SentSince since(*l.arm);
-    there.Take(l.arm, options.steps);
-    unlimited.push_back(Median(l.arm->ms));
-    l.arm->ms.clear();
-    const SentBytes sent = since.OfAStep();
-    l.rate = sent.all() / (compute / 2) * 1e3;
-    l.hideable = Hideable(options, l.stage, sent);
+    there.Take(l.slow, 2, /*count=*/false);
+    const SentSince since(*l.slow);
+    there.Take(l.slow, options.steps, /*count=*/false);
+    l.sent = since.OfAStep();
+    l.communication_ms = compute / 2;
+    l.rate = l.sent.all() / l.communication_ms * 1e3;
+    l.fast = &fast.emplace_back(*l.slow);
   }
   for (int round = 0; round < options.rounds; ++round) {
     for (StepArm* arm : {local, one_host}) here.Take(arm, options.steps);
     for (Limited& l : limited) {
+      there.Take(l.fast, options.steps);
       network.Limit(l.rate * 8);
-      there.Take(l.arm, options.steps);
+      there.Take(l.slow, options.steps);
       network.Limit(0);
     }
   }
-  nlohmann::json out = {{"load", LoadAverage()}, {"batch", model.batch}, {"local_ms", Median(local->ms)}};
+  nlohmann::json out = {{"load", LoadAverage()},
+                        {"batch", model.batch},
+                        {"local_ms", Median(local->ms)},
+                        {"one_host_ms", Median(one_host->ms)}};
   std::fprintf(stderr,
-               "\nbatch %lld a rank, forward and backward %.1f ms; communication by bytes and rate\n"
-               "%-26s %8s %9s %9s %9s %9s %9s %8s %12s\n",
-               static_cast<long long>(model.batch), Median(local->ms), "ms", "Mbit/s", "to send", "hideable",
-               "one host", "step", "exposed", "hidden", "not limited");
-  for (size_t i = 0; i < limited.size(); ++i)
-    out["arms"].push_back(limited[i].Report(compute / 2, Median(one_host->ms), unlimited[i]));
+               "\nbatch %lld a rank: forward and backward %.1f ms, stage 2 on one host %.1f ms a step\n"
+               "%-16s %8s %9s %9s %9s %9s %9s %9s %9s %9s\n",
+               static_cast<long long>(model.batch), Median(local->ms), Median(one_host->ms), "ms", "Mbit/s",
+               "to send", "hideable", "step", "no limit", "work", "exposed", "hidden", "added");
+  const double update = std::max(Median(one_host->ms) - Median(local->ms), 0.0);
+  for (const Limited& l : limited) out["arms"].push_back(l.Report(*one_host, model.blocks, update));
   return out;
 }
 
