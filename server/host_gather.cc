@@ -28,14 +28,15 @@ HostGather::HostGather(runtime::JobMemory* memory, runtime::SpinPolicy spin)
       arrived_(new std::atomic<uint64_t>[memory->place().count * units_]()) {
   const Layout& layout = memory->layout();
   const runtime::HostPlace& place = memory->place();
-  std::vector<int64_t> elements(units_, 0);
+  elements_.resize(units_);
   bytes_.resize(units_);
+  has_memory_.resize(units_);
   owners_.resize(units_);
   for (int u = 0; u < units_; ++u) {
     if (!memory->IsGathered(u)) continue;
     gathered_.push_back(u);
     const BlockRange unit = layout.units()[u].blocks;
-    elements[u] = unit.size() * kBlockElements;
+    elements_[u] = unit.size() * kBlockElements;
     bytes_[u] = memory->GatheredBytes(u);
     for (int h = 0; h < place.count; ++h) {
       if (h != place.index && memory->InGroup(h) && !HostShare(unit, h, memory->grid()).empty())
@@ -48,7 +49,7 @@ HostGather::HostGather(runtime::JobMemory* memory, runtime::SpinPolicy spin)
   looked_.resize(ranks_.size());
   for (GatherPlan::Rank& r : looked_) r.wants.resize(units_);
   const GatherSpec& gather = memory->spec().gather;
-  plan_ = std::make_unique<GatherPlan>(std::move(elements), gather.max_live, gather.keep());
+  plan_ = std::make_unique<GatherPlan>(elements_, gather.max_live, gather.keep());
   run_ = std::thread([this] { Run(); });
 }
 
@@ -82,6 +83,7 @@ void HostGather::Run() {
           memory_->FreeGathered(u).IgnoreError();
         } else {
           plan_->Found(u, values);
+          has_memory_[u] = true;
           CountBytes(bytes_[u]);
         }
       }
@@ -148,6 +150,13 @@ void HostGather::Look() {
   }
   const GatherPlan::Effects now = plan_->Look(looked_);
   for (const int u : now.free) Free(u);
+  for (const GatherPlan::Start& s : now.start) {
+    const auto left = std::find(left_.begin(), left_.end(), s.unit);
+    if (left == left_.end()) continue;
+    left_elements_ -= elements_[s.unit];
+    left_.erase(left);
+  }
+  MakeRoom();
   bool told = false;
   for (const GatherPlan::Start& s : now.start) told |= Start(s);
   if (told) memory_->control().link_bell.Ring();
@@ -167,25 +176,45 @@ void HostGather::Free(int unit) {
     memory_->trainer(Rank(r)).bell.Ring();
     return;
   }
+  left_.push_back(unit);
+  left_elements_ += elements_[unit];
+}
+
+void HostGather::MakeRoom() {
+  while (!left_.empty() && plan_->live() + left_elements_ > memory_->spec().gather.max_live) GiveBack();
+}
+
+void HostGather::GiveBack() {
+  const int unit = left_.front();
+  left_.pop_front();
+  left_elements_ -= elements_[unit];
+  has_memory_[unit] = false;
   memory_->FreeGathered(unit).IgnoreError();
   CountBytes(-bytes_[unit]);
+}
+
+absl::Status HostGather::Reserve(int unit) {
+  absl::Status s = memory_->ReserveGathered(unit);
+  for (; !s.ok() && !left_.empty(); s = memory_->ReserveGathered(unit)) GiveBack();
+  if (!s.ok()) return s;
+  has_memory_[unit] = true;
+  CountBytes(bytes_[unit]);
+  return s;
 }
 
 // True: others have to be asked.
 bool HostGather::Start(const GatherPlan::Start& start) {
   GatherPage& page = *memory_->gather();
   // Of older values, which others are about to be received over.
-  const bool was_here = page.here(start.unit).exchange(0, std::memory_order_seq_cst) != 0 ||
-                        asked_[start.unit].load(std::memory_order_relaxed) != 0;
-  if (!was_here) {
-    if (const absl::Status s = memory_->ReserveGathered(start.unit); !s.ok()) {
+  page.here(start.unit).store(0, std::memory_order_seq_cst);
+  if (!has_memory_[start.unit]) {
+    if (const absl::Status s = Reserve(start.unit); !s.ok()) {
       if (page.trouble.state.load() != ControlPage::LinkState::kDown) spdlog::warn("{}", s.ToString());
       page.trouble.Set(ControlPage::LinkState::kDown, s.message());
       waiting_.push_back(start);
       return false;
     }
     page.trouble.Set(ControlPage::LinkState::kUp, "");
-    CountBytes(bytes_[start.unit]);
   }
   asked_[start.unit].store(page.requests.fetch_add(1) + 1, std::memory_order_release);
   return true;

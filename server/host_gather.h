@@ -11,6 +11,10 @@
 // has no STEP record of s, without which no owner changes a parameter. An answer to a rank that has one by
 // then is nobody's.
 //
+// A unit that nobody wants leaves its memory for its next values, as long as all together are within
+// JobSpec::gather.max_live: giving pages back and touching new ones takes as long as receiving what is in
+// them.
+//
 // A successor finds what is here in the gather page, and the wants in the ranks' pages; what was on its way
 // it asks for anew. Thread-safe.
 #ifndef SHERD_SERVER_HOST_GATHER_H_
@@ -24,6 +28,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
 #include "core/gather_plan.h"
 #include "runtime/job_memory.h"
 #include "runtime/mutex.h"
@@ -50,6 +55,10 @@ class HostGather {
   void Publish();
   void Look();
   void Free(int unit);
+  absl::Status Reserve(int unit);
+  // Gives back memory that units have left, what was left first first: until all is within the limit.
+  void MakeRoom();
+  void GiveBack();
   bool Start(const GatherPlan::Start& start);
   void CountBytes(int64_t change);
   std::atomic<uint64_t>& ArrivedAt(int host, int unit) const { return arrived_[host * units_ + unit]; }
@@ -59,8 +68,8 @@ class HostGather {
   const int units_;
   std::vector<int> ranks_;     // of this host
   std::vector<int> gathered_;  // units
-  // Constant: per unit what it takes here, and the hosts that own some of it.
-  std::vector<int64_t> bytes_;
+  // Constant: per unit its size, what it takes here, and the hosts that own some of it.
+  std::vector<int64_t> elements_, bytes_;
   std::vector<std::vector<int>> owners_;
   const std::unique_ptr<std::atomic<uint64_t>[]> asked_;    // by unit
   const std::unique_ptr<std::atomic<uint64_t>[]> arrived_;  // by host and unit: the last request
@@ -70,6 +79,9 @@ class HostGather {
   std::unique_ptr<GatherPlan> plan_;
   std::vector<GatherPlan::Start> waiting_;  // for room in the machine's memory
   std::vector<GatherPlan::Rank> looked_;
+  std::vector<bool> has_memory_;  // by unit: it is here or coming, or has left its memory
+  std::deque<int> left_;          // units that are not here; those whose memory waits for their next values
+  int64_t left_elements_ = 0;
 
   std::thread run_;
 };

@@ -26,7 +26,7 @@ constexpr uint64_t kValues = UnitValues::Of(Step(1), 0);
 class HostGatherTest : public runtime::TestLinks {
  protected:
   struct Host {
-    explicit Host(int index) : dir(*JobDir::Create(root.path(), "t")) {
+    explicit Host(int index, int64_t max_live = 0) : dir(*JobDir::Create(root.path(), "t")) {
       JobSpec spec;
       spec.job = "t";
       spec.layout = *Layout::Create({{{"w", {1 << 20}}}, {{"v", {3000}}}, {{"kept", {1000}}}});
@@ -36,6 +36,7 @@ class HostGatherTest : public runtime::TestLinks {
       spec.reduction.groups = {1, 1};
       spec.gather.persistent = {2};
       spec.gather.initial_shares = true;
+      spec.gather.max_live = max_live;
       auto made = JobMemory::Create(&dir, spec, {index, 2});
       EXPECT_TRUE(made.ok()) << made.status();
       memory = *std::move(made);
@@ -190,6 +191,34 @@ TEST_F(HostGatherTest, ASuccessorKeepsWhatIsHereAndBringsWhatIsNot) {
   second_.Want(0, UnitWant::kNot);
   second_.AwaitHere(0, 0);
   second_.Await([&] { return second_.memory->gather()->bytes == second_.memory->GatheredBytes(1); });
+}
+
+TEST_F(HostGatherTest, AUnitLeavesItsMemoryForItsNextValuesWithinTheLimit) {
+  constexpr int64_t kUnit0 = 1 << 20;
+  for (const int64_t limit : {kUnit0, 2 * kUnit0}) {
+    Host host(1, limit);
+    const int64_t bytes[] = {host.memory->GatheredBytes(0), host.memory->GatheredBytes(1)};
+    ASSERT_NO_FATAL_FAILURE(Connect());
+    const Connection connection(&first_, &host, a_.get(), b_.get());
+    host.Want(0, UnitWant::kNow);
+    host.AwaitHere(0);
+    host.Want(0, UnitWant::kNot);
+    host.AwaitHere(0, 0);
+    host.Want(1, UnitWant::kNow);
+    host.AwaitHere(1);
+    EXPECT_TRUE(host.Whole(1));
+    // There is room for what unit 0 left, or there is not.
+    EXPECT_EQ(host.memory->gather()->bytes, limit == kUnit0 ? bytes[1] : bytes[0] + bytes[1]);
+    const BlockRange own = HostShare(first_.memory->layout().units()[0].blocks, 0, {2, 2});
+    float* const changed = first_.memory->plane(0) + own.begin * kBlockElements;
+    *changed = 5;
+    const uint64_t next = UnitValues::Of(Step(2), 0);
+    host.Want(0, UnitWant::kNow, next);
+    host.AwaitHere(0, next);
+    EXPECT_EQ(host.memory->plane(0)[own.begin * kBlockElements], 5);
+    EXPECT_EQ(host.memory->gather()->bytes, bytes[0] + bytes[1]);  // now wanted both
+    *changed = 1;
+  }
 }
 
 TEST_F(HostGatherTest, WhatWasWantedForAnEarlierStepComesAnew) {
