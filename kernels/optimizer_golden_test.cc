@@ -2,6 +2,7 @@
 // where it has the optimizer, and against NumPy where it has not.
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <string>
@@ -81,16 +82,20 @@ struct Trained {
       for (int i = 0; i < kElements; ++i) grad[i] = Value(step, i) / 8 * loss_scale;
       const UpdateArgs args = {param.data(), {a.data(), b.data(), nullptr}, grad.data()};
       Hyper h = c.hyper;
-      if (ResolveNorms(kind) != nullptr) {  // the elements are one tensor
+      if (const TwoPasses passes = ResolveTwoPasses(kind); passes.move != nullptr) {
         double norms[2];
-        ResolveNorms(kind)(args, Prepare(kind, h, step, 1 / loss_scale), norms);
-        h.lr *= TrustRatio(norms[0], norms[1], h.min_coeff, h.max_coeff);
+        std::atomic<uint64_t> saved{0};
+        passes.move(args, grad.data(), Prepare(kind, h, step, 1 / loss_scale), undo.data(), &saved, norms);
+        h.lr *= TrustRatio(norms[0], norms[1], h.min_coeff, h.max_coeff);  // the elements are one tensor
+        passes.follow(param.data(), grad.data(), Prepare(kind, h, step, 1 / loss_scale), undo.data(), &saved);
+        continue;
       }
       Resolve(kind)(args, Prepare(kind, h, step, 1 / loss_scale), kBlockElements);
     }
   }
   OptimizerKind kind;
-  Floats param{kBlockElements}, a{kBlockElements}, b{kBlockElements}, grad{kBlockElements};
+  Floats param{kBlockElements}, a{kBlockElements}, b{kBlockElements}, grad{kBlockElements},
+      undo{kMaxUndoElements};
 };
 
 TEST(OptimizerGolden, AgreesWithTorchOrNumPyAfter100Steps) {

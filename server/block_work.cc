@@ -79,6 +79,8 @@ void BlockWork::Recover() {
         *u.apply, [&](int64_t b) { return Mark(memory_->apply_stamps()[b].load(std::memory_order_acquire)); },
         [&](int64_t b, uint64_t saved) {
           const uint64_t bytes = std::min<uint64_t>(saved, kBlockElements) * 4;
+          // Of two passes the first keeps the gradient and the planes, the second the values alone, unless it
+          // kept the whole block because values by hand came with it.
           const bool moving = Mark(u.apply->mark.load(std::memory_order_relaxed)).parts() != 0;
           for (int p = 0; p < memory_->planes(); ++p) {
             if (b >= memory_->plane_blocks(p)) continue;
@@ -210,21 +212,19 @@ ExactSum BlockWork::SumSquares(const std::vector<uint64_t>& has_grad) const {
 
 void BlockWork::CountUpdates(const Verdict& verdict, const std::vector<ImportSegment>& imports) {
   const std::atomic<uint64_t>* before = memory_->tensor_steps(Step(verdict.id.step.value() - 1));
-  std::atomic<uint64_t>* after = memory_->tensor_steps(verdict.id.step);
+  const bool commit = verdict.kind == VerdictKind::kCommit;
   const int tensors = static_cast<int>(memory_->layout().tensors().size());
+  std::vector<uint64_t> counts(tensors + 1);
   for (int t = 0; t < tensors; ++t) {
-    const bool updated = verdict.kind == VerdictKind::kCommit && TestBit(verdict.has_grad, t);
-    after[t].store(before[t].load(std::memory_order_relaxed) + (updated ? 1 : 0), std::memory_order_relaxed);
+    const bool updated = commit && TestBit(verdict.has_grad, t);
+    counts[t] = before[t].load(std::memory_order_relaxed) + (updated ? 1 : 0);
   }
-  memory_->updates(verdict.id.step)
-      .store(memory_->updates(Step(verdict.id.step.value() - 1)).load(std::memory_order_relaxed) +
-                 (verdict.kind == VerdictKind::kCommit ? 1 : 0),
-             std::memory_order_relaxed);
-  SetUpdateCounts(imports, verdict.id.step);
+  counts[tensors] = before[tensors].load(std::memory_order_relaxed) + (commit ? 1 : 0);
+  SetUpdateCounts(imports, std::move(counts), verdict.id.step);
 }
 
-void BlockWork::SetUpdateCounts(const std::vector<ImportSegment>& imports, Step step) {
-  std::atomic<uint64_t>* steps = memory_->tensor_steps(step);
+void BlockWork::SetUpdateCounts(const std::vector<ImportSegment>& imports, std::vector<uint64_t> counts,
+                                Step step) {
   const std::vector<TensorInfo>& tensors = memory_->layout().tensors();
   for (const ImportSegment& import : imports) {
     bool all = true;
@@ -233,13 +233,16 @@ void BlockWork::SetUpdateCounts(const std::vector<ImportSegment>& imports, Step 
       const std::optional<uint64_t> count = import.UpdateCount(t.index);
       all &= count.has_value() || !t.spec.trainable;
       if (!count.has_value()) continue;
-      steps[t.index].store(*count, std::memory_order_relaxed);
+      counts[t.index] = *count;
       most = std::max(most, *count);
     }
     // Whoever brings the counts of the whole model brings a training with it: schedules go on where that
     // stood.
-    if (all && most > 0) memory_->updates(step).store(most, std::memory_order_relaxed);
+    if (all && most > 0) counts.back() = most;
   }
+  // Only what they come to: another owner may have stored them, and go by them, already.
+  std::atomic<uint64_t>* const steps = memory_->tensor_steps(step);
+  for (size_t t = 0; t < counts.size(); ++t) steps[t].store(counts[t], std::memory_order_relaxed);
 }
 
 absl::StatusOr<std::vector<ImportSegment>> BlockWork::OpenImports(const std::vector<uint64_t>& ids) {
@@ -374,7 +377,10 @@ absl::Status BlockWork::StoreImport(uint64_t import, StepId after) {
   if (!imports.ok()) return imports.status();
   snapshots_.Begin(after.step, /*at_boundary=*/true);
   const std::vector<TensorInfo>& tensors = memory_->layout().tensors();
-  SetUpdateCounts(*imports, after.step);
+  const std::atomic<uint64_t>* const now = memory_->tensor_steps(after.step);
+  std::vector<uint64_t> counts(tensors.size() + 1);
+  for (size_t t = 0; t < counts.size(); ++t) counts[t] = now[t].load(std::memory_order_relaxed);
+  SetUpdateCounts(*imports, std::move(counts), after.step);
   ChangedUnits changed(memory_, records_);
   for (const BlockRun& run : SplitRuns(memory_->layout(), ranges_)) {
     if (!Changes(*imports, tensors[run.tensor])) continue;

@@ -108,7 +108,8 @@ class BlockWork {
   void StoreCompute(int64_t block, uint64_t updates);
   // Imports that are gone are passed over: nobody may hold up a job by naming one.
   absl::StatusOr<std::vector<ImportSegment>> OpenImports(const std::vector<uint64_t>& ids);
-  void SetUpdateCounts(const std::vector<ImportSegment>& imports, Step step);
+  // `counts`: of tensors, and of the job; of what imports bring the counts too, theirs.
+  void SetUpdateCounts(const std::vector<ImportSegment>& imports, std::vector<uint64_t> counts, Step step);
   // Whether storing the imports changes a tensor's blocks, or only what its parameters are rounded to: noise
   // is keyed by the count of updates.
   bool Changes(const std::vector<ImportSegment>& imports, const TensorInfo& tensor) const;

@@ -3,9 +3,11 @@
 #include "server/block_work.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "core/block_journal.h"
@@ -213,6 +215,30 @@ TEST(BlockWorkTest, ValuesSetByHandAreRoundedToo) {
     ASSERT_EQ(memory.compute()[i], kernels::Bf16FromFloat(memory.plane(0)[i]));
   }
   EXPECT_EQ(memory.plane(1)[w.blocks.begin * kBlockElements], 0) << "the moment that was set";
+}
+
+// Owners of a host store the counts one after the other, and go by them: nobody may see one that is none.
+TEST(BlockWorkTest, CountsOfUpdatesAreOnlyWhatTheyComeTo) {
+  OneOwner owner(DType::kBFloat16, /*stochastic=*/true);
+  JobMemory& memory = owner.memory();
+  const TensorInfo& v = *memory.layout().Find("v");
+  auto import = ImportSegment::Create(memory, 5, {{v.index, ImportSegment::kUpdateCount}});
+  ASSERT_TRUE(import.ok()) << import.status();
+  import->Values(0)[0] = 41;
+  Verdict commit = owner.Commit();
+  commit.imports = {5};
+  owner.Apply(commit);
+  const std::atomic<uint64_t>& count = memory.tensor_steps(commit.id.step)[v.index];
+  ASSERT_EQ(count, 41u);
+  std::atomic<bool> done{false};
+  std::atomic<uint64_t> others{0};
+  std::thread watcher([&] {
+    while (!done) others += count.load(std::memory_order_relaxed) != 41;
+  });
+  for (int i = 0; i < 3000; ++i) owner.Apply(commit);
+  done = true;
+  watcher.join();
+  EXPECT_EQ(others, 0u);
 }
 
 // Between two steps, and with one.
