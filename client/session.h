@@ -34,7 +34,10 @@ namespace sherd {
 
 // Where a job's values begin instead of with rank 0's. Every rank gives the same, replacements too.
 struct RestoreOptions {
-  std::string directory;      // empty: nowhere
+  // What Save wrote; or weights that another program did: a folder with model.safetensors or an index of
+  // several, a .safetensors file, torch's. They are weights only, and each server reads a part of them.
+  // Empty: nowhere.
+  std::string directory;
   std::string tag;            // empty: the newest that is whole
   bool weights_only = false;  // step 0 and a fresh optimizer
   bool partial = false;       // tensors are matched by name and shape, others begin with rank 0's values

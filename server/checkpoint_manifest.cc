@@ -251,8 +251,9 @@ absl::StatusOr<SavedCheckpoint> OpenCheckpoint(const std::string& directory, con
   struct stat info;
   if (::stat(directory.c_str(), &info) != 0) return formats::FileError(errno, "restore from", directory);
   if (!S_ISDIR(info.st_mode)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("cannot restore from ", directory, ": it is no directory; name the one given to save"));
+    return absl::InvalidArgumentError(absl::StrCat("cannot restore from ", directory,
+                                                   ": it is no directory and no file of weights; name the "
+                                                   "directory given to save, or a .safetensors"));
   }
   std::string chosen = tag;
   if (chosen.empty()) {

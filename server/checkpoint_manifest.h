@@ -11,6 +11,7 @@
 #ifndef SHERD_SERVER_CHECKPOINT_MANIFEST_H_
 #define SHERD_SERVER_CHECKPOINT_MANIFEST_H_
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,7 @@
 #include "absl/strings/string_view.h"
 #include "core/job_spec.h"
 #include "proto/sherd/v1/manifest.pb.h"
+#include "runtime/formats/checkpoint.h"
 #include "runtime/formats/summed_file.h"
 
 namespace sherd::server {
@@ -47,6 +49,9 @@ struct SavedCheckpoint {
   std::string tag;
   v1::CheckpointManifest manifest;
   JobSpec spec;  // of the job that was saved
+  // Of server/saved_weights.h: where the values are. Then there is no manifest, and `spec` has names and
+  // shapes.
+  std::shared_ptr<const formats::Checkpoint> weights;
 
   std::string PathOf(const v1::CheckpointManifest::File& file) const { return path + "/" + file.name(); }
 };

@@ -10,7 +10,6 @@
 #include "proto/convert.h"
 #include "runtime/flock.h"
 #include "runtime/unique_fd.h"
-#include "server/checkpoint_manifest.h"
 #include "server/restore_plan.h"
 
 namespace sherd::server {
@@ -92,9 +91,7 @@ absl::Status JobHome::AgreeOnStart(runtime::MetaStore& leader, const JobSpec& as
   absl::Status gone = leader.Delete(kRestoreKey);
   if (!gone.ok() && !absl::IsNotFound(gone)) return gone;
   if (from == nullptr) return absl::OkStatus();
-  absl::StatusOr<SavedCheckpoint> saved = OpenCheckpoint(from->directory(), from->tag());
-  if (!saved.ok()) return saved.status();
-  const absl::StatusOr<RestorePlan> plan = RestorePlan::Create(*std::move(saved), asked, *from);
+  const absl::StatusOr<RestorePlan> plan = RestorePlan::Open(*from, asked);
   if (!plan.ok()) return plan.status();
   wanted.set_tag(plan->saved().tag);
   wanted.set_step(plan->weights_only() ? 0 : plan->saved().manifest.step());

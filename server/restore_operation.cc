@@ -24,18 +24,13 @@
 #include "server/own_blocks.h"
 #include "server/restore_import.h"
 #include "server/restore_plan.h"
+#include "server/saved_weights.h"
 #include "server/slot_crew.h"
 
 namespace sherd::server {
 namespace {
 
 using runtime::JobMemory;
-
-absl::StatusOr<RestorePlan> MakePlan(const JobMemory& memory, const v1::RestoreFrom& from) {
-  absl::StatusOr<SavedCheckpoint> saved = OpenCheckpoint(from.directory(), from.tag());
-  if (!saved.ok()) return saved.status();
-  return RestorePlan::Create(*std::move(saved), memory.spec(), from);
-}
 
 v1::RestoreFrom FromRecord(const v1::RestoreRecord& record) {
   v1::RestoreFrom from;
@@ -48,7 +43,7 @@ v1::RestoreFrom FromRecord(const v1::RestoreRecord& record) {
 
 // Of a job that begins as `record` says.
 absl::StatusOr<RestorePlan> InitialPlan(const JobMemory& memory, const v1::RestoreRecord& record) {
-  absl::StatusOr<RestorePlan> plan = MakePlan(memory, FromRecord(record));
+  absl::StatusOr<RestorePlan> plan = RestorePlan::Open(FromRecord(record), memory.spec());
   if (!plan.ok() || plan->weights_only() || plan->saved().manifest.step() == record.step()) return plan;
   return absl::FailedPreconditionError(
       absl::StrCat(plan->saved().path, " was replaced while the job began from it: it is of step ",
@@ -57,6 +52,7 @@ absl::StatusOr<RestorePlan> InitialPlan(const JobMemory& memory, const v1::Resto
 
 absl::StatusOr<CheckpointState> StateOf(const RestorePlan& plan) {
   const SavedCheckpoint& saved = plan.saved();
+  if (saved.weights != nullptr) return ReadWeightState(saved);
   const absl::StatusOr<formats::FileSum> sum = SumOf(saved.manifest.state());
   if (!sum.ok()) return sum.status();
   return ReadState(saved.spec, saved.PathOf(saved.manifest.state()), *sum);
@@ -250,7 +246,7 @@ absl::StatusOr<v1::ReadPartResponse> ReadPartHere(ServiceContext* context, const
     return absl::InvalidArgumentError(
         absl::StrCat("slot=", request.slot(), " is not this host, ", memory.place().index));
   }
-  const absl::StatusOr<RestorePlan> plan = MakePlan(memory, request.from());
+  const absl::StatusOr<RestorePlan> plan = RestorePlan::Open(request.from(), memory.spec());
   if (!plan.ok()) return OnHost(memory.place(), plan.status());
   if (request.host_import()) return MakeHostImport(*plan, memory, request.generation(), go_on);
   const RestoreShare share{request.slot(), request.servers()};
@@ -318,7 +314,7 @@ absl::StatusOr<v1::RestoreResponse> RestoreIntoJob(ServiceContext* context, Coor
   const absl::StatusOr<JobMemory*> got = context->Memory();
   if (!got.ok()) return got.status();
   JobMemory& memory = **got;
-  const absl::StatusOr<RestorePlan> plan = MakePlan(memory, request.from());
+  const absl::StatusOr<RestorePlan> plan = RestorePlan::Open(request.from(), memory.spec());
   if (!plan.ok()) return plan.status();
   const absl::StatusOr<Node*> node = context->node();
   if (!node.ok()) return node.status();

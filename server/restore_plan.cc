@@ -13,6 +13,7 @@
 #include "core/reshard_plan.h"
 #include "runtime/mutex.h"
 #include "server/checkpoint_part.h"
+#include "server/saved_weights.h"
 
 namespace sherd::server {
 namespace {
@@ -23,6 +24,8 @@ using runtime::JobMemory;
 constexpr int64_t kBlockBytes = kBlockElements * 4;
 // Readers of one part: one checks and copies while the disk works for the other.
 constexpr int kReaders = 2;
+// Of weights, read at once: 4 MiB.
+constexpr int64_t kPieceBlocks = (int64_t{1} << 20) / kBlockElements;
 
 std::string Shape(const TensorSpec& spec) { return absl::StrCat("[", absl::StrJoin(spec.shape, ","), "]"); }
 
@@ -174,14 +177,104 @@ absl::StatusOr<std::map<int, std::unique_ptr<SummedFileReader>>> OpenFiles(const
   return files;
 }
 
+// Does `count` pieces of work by kReaders threads, each with a worker of its own; the first error ends it.
+absl::Status ReadInParallel(size_t count,
+                            const std::function<std::function<absl::Status(size_t)>()>& make_worker) {
+  runtime::Mutex mu;
+  absl::Status status;
+  std::atomic<size_t> next{0};
+  std::atomic<bool> failed{false};
+  const auto read = [&] {
+    const std::function<absl::Status(size_t)> worker = make_worker();
+    for (size_t i = next.fetch_add(1); i < count && !failed; i = next.fetch_add(1)) {
+      const absl::Status s = worker(i);
+      if (s.ok()) continue;
+      runtime::MutexLock lock(mu);
+      if (!failed.exchange(true)) status = s;
+    }
+  };
+  std::vector<std::thread> readers;
+  for (int i = 1; i < kReaders; ++i) readers.emplace_back(read);
+  read();
+  for (std::thread& t : readers) t.join();
+  return status;
+}
+
+template <typename Work>
+absl::Span<const Work> ShareOf(const std::vector<Work>& all, RestoreShare share) {
+  const size_t begin = all.size() * share.share / share.shares;
+  const size_t end = all.size() * (share.share + 1) / share.shares;
+  return absl::MakeConstSpan(all).subspan(begin, end - begin);
+}
+
+absl::Status GivenUp() { return absl::CancelledError("the restore was given up"); }
+
+// Blocks of a tensor of the job that are read at once.
+struct WeightPiece {
+  int tensor;
+  BlockRange blocks;
+  float* to;
+};
+
+// What of weights goes into plane "param".
+std::vector<WeightPiece> FindWeights(const RestorePlan& plan, const JobMemory& memory,
+                                     const RestoreWanted& wanted, const RestoreInto& into) {
+  std::vector<WeightPiece> pieces;
+  for (const TensorInfo& tensor : memory.layout().tensors()) {
+    if (plan.SavedTensor(tensor.index) < 0) continue;
+    BlockRange rest = wanted ? wanted(tensor, 0) : tensor.blocks;
+    float* to = rest.empty() ? nullptr : into(0, rest);
+    while (to != nullptr && !rest.empty()) {
+      const BlockRange now{rest.begin, std::min(rest.end, rest.begin + kPieceBlocks)};
+      pieces.push_back({tensor.index, now, to});
+      to += now.size() * kBlockElements;
+      rest.begin = now.end;
+    }
+  }
+  return pieces;
+}
+
+absl::StatusOr<int64_t> ReadWeightsPart(const RestorePlan& plan, const JobMemory& memory, RestoreShare share,
+                                        const RestoreWanted& wanted, const RestoreInto& into,
+                                        const RestoreStored& stored, const std::function<bool()>& go_on) {
+  const std::vector<WeightPiece> all = FindWeights(plan, memory, wanted, into);
+  const absl::Span<const WeightPiece> work = ShareOf(all, share);
+  std::atomic<int64_t> bytes{0};
+  const auto read = [&](size_t i) {
+    const auto& [index, blocks, to] = work[i];
+    const TensorInfo& tensor = memory.layout().tensors()[index];
+    const int64_t first = (blocks.begin - tensor.blocks.begin) * kBlockElements;
+    const int64_t room = blocks.size() * kBlockElements;
+    const int64_t count = std::min(room, tensor.numel - first);
+    if (!go_on()) return GivenUp();
+    if (absl::Status s = ReadWeights(plan.saved(), tensor, first, {to, static_cast<size_t>(count)}); !s.ok())
+      return s;
+    std::fill(to + count, to + room, 0.0f);
+    if (stored) stored(index, 0, blocks);
+    bytes += room * 4;
+    return absl::OkStatus();
+  };
+  const absl::Status status = ReadInParallel(work.size(), [&] { return read; });
+  if (!status.ok()) return status;
+  return bytes.load();
+}
+
 }  // namespace
+
+absl::StatusOr<RestorePlan> RestorePlan::Open(const v1::RestoreFrom& from, const JobSpec& job) {
+  absl::StatusOr<SavedCheckpoint> saved =
+      IsWeights(from.directory()) ? OpenWeights(from, job) : OpenCheckpoint(from.directory(), from.tag());
+  if (!saved.ok()) return saved.status();
+  return Create(*std::move(saved), job, from);
+}
 
 absl::StatusOr<RestorePlan> RestorePlan::Create(SavedCheckpoint saved, const JobSpec& job,
                                                 const v1::RestoreFrom& from) {
-  RestorePlan plan(std::move(saved), from.weights_only());
+  const bool weights_only = from.weights_only() || saved.weights != nullptr;
+  RestorePlan plan(std::move(saved), weights_only);
   const JobSpec& there = plan.saved_.spec;
   const auto in = [&](const std::string& problem) { return absl::StrCat(plan.saved_.path, ": ", problem); };
-  if (!from.weights_only()) {
+  if (!weights_only) {
     if (there.optimizer != job.optimizer) {
       return absl::FailedPreconditionError(in(absl::StrCat(
           "the checkpoint has the state of ", Name(there.optimizer), " but this job trains with ",
@@ -264,46 +357,35 @@ int RestorePlan::PlanesFor(const TensorInfo& tensor) const {
 absl::StatusOr<int64_t> ReadPart(const RestorePlan& plan, const JobMemory& memory, RestoreShare share,
                                  const RestoreWanted& wanted, const RestoreInto& into,
                                  const RestoreStored& stored, const std::function<bool()>& go_on) {
+  if (plan.saved().weights != nullptr)
+    return ReadWeightsPart(plan, memory, share, wanted, into, stored, go_on);
   absl::StatusOr<std::vector<Extent>> extents = FindAll(plan, memory, wanted, into);
   if (!extents.ok()) return extents.status();
   const std::vector<ChunkWork> all = SplitByChunk(plan.saved(), *std::move(extents));
-  const size_t begin = all.size() * share.share / share.shares;
-  const size_t end = all.size() * (share.share + 1) / share.shares;
-  const absl::Span<const ChunkWork> work = absl::MakeConstSpan(all).subspan(begin, end - begin);
+  const absl::Span<const ChunkWork> work = ShareOf(all, share);
   const absl::StatusOr<std::map<int, std::unique_ptr<SummedFileReader>>> files =
       OpenFiles(plan.saved(), work);
   if (!files.ok()) return files.status();
   int64_t buffer_bytes = 1;
   for (const auto& [index, file] : *files) buffer_bytes = std::max(buffer_bytes, file->buffer_bytes());
-  runtime::Mutex mu;
-  absl::Status status;
-  std::atomic<size_t> next{0};
-  std::atomic<bool> failed{false};
   std::atomic<int64_t> bytes{0};
-  const auto read = [&] {
-    const formats::DirectBuffer buffer(buffer_bytes);
-    for (size_t i = next.fetch_add(1); i < work.size() && !failed; i = next.fetch_add(1)) {
-      const SummedFileReader& file = *files->at(work[i].file);
-      absl::StatusOr<absl::Span<const char>> chunk = file.Read(work[i].chunk, buffer);
-      absl::Status s = chunk.status();
-      if (s.ok() && !go_on()) s = absl::CancelledError("the restore was given up");
-      if (!s.ok()) {
-        runtime::MutexLock lock(mu);
-        if (!failed.exchange(true)) status = s;
-        return;
-      }
-      const int64_t chunk_begin = work[i].chunk * file.sum().chunk_bytes;
-      for (const Extent& e : work[i].extents) {
-        std::memcpy(e.to, chunk->data() + (e.offset - chunk_begin), e.bytes);
-        if (stored) stored(e.tensor, e.plane, {e.block, e.block + e.bytes / kBlockBytes});
-        bytes += e.bytes;
-      }
+  const auto read = [&](size_t i, const formats::DirectBuffer& buffer) {
+    const SummedFileReader& file = *files->at(work[i].file);
+    const absl::StatusOr<absl::Span<const char>> chunk = file.Read(work[i].chunk, buffer);
+    if (!chunk.ok()) return chunk.status();
+    if (!go_on()) return GivenUp();
+    const int64_t chunk_begin = work[i].chunk * file.sum().chunk_bytes;
+    for (const Extent& e : work[i].extents) {
+      std::memcpy(e.to, chunk->data() + (e.offset - chunk_begin), e.bytes);
+      if (stored) stored(e.tensor, e.plane, {e.block, e.block + e.bytes / kBlockBytes});
+      bytes += e.bytes;
     }
+    return absl::OkStatus();
   };
-  std::vector<std::thread> readers;
-  for (int i = 1; i < kReaders; ++i) readers.emplace_back(read);
-  read();
-  for (std::thread& t : readers) t.join();
+  const absl::Status status = ReadInParallel(work.size(), [&] {
+    const auto buffer = std::make_shared<formats::DirectBuffer>(buffer_bytes);
+    return [&read, buffer](size_t i) { return read(i, *buffer); };
+  });
   if (!status.ok()) return status;
   return bytes.load();
 }

@@ -2,11 +2,11 @@
 // are found by the same arithmetic of ownership that a resize uses (core/reshard_plan.h), with files in the
 // place of the owners before.
 //
-//   absl::StatusOr<RestorePlan> plan = RestorePlan::Create(saved, spec, {/*weights_only=*/false, false});
+//   absl::StatusOr<RestorePlan> plan = RestorePlan::Open(from, spec);
 //   absl::StatusOr<int64_t> n = ReadPart(*plan, memory, {/*share=*/1, /*shares=*/3}, wanted, into, stored,
 //                                        go_on);
 //
-// Pure but for ReadPart, which blocks on the disk. Thread-safe.
+// Pure but for Open and ReadPart, which block on the disk. Thread-safe.
 #ifndef SHERD_SERVER_RESTORE_PLAN_H_
 #define SHERD_SERVER_RESTORE_PLAN_H_
 
@@ -29,6 +29,9 @@ namespace sherd::server {
 
 class RestorePlan {
  public:
+  // The checkpoint that `from` names, or weights that other programs wrote (saved_weights.h): then weights
+  // only, whatever `from` says. Errors are OpenCheckpoint's, OpenWeights's and Create's.
+  static absl::StatusOr<RestorePlan> Open(const v1::RestoreFrom& from, const JobSpec& job);
   // `from`: weights_only and partial count. Unless partial, every tensor of the job must be there in its
   // shape, and every one of the checkpoint in the job.
   //   INVALID_ARGUMENT     names the first tensor that is missing, or differs (both shapes)
@@ -66,8 +69,9 @@ using RestoreWanted = std::function<BlockRange(const TensorInfo& tensor, int pla
 // Told what has its values, piece by piece, from several threads at once.
 using RestoreStored = std::function<void(int tensor, int plane, BlockRange blocks)>;
 
-// One of `shares` readers of all that has a place to go. The files are shared out by whole chunks, whoever
-// owns the blocks: each chunk is read and checked once however the sizes of both jobs lie to each other.
+// One of `shares` readers of all that has a place to go. A checkpoint's files are shared out by whole chunks,
+// whoever owns the blocks: each chunk is read and checked once however the sizes of both jobs lie to each
+// other. Weights are shared out by elements.
 struct RestoreShare {
   int share = 0;
   int shares = 1;

@@ -96,9 +96,10 @@ absl::Status RestoreCommand(Context& context, const RestoreCommandOptions& optio
                          {"seconds", seconds}});
     return absl::OkStatus();
   }
-  context.out << absl::StrFormat("%s (step %d): %d tensors, %s stored after the job's step %d in %.2f s\n",
-                                 r.path(), r.step(), r.matched_size(), HumanBytes(r.bytes()),
-                                 response->step(), seconds);
+  const std::string which = r.servers() > 0 ? absl::StrCat("step ", r.step()) : "weights";
+  context.out << absl::StrFormat("%s (%s): %d tensors, %s stored after the job's step %d in %.2f s\n",
+                                 r.path(), which, r.matched_size(), HumanBytes(r.bytes()), response->step(),
+                                 seconds);
   const auto list = [&](const char* what, const Names& names) {
     if (!names.empty()) context.out << what << ": " << absl::StrJoin(names, ", ") << "\n";
   };

@@ -249,7 +249,8 @@ void Declare(CLI::App& app, Flags& f, std::map<std::string, Command>& commands) 
 
   CLI::App* restore =
       app.add_subcommand("restore", "A checkpoint's values into a running job, between two steps");
-  restore->add_option("directory", f.restore.directory, "As given to save")->required();
+  restore->add_option("directory", f.restore.directory, "As given to save; or weights, as push takes them")
+      ->required();
   restore->add_option("--tag", f.restore.tag, "Default: the newest that is whole");
   restore->add_flag("--weights-only", f.restore.weights_only, "Leave the optimizer's state alone");
   restore->add_flag("--partial", f.restore.partial,

@@ -40,12 +40,13 @@ constexpr uint64_t kAskAhead = 2;
 
 // What was restored, for people; on rank 0.
 void TellRestored(const v1::RestoreReport& r) {
-  absl::FPrintF(
-      stderr,
-      "train_gpt: restored step %d from %s (saved by %d trainers, in %d parts): %d tensors, %.1f MB in "
-      "%.2f s\n",
-      r.step(), r.path(), r.world_size(), r.servers(), r.matched_size(), r.bytes() / 1e6,
-      r.duration().seconds() + r.duration().nanos() * 1e-9);
+  std::string what = absl::StrCat("the weights of ", r.path());
+  if (r.servers() > 0) {
+    what = absl::StrFormat("step %d from %s (saved by %d trainers, in %d parts)", r.step(), r.path(),
+                           r.world_size(), r.servers());
+  }
+  absl::FPrintF(stderr, "train_gpt: restored %s: %d tensors, %.1f MB in %.2f s\n", what, r.matched_size(),
+                r.bytes() / 1e6, r.duration().seconds() + r.duration().nanos() * 1e-9);
   const auto list = [](const char* what, const auto& names) {
     if (!names.empty()) absl::FPrintF(stderr, "train_gpt: %s: %s\n", what, absl::StrJoin(names, ", "));
   };

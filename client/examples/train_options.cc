@@ -133,8 +133,10 @@ absl::StatusOr<std::optional<TrainOptions>> ParseTrainOptions(int argc, const ch
   app.add_option("--keep", options.keep, "checkpoints to keep in the directory; 0: all")
       ->check(in(0, 1000000))
       ->needs(save_checkpoint);
-  CLI::Option* restore = app.add_option("--restore", options.restore,
-                                        "begin as the newest checkpoint in this directory ends, at any size");
+  CLI::Option* restore =
+      app.add_option("--restore", options.restore,
+                     "begin as the newest checkpoint in this directory ends, at any size, or "
+                     "with the weights that a file or folder holds");
   app.add_option("--restore-tag", options.restore_tag, "that checkpoint instead of the newest")
       ->needs(restore);
   app.add_flag("--weights-only", options.weights_only, "restore parameters alone, and begin at step 0")

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/examples/gpt_config.h"
+#include "runtime/formats/checkpoint.h"
 #include "runtime/formats/safetensors_file.h"
 
 namespace sherd::examples {
@@ -27,13 +28,11 @@ absl::StatusOr<at::ScalarType> TorchType(formats::StoredType stored) {
   }
 }
 
-absl::Status ReadParameter(const formats::SafetensorsReader& file, const std::string& name,
-                           at::Tensor& parameter) {
-  const formats::TensorEntry& entry = *file.Find(name);
+absl::Status ReadParameter(const formats::Checkpoint& file, const std::string& name, at::Tensor& parameter) {
+  const formats::TensorEntry& entry = *file.Find(name)->entry;
   const absl::StatusOr<at::ScalarType> type = TorchType(entry.dtype);
   if (!type.ok()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(file.path(), ": tensor ", name, " ", type.status().message()));
+    return absl::InvalidArgumentError(absl::StrCat("tensor ", name, " ", type.status().message()));
   }
   const at::Tensor stored = *type == at::kFloat ? parameter : at::empty(parameter.sizes(), *type);
   const absl::Status read =
@@ -69,18 +68,25 @@ absl::Status SaveWeights(const Gpt& model, const std::string& path) {
   return SaveTensors(tensors, path);
 }
 
-absl::StatusOr<std::shared_ptr<Gpt>> LoadWeights(const std::string& path) {
-  ::torch::NoGradGuard no_grad;
-  const auto file = formats::SafetensorsReader::Open(path);
-  if (!file.ok()) return file.status();
+absl::StatusOr<GptConfig> ConfigOf(const std::string& path, const formats::Checkpoint& file) {
   std::vector<std::pair<std::string, std::vector<int64_t>>> shapes;
-  for (const formats::TensorEntry& tensor : (*file)->tensors())
-    shapes.emplace_back(tensor.name, tensor.shape);
+  for (const formats::CheckpointTensor& t : file.tensors())
+    shapes.emplace_back(t.entry->name, t.entry->shape);
   const absl::StatusOr<GptConfig> config = GptConfig::FromShapes(shapes);
   if (!config.ok()) return absl::InvalidArgumentError(absl::StrCat(path, ": ", config.status().message()));
+  return config;
+}
+
+absl::StatusOr<std::shared_ptr<Gpt>> LoadWeights(const std::string& path) {
+  ::torch::NoGradGuard no_grad;
+  const absl::StatusOr<std::unique_ptr<formats::Checkpoint>> file = formats::Checkpoint::Open(path);
+  if (!file.ok()) return file.status();
+  const absl::StatusOr<GptConfig> config = ConfigOf(path, **file);
+  if (!config.ok()) return config.status();
   auto model = std::make_shared<Gpt>(*config);
   for (auto& item : model->named_parameters()) {
-    if (absl::Status read = ReadParameter(**file, item.key(), item.value()); !read.ok()) return read;
+    const absl::Status read = ReadParameter(**file, item.key(), item.value());
+    if (!read.ok()) return absl::Status(read.code(), absl::StrCat(path, ": ", read.message()));
   }
   return model;
 }

@@ -1,4 +1,4 @@
-// A model's weights as a safetensors file.
+// A model's weights in files.
 #ifndef SHERD_CLIENT_EXAMPLES_WEIGHTS_H_
 #define SHERD_CLIENT_EXAMPLES_WEIGHTS_H_
 
@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "client/examples/gpt.h"
+#include "runtime/formats/checkpoint.h"
 
 namespace sherd::examples {
 
@@ -21,9 +22,12 @@ absl::Status SaveTensors(const WeightList& tensors, const std::string& path);
 // The same for every parameter of a model, as it is.
 absl::Status SaveWeights(const Gpt& model, const std::string& path);
 
-// Reads a model whose size follows from the tensors' shapes; fp32, bf16 and fp16 are taken, tensors that are
-// no parameter of a GPT (optimizer state) passed over. kNotFound, kInvalidArgument or kDataLoss say what is
-// wrong with `path`.
+// The model that `path` holds, from its tensors' shapes. INVALID_ARGUMENT names what is wrong.
+absl::StatusOr<GptConfig> ConfigOf(const std::string& path, const formats::Checkpoint& file);
+
+// Reads a model from a file or a folder of them (runtime/formats/checkpoint.h); fp32, bf16 and fp16 are
+// taken, tensors that are no parameter of a GPT (optimizer state) passed over. kNotFound, kInvalidArgument or
+// kDataLoss say what is wrong with `path`.
 absl::StatusOr<std::shared_ptr<Gpt>> LoadWeights(const std::string& path);
 
 }  // namespace sherd::examples

@@ -14,7 +14,9 @@
 // Gradients: `.grad` of a parameter is gone once its gradient has left; in stages 0 and 1 it accumulates over
 // micro-batches until the last. A parameter without a gradient on any rank is not updated. A tied parameter
 // is stored once, under its first name. Frozen parameters (requires_grad false at Create) are stored and
-// never updated.
+// never updated. A model of frozen ones alone computes and is not trained: its job has neither gradients nor
+// an optimizer's state, and needs no Step. With SessionOptions::restore, MetaInit and stage 3 it begins with
+// weights from files, which no process holds whole (client/examples/sharded_gpt.h).
 //
 // Mixed precision (ZeroOptions::compute, or a model of bf16 or fp16 parameters): parameters are views of a
 // rounded copy that the servers write beside the fp32 masters, in the same pass. Scale multiplies the loss by

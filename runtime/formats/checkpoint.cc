@@ -200,6 +200,15 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& 
   return checkpoint;
 }
 
+bool Checkpoint::Is(const std::string& folder) {
+  for (const FolderForm& form : kForms) {
+    for (const absl::string_view name : {form.index, form.single}) {
+      if (Exists(absl::StrCat(folder, "/", name))) return true;
+    }
+  }
+  return UniversalFolder::Is(folder);
+}
+
 absl::Status Checkpoint::OpenFolder(const std::string& path) {
   for (const FolderForm& form : kForms) {
     const std::string index = absl::StrCat(path, "/", form.index);

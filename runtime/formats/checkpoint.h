@@ -85,6 +85,9 @@ class Checkpoint {
   // INVALID_ARGUMENT for malformed files, a tensor in two files, and one that no index lists.
   static absl::StatusOr<std::unique_ptr<Checkpoint>> Open(const std::string& path);
 
+  // Whether a folder holds something that Open opens.
+  static bool Is(const std::string& folder);
+
   // By name.
   const std::vector<CheckpointTensor>& tensors() const { return tensors_; }
   const std::vector<std::unique_ptr<TensorReader>>& files() const { return files_; }

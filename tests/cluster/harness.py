@@ -26,6 +26,7 @@ LOOK_AGAIN = 0.005
 
 SHERD, SHERDD = "client/cli/sherd", "server/sherdd"
 TRAIN, SAMPLE = "client/examples/train_gpt", "client/examples/sample_gpt"
+TRAINERS = [os.path.basename(p) for p in (TRAIN, SAMPLE)]  # what may have a rank
 
 
 def program(name):
@@ -83,7 +84,7 @@ def processes_of(job):
         name = os.path.basename(command[0])
         if name == "sherdd" and "--job" in command and command[command.index("--job") + 1] == job:
             found["server", int(command[command.index("--id") + 1][1:])] = pid
-        elif name == os.path.basename(TRAIN):
+        elif name in TRAINERS:
             env = dict(e.split("=", 1) for e in read_proc(pid, "environ") if "=" in e)
             if env.get("SHERD_JOB") == job:
                 found["trainer", int(env["RANK"])] = pid

@@ -58,7 +58,8 @@ def free_port():
 class TwoHosts:
     count = 0
 
-    def __init__(self, test, ranks, servers, args=(), run_args=(), steps=None, places=None, hosts=2):
+    def __init__(self, test, ranks, servers, args=(), run_args=(), steps=None, places=None, hosts=2,
+                 command=None):
         TwoHosts.count += 1
         self.test = test
         self.name = "%s-two-%d-%d" % (test.job_prefix, os.getpid(), TwoHosts.count)
@@ -75,8 +76,8 @@ class TwoHosts:
         secret = os.path.join(self.dir, "secret")
         with open(os.open(secret, os.O_CREAT | os.O_WRONLY, 0o600), "w") as f:
             f.write("a secret of the tests, %d\n" % os.getpid())
-        train = [harness.program(harness.TRAIN), "--text", test.text(), "--json", self.log.path,
-                 "--save", self.saved, *test.training(steps), *map(str, args)]
+        train = command or [harness.program(harness.TRAIN), "--text", test.text(), "--json", self.log.path,
+                            "--save", self.saved, *test.training(steps), *map(str, args)]
         self.address = "%s:%d" % (places[0].address, free_port())  # of the first host
         self.commands = [
             [harness.program(harness.SHERD), "run", "-n", str(ranks), "--servers", str(servers), "--job", self.name,
@@ -151,7 +152,7 @@ class TwoHosts:
             name = os.path.basename(command[0])
             if name == os.path.basename(harness.SHERDD):
                 found["server"] = pid
-            elif name == os.path.basename(harness.TRAIN) and "RANK" in env:
+            elif name in harness.TRAINERS and "RANK" in env:
                 found["trainer"] = pid
         return found
 
@@ -164,7 +165,7 @@ class TwoHosts:
             if env.get("SHERD_SHM_ROOT") not in [place.shm for place in self.places] or "RANK" not in env:
                 continue
             command = harness.read_proc(pid, "cmdline")
-            if os.path.basename(command[0] if command else "") == os.path.basename(harness.TRAIN):
+            if os.path.basename(command[0] if command else "") in harness.TRAINERS:
                 found[int(env["RANK"])] = pid
         return found
 
