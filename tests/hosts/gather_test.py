@@ -12,7 +12,7 @@ class GatherTest(two_hosts.TwoHostsTest):
         self.assertEqual(said, ["rank %d: %d equal" % (r, STEPS + 2 * 3 + 6 * (STEPS // 2)) for r in range(ranks)])
 
     def command(self):
-        return [harness.program("tests/hosts/gather_trainer"), str(STEPS)]
+        return [harness.program("tests/torch/gather_trainer"), str(STEPS)]
 
     def test_one_host(self):
         with self.job(2, 2, command=self.command()) as job:
