@@ -83,6 +83,7 @@ class HostUnitsSource : public UnitSource {
     const uint64_t values = UnitValues::Of(done->step.Next(), (*owner)->Decided().import);
     if (u.want.values != values) u.want = {values, 0, UnitWant::kNot};
     ++u.want.times;
+    records_.GatherTurn(unit).store(++turns_, std::memory_order_relaxed);
     Say(unit, how);
     memory_->gather()->bell.Ring();
   }
@@ -129,6 +130,7 @@ class HostUnitsSource : public UnitSource {
   const std::unique_ptr<UnitSource> views_;
   const HostUnitsOptions options_;
   runtime::RankRecords& records_;
+  uint64_t turns_ = 0;
   std::vector<Unit> units_;
 };
 

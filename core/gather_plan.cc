@@ -43,18 +43,23 @@ bool GatherPlan::Expected(int unit, const std::vector<Rank>& ranks) const {
 GatherPlan::Effects GatherPlan::Look(const std::vector<Rank>& ranks) {
   Effects effects;
   std::vector<int> spare;  // here, and only expected to be wanted
-  std::vector<Start> now, ahead;
+  struct Want {
+    Start start;
+    UnitWant::How how;
+    uint64_t turn;
+  };
+  std::vector<Want> wants;
   for (int u = 0; u < static_cast<int>(elements_.size()); ++u) {
     if (elements_[u] == 0) continue;
-    Start wanted{u, 0};
-    UnitWant::How how = UnitWant::kNot;
+    Want want{{u, 0}, UnitWant::kNot, std::numeric_limits<uint64_t>::max()};
     for (const Rank& r : ranks) {
       if (r.wants[u].how == UnitWant::kNot) continue;
-      how = std::max(how, r.wants[u].how);
-      wanted.values = std::max(wanted.values, r.wants[u].values);
+      want.how = std::max(want.how, r.wants[u].how);
+      want.start.values = std::max(want.start.values, r.wants[u].values);
+      want.turn = std::min(want.turn, r.wants[u].turn);
     }
     const State& s = state_[u];
-    if (how == UnitWant::kNot) {
+    if (want.how == UnitWant::kNot) {
       // What is on its way would arrive in memory that was given back.
       if (s.at != kHere || keep_) continue;
       if (Expected(u, ranks)) {
@@ -62,21 +67,22 @@ GatherPlan::Effects GatherPlan::Look(const std::vector<Rank>& ranks) {
       } else {
         Free(u, &effects);
       }
-    } else if (s.at == kAway) {
-      (how == UnitWant::kNow ? now : ahead).push_back(wanted);
-    } else if (s.values < wanted.values) {
-      Begin(u, wanted.values, &effects);  // in its place
+    } else if (s.at == kAway || s.values < want.start.values) {
+      wants.push_back(want);
     }
   }
-  for (const Start& s : now) {
-    while (!spare.empty() && live_ + elements_[s.unit] > max_live_) {
+  std::stable_sort(wants.begin(), wants.end(), [](const Want& a, const Want& b) {
+    return a.how != b.how ? a.how == UnitWant::kNow : a.turn < b.turn;
+  });
+  for (const Want& w : wants) {
+    const int unit = w.start.unit;
+    const bool in_place = state_[unit].at != kAway;
+    const auto fits = [&] { return in_place || live_ + elements_[unit] <= max_live_; };
+    while (w.how == UnitWant::kNow && !spare.empty() && !fits()) {
       Free(spare.back(), &effects);
       spare.pop_back();
     }
-    Begin(s.unit, s.values, &effects);
-  }
-  for (const Start& s : ahead) {
-    if (live_ + elements_[s.unit] <= max_live_) Begin(s.unit, s.values, &effects);
+    if (w.how == UnitWant::kNow || fits()) Begin(unit, w.start.values, &effects);
   }
   return effects;
 }

@@ -6,10 +6,10 @@
 //   plan.Arrived(1);                                         // all that others own of unit 1 is here
 //
 // A unit that a rank needs now is gathered whatever else is. One that is wanted ahead of its use waits until
-// it fits into max_live. A unit that a rank has let go of stays for as long as another rank, which has used
-// it less often since values changed, is going to want it, unless something that is needed now has no room:
-// so ranks that are not in step gather it once, and with room for it each unit comes as often as one rank
-// uses it.
+// it fits into max_live. What is started is so in the order in which it is going to be needed. A unit that a
+// rank has let go of stays for as long as another rank, which has used it less often since values changed, is
+// going to want it, unless something that is needed now has no room: so ranks that are not in step gather it
+// once, and with room for it each unit comes as often as one rank uses it.
 //
 // A host that is told to *keep* (zero_hpz_partition_size) lets go of nothing: what it has gathered stays
 // until it is wanted with newer values, and then they come in its place. So each unit comes once for all uses
@@ -36,7 +36,7 @@ class UnitValues {
   static constexpr uint64_t StepOf(uint64_t values) { return values >> 8; }
 };
 
-// What one rank wants of one unit, in one word of shared memory.
+// What one rank wants of one unit: a word of shared memory, and another that is stored before it.
 struct UnitWant {
   enum How : uint32_t { kNot = 0, kAhead = 1, kNow = 2 };
   static constexpr uint32_t kMostTimes = (1 << 14) - 1;
@@ -44,6 +44,7 @@ struct UnitWant {
   uint64_t values = 0;  // those that the rank wanted last
   uint32_t times = 0;   // it has wanted them; stops at kMostTimes
   How how = kNot;       // at this moment
+  uint64_t turn = 0;    // the other word: grows with every want of the rank, in the order of need
 
   uint64_t word() const { return values << 16 | uint64_t{std::min(times, kMostTimes)} << 2 | how; }
   static UnitWant Of(uint64_t word) {
@@ -65,7 +66,7 @@ class GatherPlan {
   };
   struct Effects {
     std::vector<int> free;
-    std::vector<Start> start;
+    std::vector<Start> start;  // in this order
   };
 
   GatherPlan(std::vector<int64_t> elements, int64_t max_live, bool keep = false)

@@ -176,6 +176,28 @@ TEST(GatherPlan, WhoKeepsGathersOnceInEveryOrder) {
   }
 }
 
+TEST(GatherPlan, WhatIsNeededFirstIsStartedFirst) {
+  Host host(2, {10, 10, 10, 10}, 30);
+  const auto want = [&](int rank, int unit, UnitWant::How how, uint64_t turn) {
+    host.Want(rank, unit, how);
+    host.ranks_[rank].wants[unit].turn = turn;
+  };
+  // As in forward: the layout's order is that of backward.
+  want(0, 3, UnitWant::kNow, 1);
+  want(0, 2, UnitWant::kAhead, 2);
+  want(0, 1, UnitWant::kAhead, 3);
+  want(1, 0, UnitWant::kNow, 9);
+  want(1, 1, UnitWant::kAhead, 10);
+  EXPECT_EQ(host.Look(), Units({3, 0, 2}));  // and no room for the last
+  host.Drop(0, 3);
+  want(1, 3, UnitWant::kNow, 12);
+  host.Drop(1, 0);
+  host.Look();
+  EXPECT_EQ(host.Look(), Units());
+  host.Drop(1, 3);
+  EXPECT_EQ(host.Look(), Units({1}));
+}
+
 TEST(GatherPlan, WantsAreAWord) {
   const UnitWant want{UnitValues::Of(Step(123456789), 300), 77, UnitWant::kNow};
   const UnitWant back = UnitWant::Of(want.word());

@@ -53,6 +53,8 @@ Mark RankRecords::Delivered(int unit) const {
 std::atomic<uint64_t>& RankRecords::Wanted(int unit) const { return entry(unit)->wanted; }
 std::atomic<uint64_t>& RankRecords::Gather(int unit) const { return entry(unit)->gather; }
 
+std::atomic<uint64_t>& RankRecords::GatherTurn(int unit) const { return entry(unit)->gather_turn; }
+
 Delivery RankRecords::ReadDelivery(int unit) const {
   const Entry& e = *entry(unit);
   return {e.chunk, e.offset, e.scale};

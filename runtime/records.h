@@ -72,6 +72,8 @@ class RankRecords {
 
   // Stage 3 on a host of several: a UnitWant. Written by this rank, for its host's agent.
   std::atomic<uint64_t>& Gather(int unit) const;
+  // UnitWant::turn, stored before it.
+  std::atomic<uint64_t>& GatherTurn(int unit) const;
 
   // STEP, with the blob that is committed with it. INVALID_ARGUMENT: a blob, or number of groups or imports,
   // past the job's sizes.

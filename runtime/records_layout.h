@@ -53,7 +53,7 @@ struct RankRecords::Entry {
   uint32_t chunk;
   float scale;
   Word wanted;
-  Word gather;
+  Word gather, gather_turn;
 };
 
 struct RankRecords::StepHeader {

@@ -145,8 +145,10 @@ void HostGather::Look() {
     to.recorded = 0;
     for (const Mark& m : memory_->rank(rank).StepMarks())
       to.recorded = std::max(to.recorded, m.id().step.value());
-    for (const int u : gathered_)
+    for (const int u : gathered_) {
       to.wants[u] = UnitWant::Of(memory_->rank(rank).Gather(u).load(std::memory_order_seq_cst));
+      to.wants[u].turn = memory_->rank(rank).GatherTurn(u).load(std::memory_order_relaxed);
+    }
   }
   const GatherPlan::Effects now = plan_->Look(looked_);
   for (const int u : now.free) Free(u);

@@ -278,12 +278,27 @@ absl::StatusOr<bool> HostOutgoing::SendGathers(runtime::Link& link) {
     if (absl::Status s = link.Send(hello); !s.ok()) return s;
     sent = true;
   }
-  for (GatherRequests::Request request; requests_->Take(&request); sent = true) {
+  // What this host waits for is asked before the peer is answered, which may take long.
+  for (;;) {
+    absl::StatusOr<bool> asked = SendWants(link);
+    if (!asked.ok()) return asked;
+    sent |= *asked;
+    GatherRequests::Request request;
+    if (!requests_->Take(&request)) return sent;
     if (absl::Status s = SendGathered(link, request); !s.ok()) return s;
+    sent = true;
   }
+}
+
+absl::StatusOr<bool> HostOutgoing::SendWants(runtime::Link& link) {
+  std::vector<std::pair<uint64_t, size_t>> wants;  // in the order in which they came up
   for (size_t u = 0; u < asked_.size(); ++u) {
     const uint64_t request = gather_->Asked(static_cast<int>(u));
-    if (request == 0 || request == asked_[u]) continue;
+    if (request != 0 && request != asked_[u]) wants.emplace_back(request, u);
+  }
+  std::sort(wants.begin(), wants.end());
+  bool sent = false;
+  for (const auto& [request, u] : wants) {
     asked_[u] = request;
     const BlockRange unit = memory_->layout().units()[u].blocks;
     if (!memory_->InGroup(peer_) || HostShare(unit, peer_, memory_->grid()).empty() ||

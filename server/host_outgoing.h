@@ -61,6 +61,7 @@ class HostOutgoing {
   absl::Status SendNorms(runtime::Link& link, Owner& owner);
   absl::StatusOr<bool> SendControl(runtime::Link& link);
   absl::StatusOr<bool> SendGathers(runtime::Link& link);
+  absl::StatusOr<bool> SendWants(runtime::Link& link);
   absl::Status SendGathered(runtime::Link& link, const GatherRequests::Request& request);
   absl::Status SendBlocks(runtime::Link& link, uint32_t plane, BlockRange blocks);
   // Of the planes that trainers read.
