@@ -82,10 +82,15 @@ void StepPipeline::OnReduced(int unit, std::vector<Effect>* out) {
   TryPrepare(out);
 }
 
+bool StepPipeline::given_up() const {
+  return std::any_of(owners_.begin(), owners_.end(),
+                     [](const OwnerPage& o) { return o.prepared.has_value() && o.prepared->given_up; });
+}
+
 void StepPipeline::TryReduce(int unit, std::vector<Effect>* out) {
   UnitState& u = units_[unit];
   if (!config_.owns[unit] || u.in_hand || phase_ != Phase::kReducing) return;
-  if (!open() || changing_ranges_) return;
+  if (!open() || changing_ranges_ || given_up()) return;
   if (owners_[config_.slot.value()].prepared.has_value()) return;  // a predecessor came further
   bool someone = false;
   for (int r = hosts_.first(config_.host); r < hosts_.end(config_.host); ++r) {
@@ -133,10 +138,13 @@ bool StepPipeline::BoundaryBlocksPrepare() const {
 }
 
 void StepPipeline::TryPrepare(std::vector<Effect>* out) {
-  if (phase_ != Phase::kReducing || steps_seen_ < config_.world_size || !open()) return;
+  if (phase_ != Phase::kReducing || !open()) return;
   if (owners_[config_.slot.value()].prepared.has_value()) return;
+  const bool give_up = given_up();
+  if (!give_up && steps_seen_ < config_.world_size) return;
   for (size_t u = 0; u < units_.size(); ++u) {
-    if (config_.owns[u] && units_[u].reduced < FinalParts(static_cast<int>(u))) return;
+    if (units_[u].in_hand) return;
+    if (!give_up && config_.owns[u] && units_[u].reduced < FinalParts(static_cast<int>(u))) return;
   }
   if (BoundaryBlocksPrepare()) return;
   phase_ = Phase::kPreparing;
@@ -224,7 +232,9 @@ void StepPipeline::TryLeave(std::vector<Effect>* out) {
 }
 
 void StepPipeline::TryDecide(std::vector<Effect>* out) {
-  if (phase_ != Phase::kPrepared || steps_seen_ < config_.world_size || !own_seen_) return;
+  const bool give_up = given_up();
+  if (phase_ != Phase::kPrepared || !own_seen_) return;
+  if (!give_up && steps_seen_ < config_.world_size) return;
   std::vector<OwnerPrepared> prepared;
   prepared.reserve(owners_.size());
   for (const OwnerPage& o : owners_) {
@@ -233,8 +243,10 @@ void StepPipeline::TryDecide(std::vector<Effect>* out) {
   }
   std::vector<TrainerStep> steps;
   steps.reserve(ranks_.size());
-  for (const RankState& r : ranks_) steps.push_back(*r.step);
-  verdict_ = Decide(steps, prepared, config_.loss_scale);
+  for (const RankState& r : ranks_) {
+    if (!give_up) steps.push_back(*r.step);
+  }
+  verdict_ = give_up ? GiveUp(id_) : Decide(steps, prepared, config_.loss_scale);
   phase_ = Phase::kPhasing;
   TryConclude(out);
 }
@@ -254,7 +266,7 @@ void StepPipeline::TryConclude(std::vector<Effect>* out) {
   }
   phase_ = Phase::kApplying;
   out->push_back({Effect::kStoreVerdict, -1, -1, id_});
-  if (verdict_.kind == VerdictKind::kReject) {
+  if (IsRepeated(verdict_.kind)) {
     out->push_back({Effect::kPublishDone, -1, -1, id_});
     BeginStep(id_.NextAttempt());
     return;

@@ -24,6 +24,10 @@
 // sum, which OnReceived announces; their marks and STEP records are seen as everybody's, and say whether one
 // is to come.
 //
+// A host that is lost with its memory is followed by another, which gives the step in hand up in the name of
+// its owners (core/host_takeover.h). Then every owner prepares without its gradients, and the verdict is that
+// the step is computed again.
+//
 // Thread-compatible.
 #ifndef SHERD_CORE_STEP_PIPELINE_H_
 #define SHERD_CORE_STEP_PIPELINE_H_
@@ -49,7 +53,7 @@ struct Effect {
                  // PHASED: a successor that does not find it goes on with it
     kStoreVerdict,     // write `verdict()` to the own page, before anything is stored
     kApply,            // bring every own block to step `id`; then OnApplied
-    kPublishDone,      // publish DONE{id} (REJECTED{id} if the verdict is kReject); wake the trainers if all
+    kPublishDone,      // publish DONE{id} (REJECTED{id} if the verdict IsRepeated); wake the trainers if all
                        // owners have
     kPublishBoundary,  // publish BOUNDARY{id, n, ranges epoch, offer()}; then OnOwner(own slot)
     kDecideBoundary,   // all offered: carry out `boundary_decision()`, publish BOUNDARY_DONE{id, n, ranges
@@ -124,6 +128,8 @@ class StepPipeline {
   const Verdict& verdict() const { return verdict_; }
   // A rank's STEP record of the step in hand, if it has been seen.
   const std::optional<TrainerStep>& step(Rank rank) const { return ranks_[rank.value()].step; }
+  // Some owner gives the step in hand up (OwnerPrepared::given_up): what kPrepare publishes does, too.
+  bool given_up() const;
   // What a kPublishBoundary effect is to publish, and what a kDecideBoundary effect is to carry out.
   const Proposals& offer() const { return boundary_proposals_; }
   const Proposals& boundary_decision() const { return boundary_decision_; }

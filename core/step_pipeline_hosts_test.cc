@@ -83,6 +83,51 @@ TEST(StepPipelineHostsTest, RecordsSayWhatNeverComes) {
   EXPECT_EQ(p.Reduced(1), "prepare");
 }
 
+TEST(StepPipelineHostsTest, AStepThatAHostIsLostInIsGivenUpByAll) {
+  Under p;
+  for (int rank = 0; rank < 2; ++rank) p.Delivered(rank, 0, 1);
+  EXPECT_EQ(p.Received(0, 1), "0.0");
+  OwnerPage lost;
+  lost.prepared.emplace();
+  lost.prepared->id = kStep1;
+  lost.prepared->ranges_epoch = 1;
+  lost.prepared->given_up = true;
+  std::vector<Effect> out;
+  p.p.OnOwner(Slot(1), lost, &out);
+  EXPECT_TRUE(out.empty()) << "what is being summed is finished first";
+  EXPECT_TRUE(p.p.given_up());
+  EXPECT_EQ(p.Reduced(0), "prepare") << "without a STEP record of anybody";
+  OwnerPage own = lost;
+  p.p.OnOwner(Slot(0), own, &out);
+  ASSERT_EQ(out.size(), 2u);
+  EXPECT_EQ(out[0].kind, Effect::kStoreVerdict);
+  EXPECT_EQ(p.p.verdict().kind, VerdictKind::kGivenUp);
+  EXPECT_EQ(p.p.verdict().id, kStep1);
+  EXPECT_EQ(out[1].kind, Effect::kPublishDone);
+  EXPECT_EQ(p.p.current(), kStep1.NextAttempt());
+  EXPECT_FALSE(p.p.given_up());
+  EXPECT_EQ(p.Received(1, 1), "") << "of the attempt before";
+}
+
+TEST(StepPipelineHostsTest, WhoHasPreparedFollows) {
+  Under p;
+  for (int unit = 0; unit < 2; ++unit) p.Received(unit, 1);
+  for (int rank = 0; rank < 4; ++rank) p.Stepped(rank, {1, 1});
+  EXPECT_EQ(p.Reduced(0), "");
+  EXPECT_EQ(p.Reduced(1), "prepare");
+  OwnerPage page;
+  page.prepared.emplace();
+  page.prepared->id = kStep1;
+  page.prepared->ranges_epoch = 1;
+  std::vector<Effect> out;
+  p.p.OnOwner(Slot(0), page, &out);
+  EXPECT_TRUE(out.empty());
+  page.prepared->given_up = true;
+  p.p.OnOwner(Slot(1), page, &out);
+  ASSERT_EQ(out.size(), 2u);
+  EXPECT_EQ(p.p.verdict().kind, VerdictKind::kGivenUp);
+}
+
 TEST(StepPipelineHostsTest, PartsComeInOrder) {
   Under p;
   for (int rank = 0; rank < 2; ++rank) EXPECT_EQ(p.Delivered(rank, 0, 1), "");

@@ -74,6 +74,9 @@ struct OwnerPrepared {
   uint64_t ranges_epoch = 0;
   ExactSum sum_squares;  // of the reduced gradients (not yet divided) of this owner's blocks
   Proposals proposals;
+  // The owner's host was lost with all that it had of the step, and nobody can have committed it: the owner
+  // stands for nothing but that it be computed again. Then whoever prepares says the same, reduced or not.
+  bool given_up = false;
 };
 
 // BOUNDARY: this owner stands before `before`, has not prepared it, and offers to decide `proposals`.
@@ -86,9 +89,14 @@ struct BoundaryOffer {
 
 enum class VerdictKind : uint8_t {
   kCommit = 1,
-  kSkip = 2,    // a gradient is not finite: nothing is updated, the step counts
-  kReject = 3,  // ranks disagree: nothing happens, the step is computed again (next attempt)
+  kSkip = 2,     // a gradient is not finite: nothing is updated, the step counts
+  kReject = 3,   // ranks disagree: nothing happens, the step is computed again (next attempt)
+  kGivenUp = 4,  // likewise, as OwnerPrepared::given_up
 };
+// The next attempt of the same step follows.
+inline bool IsRepeated(VerdictKind kind) {
+  return kind == VerdictKind::kReject || kind == VerdictKind::kGivenUp;
+}
 
 struct Verdict {
   StepId id;
@@ -98,7 +106,7 @@ struct Verdict {
   double clip = 1;        // the clip factor alone
   double loss = 0;        // mean over all samples of the step
   uint64_t samples = 0;
-  LossScale loss_scale;  // what the next step (kReject: the next attempt) uses
+  LossScale loss_scale;  // what the next step, or attempt, uses; of kGivenUp: as it was
   std::vector<GroupScalars> groups;
   std::vector<uint64_t> has_grad;  // union over ranks
   std::vector<uint64_t> imports;   // of trainers, in rank order

@@ -92,6 +92,14 @@ const char* ScalarFieldName(int field) {
   return field >= 0 && field < kScalarFields ? kNames[field] : "unknown";
 }
 
+Verdict GiveUp(StepId id) {
+  Verdict v;
+  v.id = id;
+  v.kind = VerdictKind::kGivenUp;
+  v.reason = "a host was lost in this step: it is computed again";
+  return v;
+}
+
 Verdict Decide(const std::vector<TrainerStep>& steps, const std::vector<OwnerPrepared>& prepared,
                const LossScaleSpec& loss_scale) {
   Verdict v;

@@ -20,6 +20,9 @@ namespace sherd {
 Verdict Decide(const std::vector<TrainerStep>& steps, const std::vector<OwnerPrepared>& prepared,
                const LossScaleSpec& loss_scale);
 
+// If any owner gives the step up. The loss scale is for who writes it to fill in.
+Verdict GiveUp(StepId id);
+
 }  // namespace sherd
 
 #endif  // SHERD_CORE_VERDICT_H_

@@ -135,6 +135,9 @@ class ControlPage {
     enum State : uint32_t { kNever = 0, kUp = 1, kSilent = 2, kDown = 3 };
     std::atomic<uint32_t> state;
     char words[124];
+    // The least incarnation that an agent of that host may have: raised when another host takes its place, by
+    // whoever is told so. And up to where this host's agent has made sure that no other is listened to.
+    std::atomic<uint64_t> oldest, fenced;
     void Set(State s, absl::string_view text);
     std::string Words() const;
   };

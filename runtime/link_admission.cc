@@ -1,5 +1,6 @@
 #include "runtime/link_admission.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -24,6 +25,11 @@ void LinkAdmission::SetEpoch(uint64_t epoch, uint64_t oldest_taken) {
 void LinkAdmission::SetLayoutHash(uint64_t layout_hash) {
   MutexLock lock(mu_);
   self_.layout_hash = layout_hash;
+}
+
+void LinkAdmission::Fence(uint32_t host, uint64_t oldest) {
+  MutexLock lock(mu_);
+  newest_[host] = std::max(newest_[host], oldest);
 }
 
 absl::Status LinkAdmission::Admit(const LinkIdentity& peer) {

@@ -31,6 +31,8 @@ class LinkAdmission {
   // an older one until it is connected again.
   void SetEpoch(uint64_t epoch, uint64_t oldest_taken);
   void SetLayoutHash(uint64_t layout_hash);
+  // Of that host none older than this is admitted any more. REQUIRES: host < hosts.
+  void Fence(uint32_t host, uint64_t oldest);
 
   // OK when `peer` may be connected; remembers its incarnation then.
   //   PERMISSION_DENIED    another job

@@ -96,6 +96,7 @@ void OwnerRecords::PublishPrepared(const OwnerPrepared& prepared) {
   Page& p = *page();
   Invalidate(p.prepared);
   p.prepared_ranges = prepared.ranges_epoch;
+  p.prepared_given_up = prepared.given_up ? 1 : 0;
   p.prepared_proposals.Set(prepared.proposals);
   p.sum = prepared.sum_squares;
   p.prepared.store(RecordWord(prepared.id), std::memory_order_seq_cst);
@@ -107,6 +108,7 @@ std::optional<OwnerPrepared> OwnerRecords::ReadPrepared(StepId id) const {
   OwnerPrepared out;
   out.id = id;
   out.ranges_epoch = p.prepared_ranges;
+  out.given_up = p.prepared_given_up != 0;
   out.proposals = p.prepared_proposals.Get();
   out.sum_squares = p.sum;
   return out;

@@ -90,6 +90,8 @@ class RankRecords {
   // of this job.
   std::string CopyStep(Step step) const;
   bool PutStep(absl::string_view copy);
+  // Of which step a copy is; 0: of none.
+  static Step StepOf(absl::string_view copy);
   // Marks of the two records that stand here, by parity of the step; 0: none.
   std::array<Mark, 2> StepMarks() const;
   // Buffers travelling with the step (rank 0). Write before PublishStep. Step 0: initial values.

@@ -94,7 +94,7 @@ struct OwnerRecords::Page {
   Word changed;  // ranges epoch, after the two times
   Word closed_ns, opened_ns;
   alignas(64) Word prepared;
-  uint64_t prepared_ranges;
+  uint64_t prepared_ranges, prepared_given_up;
   ProposalWords prepared_proposals;
   ExactSum sum;
   alignas(64) Word phased;

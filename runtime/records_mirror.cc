@@ -45,7 +45,7 @@ struct OwnerCopy {
   uint64_t done;
   ProposalWords done_decided[2];
   uint64_t rejected, entered, changed, closed_ns, opened_ns;
-  uint64_t prepared, prepared_ranges;
+  uint64_t prepared, prepared_ranges, prepared_given_up;
   ProposalWords prepared_proposals;
   ExactSum sum;
   uint64_t phased;
@@ -98,6 +98,12 @@ std::array<Mark, 2> RankRecords::StepMarks() const {
     if (mark.parts() == 1) marks[parity] = mark;
   }
   return marks;
+}
+
+Step RankRecords::StepOf(absl::string_view copy) {
+  uint64_t mark = 0;  // the first of a StepHeader
+  Pieces pieces(copy);
+  return pieces.Read(&mark, sizeof(mark)) && Mark(mark).parts() == 1 ? Mark(mark).id().step : Step(0);
 }
 
 bool RankRecords::PutStep(absl::string_view copy) {
@@ -173,7 +179,8 @@ std::string OwnerRecords::Copy() const {
   });
   c.phased = p.phased.load(std::memory_order_seq_cst);
   c.prepared = CopyRecord(p.prepared, [&] {
-    c.prepared_ranges = p.prepared_ranges, c.prepared_proposals = p.prepared_proposals, c.sum = p.sum;
+    c.prepared_ranges = p.prepared_ranges, c.prepared_given_up = p.prepared_given_up;
+    c.prepared_proposals = p.prepared_proposals, c.sum = p.sum;
   });
   const auto boundary = [](const BoundaryRecord& from, BoundaryCopy* to) {
     to->mark =
@@ -238,7 +245,8 @@ bool OwnerRecords::Put(absl::string_view copy) {
   if (c.prepared != 0 &&
       (p.prepared.load(std::memory_order_relaxed) != c.prepared || p.prepared_ranges != c.prepared_ranges)) {
     Invalidate(p.prepared);
-    p.prepared_ranges = c.prepared_ranges, p.prepared_proposals = c.prepared_proposals, p.sum = c.sum;
+    p.prepared_ranges = c.prepared_ranges, p.prepared_given_up = c.prepared_given_up;
+    p.prepared_proposals = c.prepared_proposals, p.sum = c.sum;
     p.prepared.store(c.prepared, std::memory_order_seq_cst);
   }
   p.phased.store(c.phased, std::memory_order_seq_cst);

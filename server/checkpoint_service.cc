@@ -17,6 +17,7 @@
 #include "server/chunk_frame.h"
 #include "server/host_imports.h"
 #include "server/host_part.h"
+#include "server/host_survivor.h"
 #include "server/import_names.h"
 #include "server/import_stage.h"
 #include "server/import_stream.h"
@@ -269,7 +270,44 @@ class CheckpointServiceImpl final : public v1::CheckpointService::Service {
     }));
   }
 
+  Status FenceHost(ServerContext* call, const v1::FenceHostRequest* request,
+                   grpc::ServerWriter<v1::HostRecord>* writer) override {
+    return WithMemory(
+        request->job(),
+        [&](JobMemory& memory) {
+          return FenceHostHere(
+              memory, *request, [&](const v1::HostRecord& record) { return writer->Write(record); },
+              [&] { return !call->IsCancelled(); });
+        },
+        *call);
+  }
+
+  Status TellRecord(ServerContext* call, const v1::TellRecordRequest* request,
+                    v1::TellRecordResponse*) override {
+    return WithMemory(
+        request->job(), [&](JobMemory& memory) { return TellRecordHere(memory, *request); }, *call);
+  }
+
+  Status CopyState(ServerContext* call, const v1::CopyStateRequest* request,
+                   grpc::ServerWriter<v1::StatePiece>* writer) override {
+    return WithMemory(
+        request->job(),
+        [&](JobMemory& memory) {
+          return CopyStateHere(memory, *request, [&](const v1::StatePiece& piece) {
+            return !call->IsCancelled() && writer->Write(piece);
+          });
+        },
+        *call);
+  }
+
  private:
+  Status WithMemory(const std::string& job, const std::function<absl::Status(JobMemory&)>& answer,
+                    const ServerContext& call) {
+    if (absl::Status s = context_->Admit(call, job); !s.ok()) return ToGrpc(s);
+    const absl::StatusOr<JobMemory*> memory = context_->Memory();
+    return ToGrpc(memory.ok() ? answer(**memory) : memory.status());
+  }
+
   Status RawPull(ServerContext* call, PullStream* stream) {
     v1::PullRequest request;
     if (!stream->Read(&request))

@@ -107,8 +107,7 @@ class ClusterServiceImpl final : public v1::ClusterService::Service {
     if (*c == nullptr)
       return context_->Forward<v1::ClusterService>(*call, &v1::ClusterService::Stub::MemberExited, *request,
                                                    response);
-    (*c)->MemberExited(request->host(), FromProto(request->process()));
-    return Status::OK;
+    return ToGrpc((*c)->MemberExited(request->host(), request->address(), FromProto(request->process())));
   }
 
   Status ReportHost(ServerContext* call, const v1::ReportHostRequest* request,

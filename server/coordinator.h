@@ -92,8 +92,10 @@ class Coordinator {
                     const v1::HostShare& share, const ProcessIdentity& process, absl::Time deadline);
   absl::Status Leave(const std::string& id, const ProcessIdentity& process, const std::string& token,
                      absl::Time deadline);
-  // A server of another host saw the exit of this process there.
-  void MemberExited(const std::string& host, const ProcessIdentity& process);
+  // A server of another host, at this address, saw the exit of this process there.
+  //   FAILED_PRECONDITION  the host is at another address
+  absl::Status MemberExited(const std::string& host, const std::string& address,
+                            const ProcessIdentity& process);
   // How a host says its links are; shown in View. INVALID_ARGUMENT: an index that is no host's.
   absl::Status ReportHost(const v1::ReportHostRequest& report);
   // NOT_FOUND unless it is a member.
@@ -182,6 +184,10 @@ class Coordinator {
                            const ProcessIdentity& process) ABSL_LOCKS_EXCLUDED(mu_);
   absl::StatusOr<Step> AwaitImport(runtime::JobMemory& memory, uint64_t id, absl::Time deadline);
 
+  // Whether the host is now at another address than this one: it was lost, and followed.
+  bool HasMoved(const std::string& host, const std::string& address) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // ALREADY_EXISTS: it may not move there, as it is where it is.
+  absl::Status CheckMoves(const std::string& host, const std::string& address) const ABSL_LOCKS_EXCLUDED(mu_);
   runtime::JobMemory* memory() const;
   std::string HostOr(const std::string& host) const { return host.empty() ? host_ : host; }
   void AddHosts(v1::Cluster* out) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);

@@ -90,16 +90,39 @@ absl::Status Coordinator::Join(const std::string& id, const std::string& address
                                absl::Time deadline) {
   const std::string request = absl::StrCat("join ", id, " ", Show(process));
   // Nobody waits for its answer, which comes when all hosts are there: a refusal shows in what comes next.
-  if (options_.hosts > 1)
+  if (options_.hosts > 1) {
+    if (absl::Status s = CheckMoves(HostOr(host), share.address()); !s.ok()) return s;
     Post(HostJoined{{HostOr(host), share.address(), share.ranks(), share.servers()}, share.index(), ""});
+  }
   absl::Status joined =
       PostAndWait(ServerJoined{id, address, HostOr(host), process, request}, request, deadline);
   if (joined.ok()) WatchProcess(HostOr(host), process, ServerDead{id, process});
   return joined;
 }
 
-void Coordinator::MemberExited(const std::string& host, const ProcessIdentity& process) {
+bool Coordinator::HasMoved(const std::string& host, const std::string& address) const {
+  if (committed_.hosts.empty() || address.empty()) return false;
+  const int index = HostIndex(committed_, host);
+  return index >= 0 && committed_.hosts[index].address != address;
+}
+
+absl::Status Coordinator::CheckMoves(const std::string& host, const std::string& address) const {
   MutexLock lock(mu_);
+  if (memory_ == nullptr || !HasMoved(host, address)) return absl::OkStatus();
+  const int index = HostIndex(committed_, host);
+  const auto& link = memory_->control().links[index];
+  if (link.state.load(std::memory_order_acquire) != runtime::ControlPage::LinkState::kUp)
+    return absl::OkStatus();
+  return absl::AlreadyExistsError(absl::StrCat("host ", index, " is at ", committed_.hosts[index].address,
+                                               " and answers: ", address,
+                                               " can take its place when it has gone"));
+}
+
+absl::Status Coordinator::MemberExited(const std::string& host, const std::string& address,
+                                       const ProcessIdentity& process) {
+  MutexLock lock(mu_);
+  if (HasMoved(host, address))
+    return absl::FailedPreconditionError(absl::StrCat(host, " is not at ", address));
   doomed_.erase({host, {process.pid, process.start}});
   const EpochDoc& doc = state_.doc();
   for (const ServerMember& s : doc.servers) {
@@ -114,6 +137,7 @@ void Coordinator::MemberExited(const std::string& host, const ProcessIdentity& p
       events_.push_back(TrainerDead{Rank(static_cast<int32_t>(r)), process});
   }
   changed_.SignalAll();
+  return absl::OkStatus();
 }
 
 absl::Status Coordinator::ReportHost(const v1::ReportHostRequest& report) {
@@ -122,6 +146,10 @@ absl::Status Coordinator::ReportHost(const v1::ReportHostRequest& report) {
                                                    options_.hosts - 1, ", the hosts of job ", options_.job));
   }
   MutexLock lock(mu_);
+  if (HasMoved(runtime::HostPlace{report.index(), options_.hosts}.Name(), report.address())) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "host ", report.index(), " is not at ", report.address(), " any more: another one took its place"));
+  }
   v1::ReportHostRequest& known = hosts_[report.index()];
   const auto up = [](const v1::ReportHostRequest& r) {
     return std::count_if(r.links().begin(), r.links().end(), [](const v1::HostLink& l) { return l.up(); });

@@ -316,7 +316,8 @@ absl::Status Engine::Reduce(const std::vector<Effect>& effects, size_t* i) {
 
 void Engine::Prepare(const Effect& e) {
   std::vector<uint64_t> has_grad;
-  for (int r = 0; r < assignment_.world_size; ++r) {
+  const bool give_up = pipeline_->given_up();
+  for (int r = 0; r < assignment_.world_size && !give_up; ++r) {
     const std::optional<TrainerStep>& step = pipeline_->step(Rank(r));
     has_grad.resize(std::max(has_grad.size(), step->has_grad.size()));
     for (size_t w = 0; w < step->has_grad.size(); ++w) has_grad[w] |= step->has_grad[w];
@@ -324,8 +325,10 @@ void Engine::Prepare(const Effect& e) {
   OwnerPrepared prepared;
   prepared.id = e.id;
   prepared.ranges_epoch = assignment_.epoch;
+  prepared.given_up = give_up;
   // Other groups of hosts have the same sums: they count once.
-  if (memory_->grid().GroupOf(memory_->place().index) == 0) prepared.sum_squares = work_.SumSquares(has_grad);
+  if (!give_up && memory_->grid().GroupOf(memory_->place().index) == 0)
+    prepared.sum_squares = work_.SumSquares(has_grad);
   prepared.proposals = memory_->control().proposals.Read();
   if (!memory_->control().MayBegin(prepared.proposals.ranges, e.id.step.Next())) {
     prepared.proposals.ranges = pipeline_->decided().ranges;
@@ -350,10 +353,20 @@ absl::Status Engine::PreUpdate(const Effect& e) {
 }
 
 void Engine::StoreVerdict() {
-  const Verdict& v = pipeline_->verdict();
+  Verdict v = pipeline_->verdict();
   decided_before_ = pipeline_->decided();
+  if (v.kind == VerdictKind::kGivenUp) {
+    // As the verdict before it left it, in whichever page that can be read: one may be torn by a death.
+    v.loss_scale = FirstLossScale(memory_->spec().loss_scale);
+    for (const runtime::OwnerRecords* o : owners_) {
+      if (const std::optional<Verdict> last = o->LastVerdict(); last.has_value()) {
+        v.loss_scale = last->loss_scale;
+        break;
+      }
+    }
+  }
   records_->WriteVerdict(v);
-  if (v.kind == VerdictKind::kReject) return;
+  if (IsRepeated(v.kind)) return;
   if (v.proposals.ranges > decided_before_.ranges) {
     memory_->control().Activate(v.proposals.ranges, v.id.step.Next());
   }
@@ -375,7 +388,7 @@ absl::Status Engine::Apply() {
 }
 
 void Engine::PublishDone(const Effect& e) {
-  const bool rejected = pipeline_->verdict().kind == VerdictKind::kReject;
+  const bool rejected = IsRepeated(pipeline_->verdict().kind);
   if (rejected) {
     rejects_.fetch_add(1, std::memory_order_relaxed);
     records_->PublishRejected(e.id);

@@ -12,6 +12,7 @@
 #include "runtime/clock.h"
 #include "runtime/flock.h"
 #include "runtime/unique_fd.h"
+#include "server/host_takeover.h"
 #include "server/restore_import.h"
 #include "server/restore_operation.h"
 #include "spdlog/spdlog.h"
@@ -27,7 +28,7 @@ absl::StatusOr<runtime::UniqueFd> Lock(const std::string& path, const std::funct
   if (!lock.ok()) return absl::ErrnoToStatus(errno, absl::StrCat("cannot open ", path));
   while (runtime::Flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
     if (errno != EWOULDBLOCK) return absl::ErrnoToStatus(errno, absl::StrCat("cannot lock ", path));
-    if (!go_on()) return absl::CancelledError("whoever waited for the checkpoint has gone");
+    if (!go_on()) return absl::CancelledError("whoever waited for the host to begin has gone");
     absl::SleepFor(kLookAgain);
   }
   return lock;
@@ -35,7 +36,7 @@ absl::StatusOr<runtime::UniqueFd> Lock(const std::string& path, const std::funct
 
 }  // namespace
 
-absl::Status BeginHost(JobHome& home, runtime::JobMemory& memory, int servers,
+absl::Status BeginHost(JobHome& home, runtime::JobMemory& memory, int servers, const OtherHosts* others,
                        const std::function<bool()>& go_on) {
   std::atomic<uint32_t>& begun = memory.control().host_begun;
   if (begun.load(std::memory_order_acquire) != 0) return absl::OkStatus();
@@ -44,7 +45,10 @@ absl::Status BeginHost(JobHome& home, runtime::JobMemory& memory, int servers,
   const absl::StatusOr<runtime::UniqueFd> lock = Lock(absl::StrCat(home.dir().path(), "/beginning"), go_on);
   if (!lock.ok()) return lock.status();
   if (begun.load(std::memory_order_acquire) != 0) return absl::OkStatus();
-  if (record->has_value()) {
+  if (others != nullptr) {
+    if (const absl::Status taken = TakeOver(*others, memory, go_on); !taken.ok()) return taken;
+  }
+  if (record->has_value() && memory.control().initialized.load(std::memory_order_acquire) == 0) {
     if (servers < 1) return absl::UnavailableError("the job has no servers yet: repeat the call");
     const absl::Time start = runtime::SteadyNow();
     const absl::Status restored = RestoreHost(memory, **record, servers, go_on);

@@ -13,16 +13,18 @@
 #include "absl/status/status.h"
 #include "runtime/job_memory.h"
 #include "server/job_home.h"
+#include "server/other_hosts.h"
 
 namespace sherd::server {
 
 // Once in the life of the memory, by one server of the host at a time; OK at once when it is done. `servers`:
-// of the whole job. What fails may be tried again. `go_on` false ends it.
+// of the whole job. `others`: to follow a host that was lost (host_takeover.h); null: nobody was before. What
+// fails may be tried again. `go_on` false ends it.
 //   UNAVAILABLE          no servers yet, or the first host does not answer: repeat the call
 //   FAILED_PRECONDITION  the host does not see the checkpoint: names the host
 //   CANCELLED            see above
-//   others               RestoreHost's
-absl::Status BeginHost(JobHome& home, runtime::JobMemory& memory, int servers,
+//   others               RestoreHost's, TakeOver's
+absl::Status BeginHost(JobHome& home, runtime::JobMemory& memory, int servers, const OtherHosts* others,
                        const std::function<bool()>& go_on);
 
 }  // namespace sherd::server

@@ -40,7 +40,7 @@ class HostBeginTest : public ::testing::Test {
   }
   bool begun() const { return memory_->control().host_begun.load() != 0; }
   absl::Status Begin(int servers = 2) {
-    return BeginHost(home_, *memory_, servers, [this] { return --looks_ >= 0; });
+    return BeginHost(home_, *memory_, servers, nullptr, [this] { return --looks_ >= 0; });
   }
   // Where the job began: to be said before anybody asks.
   void SayRestored(const std::string& directory) {

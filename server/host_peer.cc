@@ -62,7 +62,20 @@ void HostPeer::NoteProblem(const std::string& words) {
   if (state.state.load(std::memory_order_acquire) != LinkState::kNever) state.Set(LinkState::kDown, text);
 }
 
+// Another host has taken the peer's place: the one before must not be heard any more.
+void HostPeer::Fence() {
+  LinkState& state = memory_->control().links[peer_];
+  const uint64_t oldest = Oldest();
+  if (oldest == 0 || state.fenced.load(std::memory_order_seq_cst) >= oldest) return;
+  options_.admission->Fence(static_cast<uint32_t>(peer_), oldest);
+  MutexLock lock(mu_);
+  if (link_ != nullptr && link_->peer().incarnation < oldest)
+    link_->Abort("another host has taken its place");
+  if (serving_ == 0 || serving_ >= oldest) state.fenced.store(oldest, std::memory_order_seq_cst);
+}
+
 void HostPeer::Look() {
+  Fence();
   std::shared_ptr<Link> link;
   {
     MutexLock lock(mu_);
@@ -125,6 +138,13 @@ void HostPeer::Dial() {
   }
 }
 
+bool HostPeer::EndServing(const std::shared_ptr<Link>& link) {
+  MutexLock lock(mu_);
+  if (link_ == link) link_.reset();
+  serving_ = 0;
+  return !stop_;
+}
+
 void HostPeer::Run() {
   for (;;) {
     std::shared_ptr<Link> link;
@@ -133,17 +153,19 @@ void HostPeer::Run() {
       while (!stop_ && link_ == nullptr) changed_.Wait(mu_);
       if (stop_) return;
       link = link_;
+      serving_ = link->peer().incarnation;
       heard_hello_ = false;
       problem_.clear();
+    }
+    if (link->peer().incarnation < Oldest()) {
+      link->Abort("another host has taken its place");
+      EndServing(link);
+      continue;
     }
     spdlog::info("connected to {}", link->name());
     memory_->control().links[peer_].Set(LinkState::kUp, "");
     const absl::Status ended = Serve(*link);
-    {
-      MutexLock lock(mu_);
-      if (link_ == link) link_.reset();
-      if (stop_) return;
-    }
+    if (!EndServing(link)) return;
     NoteProblem(std::string(ended.message()));
   }
 }

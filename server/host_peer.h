@@ -52,12 +52,17 @@ class HostPeer {
  private:
   void Run();
   void Dial();
+  // The link is not used any more. False: the peer's end.
+  bool EndServing(const std::shared_ptr<runtime::Link>& link);
   // Until it ends; why.
   absl::Status Serve(runtime::Link& link);
   absl::Status SendAll(runtime::Link& link, GatherRequests* requests);
   absl::Status ReceiveAll(runtime::Link& link, GatherRequests* requests);
   void TakeHello(uint16_t flags);
   void NoteProblem(const std::string& words);
+  // The least incarnation that the peer's agent may have (ControlPage::LinkState).
+  uint64_t Oldest() const { return memory_->control().links[peer_].oldest.load(std::memory_order_seq_cst); }
+  void Fence();
   bool WaitsForLink() const;
 
   runtime::JobMemory* const memory_;
@@ -68,6 +73,7 @@ class HostPeer {
   mutable runtime::Mutex mu_;
   mutable runtime::CondVar changed_;
   std::shared_ptr<runtime::Link> link_ ABSL_GUARDED_BY(mu_);
+  uint64_t serving_ ABSL_GUARDED_BY(mu_) = 0;  // the peer's incarnation; 0: nobody's frames are taken
   bool stop_ ABSL_GUARDED_BY(mu_) = false;
   // From the other side's first frame of the link being served.
   bool heard_hello_ ABSL_GUARDED_BY(mu_) = false, peer_initialized_ ABSL_GUARDED_BY(mu_) = false;

@@ -64,6 +64,11 @@ void HostWatch::Look(const v1::Cluster& cluster) {
   }
 }
 
+bool HostWatch::told_all() const {
+  MutexLock lock(mu_);
+  return ended_.empty();
+}
+
 void HostWatch::Ended(const runtime::ProcessIdentity& process) {
   MutexLock lock(mu_);
   ended_.push_back(process);

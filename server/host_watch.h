@@ -38,6 +38,8 @@ class HostWatch {
 
   // The job as the coordinator sees it.
   void Look(const v1::Cluster& cluster);
+  // Whether the coordinator knows of every exit that was seen.
+  bool told_all() const;
 
  private:
   using Key = std::pair<int32_t, uint64_t>;
@@ -47,7 +49,7 @@ class HostWatch {
   const std::string host_;
   runtime::ExitWatch* const watch_;
   const Report report_;
-  runtime::Mutex mu_;
+  mutable runtime::Mutex mu_;
   runtime::CondVar changed_;
   std::map<Key, runtime::ExitWatch::Id> watched_ ABSL_GUARDED_BY(mu_);
   std::deque<runtime::ProcessIdentity> ended_ ABSL_GUARDED_BY(mu_);

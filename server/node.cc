@@ -105,9 +105,19 @@ bool Node::stopping() const {
   return stop_;
 }
 
+bool Node::settled() const {
+  if (host_watch_ != nullptr && !host_watch_->told_all()) return false;
+  MutexLock lock(mu_);
+  return std::any_of(seen_.members().begin(), seen_.members().end(), [&](const v1::Member& m) {
+    return m.kind() == v1::Member::KIND_SERVER && m.id() == options_.id && m.process().pid() == self_.pid &&
+           m.process().start_ticks() == self_.start_ticks;
+  });
+}
+
 void Node::End(absl::Status why) {
   MutexLock lock(mu_);
   if (ended_) return;
+  if (!why.ok()) spdlog::error("server {} ends: {}", options_.id, why.ToString());
   ended_ = true;
   why_ended_ = std::move(why);
   changed_.SignalAll();
@@ -311,6 +321,7 @@ absl::Status Node::ReportExit(const runtime::ProcessIdentity& process) {
   v1::MemberExitedRequest request;
   request.set_job(options_.job);
   request.set_host(options_.place.Name());
+  request.set_address(options_.share.address());
   request.mutable_process()->set_pid(process.pid);
   request.mutable_process()->set_start_ticks(process.start_ticks);
   v1::MemberExitedResponse response;
@@ -325,6 +336,7 @@ absl::Status Node::ReportHost(v1::ReportHostRequest report) {
   peers_->Prepare(&context, runtime::SteadyNow() + kReportPatience);
   report.set_job(options_.job);
   report.set_rpc_address(options_.rpc_address);
+  report.set_address(options_.share.address());
   v1::ReportHostResponse response;
   return FromGrpc(v1::ClusterService::NewStub(peers_->To(*address))->ReportHost(&context, report, &response));
 }

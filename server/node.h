@@ -73,6 +73,11 @@ class Node {
   Peers& peers() const { return *peers_; }
   // The other hosts of the job; null if there are none.
   const OtherHosts* others() const { return others_.get(); }
+  // Whether the coordinator has this server as a member, and knows who died on this host: before that whoever
+  // stood in a place here still does.
+  bool settled() const;
+  // Its end has begun: whatever takes long stops.
+  bool stopping() const;
 
   // The coordinator, if it lives here; null otherwise.
   std::shared_ptr<Coordinator> coordinator() const;
@@ -115,7 +120,6 @@ class Node {
   // page follows a moment after the cluster's change, and nobody else sweeps up snapshots.
   void Tick();
   void End(absl::Status why);
-  bool stopping() const;
 
   const Options options_;
   JobHome* const home_;

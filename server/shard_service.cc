@@ -193,13 +193,19 @@ class ShardServiceImpl final : public v1::ShardService::Service {
     JobHome& home = (*node)->home();
     if (home.place().index == 0)
       return context_->Forward<v1::ShardService>(call, &ShardStub::Attach, request, response);
+    if (!(*node)->settled()) {
+      return ToGrpc(absl::UnavailableError(
+          absl::StrCat("host ", home.place().index, " is not part of the job yet: repeat the call")));
+    }
     request.set_host(home.place().Name());
     const Status placed = context_->Forward<v1::ShardService>(call, &ShardStub::Attach, request, response);
     if (!placed.ok()) return placed;
     const absl::StatusOr<JobMemory*> memory = home.MakeMemory(home.store(), spec);
     if (!memory.ok()) return ToGrpc(memory.status());
-    const auto go_on = [&] { return !call.IsCancelled() && runtime::SteadyNow() < DeadlineOf(call); };
-    if (absl::Status s = BeginHost(home, **memory, response->servers(), go_on); !s.ok()) return ToGrpc(s);
+    // Also when the caller has gone: it comes again, and a copy of the state takes as long as the link does.
+    const auto go_on = [&] { return !(*node)->stopping(); };
+    const absl::Status begun = BeginHost(home, **memory, response->servers(), (*node)->others(), go_on);
+    if (!begun.ok()) return ToGrpc(begun);
     response->set_job_dir(home.dir().path());
     // The trainer relies on what the coordinator has written, which comes over the data connection.
     runtime::ControlPage& control = (*memory)->control();

@@ -275,6 +275,12 @@ class TestNetwork:
         self.cuts[host] = None
         self._shape(host)
 
+    def destroy(self, host):
+        """The machine is gone, without a word to anybody: cable, processes and memory."""
+        self.cut(host)
+        kill_all(host.name)
+        shutil.rmtree(host.shm, ignore_errors=True)
+
 
 def sweep():
     """Removes what killed test processes left."""
@@ -288,23 +294,27 @@ def sweep():
             remove(os.path.basename(path))
 
 
+def kill_all(space, patience=10):
+    """Kills what runs in a namespace: again until there is nothing, as one may have started another."""
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        pids = [int(p) for p in _call(_tool("ip"), "netns", "pids", space).split()]
+        pids = [p for p in pids if harness.is_running(p) and p != os.getpid()]
+        if not pids:
+            break
+        for pid in pids:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        time.sleep(harness.LOOK_AGAIN)
+
+
 def remove(name):
     """Kills what runs in a network's hosts, removes them, and then what they kept in memory."""
     spaces = [os.path.basename(p) for p in glob.glob("%s/%s-*" % (NETNS, name))]
-    end = time.monotonic() + 10
     for space in spaces:
-        # Again until there are none: one may have started another.
-        while time.monotonic() < end:
-            pids = [int(p) for p in _call(_tool("ip"), "netns", "pids", space).split()]
-            pids = [p for p in pids if harness.is_running(p) and p != os.getpid()]
-            if not pids:
-                break
-            for pid in pids:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
-            time.sleep(harness.LOOK_AGAIN)
+        kill_all(space)
     for space in spaces:
         _call(_tool("ip"), "netns", "del", space)
     shutil.rmtree(os.path.join(BASE, name), ignore_errors=True)

@@ -70,7 +70,7 @@ class TwoHosts:
             # A path of sockets must be short.
             self.shm = tempfile.mkdtemp(prefix="sh-", dir="/dev/shm")
             places = [Loopback(os.path.join(self.shm, "h%d" % h)) for h in range(hosts)]
-        self.places = places
+        self.places = list(places)
         self.log = harness.StepLog(os.path.join(self.dir, "steps.json"))
         self.saved = os.path.join(self.dir, "final.safetensors")
         secret = os.path.join(self.dir, "secret")
@@ -86,15 +86,22 @@ class TwoHosts:
             for h in range(hosts)]
 
     def __enter__(self):
-        self.processes, self.files = [], []
-        for h, command in enumerate(self.commands):
-            files = [open(os.path.join(self.dir, "%s%d" % (name, h)), "w+") for name in ("stdout", "stderr")]
-            self.files += files
-            env = harness.environment({"SHERD_SHM_ROOT": self.places[h].shm})
-            self.processes.append(subprocess.Popen(self.places[h].prefix() + command, env=env,
-                                                   stdin=subprocess.DEVNULL, stdout=files[0], stderr=files[1],
-                                                   cwd=self.dir))
+        self.files = []
+        self.processes = [self.start(h) for h in range(len(self.commands))]
         return self
+
+    def start(self, h):
+        files = [open(os.path.join(self.dir, "%s%d" % (name, h)), "a+") for name in ("stdout", "stderr")]
+        self.files += files
+        env = harness.environment({"SHERD_SHM_ROOT": self.places[h].shm})
+        return subprocess.Popen(self.places[h].prefix() + self.commands[h], env=env, stdin=subprocess.DEVNULL,
+                                stdout=files[0], stderr=files[1], cwd=self.dir)
+
+    def replace(self, h, place):
+        """A fresh machine takes the place of one that is gone."""
+        self.processes[h].wait()
+        self.places[h] = place
+        self.processes[h] = self.start(h)
 
     def __exit__(self, kind, error, trace):
         for process in self.processes:

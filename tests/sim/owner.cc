@@ -301,7 +301,7 @@ class Owner {
     page_.verdict = v;
     w_.Trace(absl::StrCat("verdict ", static_cast<int>(v.kind), " on step ", v.id.ToString()));
     w_.Tick();
-    if (v.kind != VerdictKind::kReject && v.proposals.ranges > decided_before_.ranges) {
+    if (!IsRepeated(v.kind) && v.proposals.ranges > decided_before_.ranges) {
       m_.Activate(v.proposals.ranges, v.id.step.Next());
     }
   }
@@ -318,7 +318,7 @@ class Owner {
   }
 
   void PublishDone(StepId id) {
-    if (pipeline_->verdict().kind == VerdictKind::kReject) {
+    if (IsRepeated(pipeline_->verdict().kind)) {
       page_.rejected = id;
       w_.Trace(absl::StrCat("REJECTED ", id.ToString()));
     } else {
