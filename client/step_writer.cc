@@ -412,7 +412,7 @@ absl::StatusOr<Verdict> StepWriter::Finish(const Record& record, absl::string_vi
   absl::StatusOr<std::vector<runtime::OwnerRecords*>> owners = Owners(id_.step);
   if (!owners.ok()) return owners.status();
   std::optional<Verdict> verdict = owners->front()->ReadVerdict(id_);
-  if (rejected && (!verdict.has_value() || verdict->kind == VerdictKind::kGivenUp)) return GivenUpError();
+  if (!verdict.has_value() && rejected) return GivenUpError();
   if (!verdict.has_value()) {
     const std::optional<runtime::Assignment> next = memory_->control().AssignmentFor(id_.step.Next());
     if (!next.has_value() || next->world_size > rank_.value()) {

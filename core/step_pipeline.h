@@ -51,7 +51,7 @@ struct Effect {
     kPreUpdate,  // the step will be committed: compute what updates of whole tensors need, publish PHASED;
                  // then OnOwner(own slot). No parameter has changed yet, nor will before all owners are
                  // PHASED: a successor that does not find it goes on with it
-    kStoreVerdict,     // write `verdict()` to the own page, before anything is stored
+    kStoreVerdict,     // write `verdict()` to the own page, before anything is stored; kGivenUp: nowhere
     kApply,            // bring every own block to step `id`; then OnApplied
     kPublishDone,      // publish DONE{id} (REJECTED{id} if the verdict IsRepeated); wake the trainers if all
                        // owners have

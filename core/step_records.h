@@ -106,7 +106,7 @@ struct Verdict {
   double clip = 1;        // the clip factor alone
   double loss = 0;        // mean over all samples of the step
   uint64_t samples = 0;
-  LossScale loss_scale;  // what the next step, or attempt, uses; of kGivenUp: as it was
+  LossScale loss_scale;  // what the next step (kReject: the next attempt) uses
   std::vector<GroupScalars> groups;
   std::vector<uint64_t> has_grad;  // union over ranks
   std::vector<uint64_t> imports;   // of trainers, in rank order

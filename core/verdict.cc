@@ -96,7 +96,6 @@ Verdict GiveUp(StepId id) {
   Verdict v;
   v.id = id;
   v.kind = VerdictKind::kGivenUp;
-  v.reason = "a host was lost in this step: it is computed again";
   return v;
 }
 

@@ -20,7 +20,7 @@ namespace sherd {
 Verdict Decide(const std::vector<TrainerStep>& steps, const std::vector<OwnerPrepared>& prepared,
                const LossScaleSpec& loss_scale);
 
-// If any owner gives the step up. The loss scale is for who writes it to fill in.
+// If any owner gives the step up. Only its id and kind count.
 Verdict GiveUp(StepId id);
 
 }  // namespace sherd

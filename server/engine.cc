@@ -353,18 +353,11 @@ absl::Status Engine::PreUpdate(const Effect& e) {
 }
 
 void Engine::StoreVerdict() {
-  Verdict v = pipeline_->verdict();
+  const Verdict& v = pipeline_->verdict();
   decided_before_ = pipeline_->decided();
-  if (v.kind == VerdictKind::kGivenUp) {
-    // As the verdict before it left it, in whichever page that can be read: one may be torn by a death.
-    v.loss_scale = FirstLossScale(memory_->spec().loss_scale);
-    for (const runtime::OwnerRecords* o : owners_) {
-      if (const std::optional<Verdict> last = o->LastVerdict(); last.has_value()) {
-        v.loss_scale = last->loss_scale;
-        break;
-      }
-    }
-  }
+  // A step may be given up while ranks of another host have yet to see that the one before is done: the
+  // verdict of that one stays where they look for it.
+  if (v.kind == VerdictKind::kGivenUp) return;
   records_->WriteVerdict(v);
   if (IsRepeated(v.kind)) return;
   if (v.proposals.ranges > decided_before_.ranges) {

@@ -291,6 +291,8 @@ absl::Status Taker::Install(const Takeover& plan, const Said& said) {
     prepared.given_up = true;
     (*page)->PublishPrepared(prepared);
   }
+  // Its trainers must not write the values that the job began with.
+  if (memory_.gather() != nullptr) memory_.gather()->share_written.store(1, std::memory_order_release);
   runtime::ControlPage& control = memory_.control();
   control.initialized.store(1, std::memory_order_release);
   control.agent_incarnation.store(incarnation_, std::memory_order_release);

@@ -105,6 +105,11 @@ bool Node::stopping() const {
   return stop_;
 }
 
+absl::Status Node::why_ended() const {
+  MutexLock lock(mu_);
+  return why_ended_;
+}
+
 bool Node::settled() const {
   if (host_watch_ != nullptr && !host_watch_->told_all()) return false;
   MutexLock lock(mu_);

@@ -76,6 +76,8 @@ class Node {
   // Whether the coordinator has this server as a member, and knows who died on this host: before that whoever
   // stood in a place here still does.
   bool settled() const;
+  // Why it has ended; OK: it has not, or as it should.
+  absl::Status why_ended() const;
   // Its end has begun: whatever takes long stops.
   bool stopping() const;
 

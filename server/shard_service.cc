@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "core/host_map.h"
 #include "kernels/optimizer_kinds.h"
 #include "proto/convert.h"
@@ -26,6 +27,8 @@
 
 namespace sherd::server {
 namespace {
+
+constexpr absl::Duration kLookAgain = absl::Milliseconds(20);
 
 using grpc::ServerContext;
 using grpc::Status;
@@ -193,9 +196,13 @@ class ShardServiceImpl final : public v1::ShardService::Service {
     JobHome& home = (*node)->home();
     if (home.place().index == 0)
       return context_->Forward<v1::ShardService>(call, &ShardStub::Attach, request, response);
-    if (!(*node)->settled()) {
-      return ToGrpc(absl::UnavailableError(
-          absl::StrCat("host ", home.place().index, " is not part of the job yet: repeat the call")));
+    while (!(*node)->settled()) {
+      if (absl::Status ended = (*node)->why_ended(); !ended.ok()) return ToGrpc(ended);
+      if (runtime::SteadyNow() >= DeadlineOf(call) || call.IsCancelled() || (*node)->stopping()) {
+        return ToGrpc(absl::UnavailableError(
+            absl::StrCat("host ", home.place().index, " is not part of the job yet: repeat the call")));
+      }
+      absl::SleepFor(kLookAgain);
     }
     request.set_host(home.place().Name());
     const Status placed = context_->Forward<v1::ShardService>(call, &ShardStub::Attach, request, response);
