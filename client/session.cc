@@ -62,6 +62,7 @@ SessionOptions SessionOptions::FromEnvironment() {
   if (job != nullptr) o.job = job;
   const char* groups = std::getenv("SHERD_REDUCE_GROUPS");
   if (groups != nullptr) o.reduce_groups = groups;
+  o.replicas = FromEnvironmentInt("SHERD_REPLICAS", 0, &o.problem);
   o.rank = FromEnvironmentInt("RANK", 0, &o.problem);
   o.world_size = FromEnvironmentInt("WORLD_SIZE", 1, &o.problem);
   return o;
@@ -101,6 +102,11 @@ absl::Status Session::Attach(JobSpec spec) {
     absl::StatusOr<ReductionTree> tree = ParseReductionTree(options_.reduce_groups, spec.staging);
     if (!tree.ok()) return tree.status();
     spec.reduction = *std::move(tree);
+  }
+  if (options_.replicas > 0 && spec.shard_ranks == 0) {
+    const absl::StatusOr<int> ranks = ShardRanksFor(spec, options_.replicas);
+    if (!ranks.ok()) return ranks.status();
+    spec.shard_ranks = *ranks;
   }
   v1::AttachRequest request;
   ToProto(spec, &request);

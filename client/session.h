@@ -56,8 +56,12 @@ struct SessionOptions {
   // group.
   std::string reduce_groups;
 
-  // SHERD_ENDPOINT, SHERD_JOB, SHERD_REDUCE_GROUPS, RANK, WORLD_SIZE, as `sherd run` and torchrun set them.
-  // What is wrong with them, Connect says.
+  // On several hosts: further copies of the state, so that as many hosts may be lost (JobSpec::shard_ranks
+  // follows from it, unless that is given).
+  int replicas = 0;
+
+  // SHERD_ENDPOINT, SHERD_JOB, SHERD_REDUCE_GROUPS, SHERD_REPLICAS, RANK, WORLD_SIZE, as `sherd run` and
+  // torchrun set them. What is wrong with them, Connect says.
   static SessionOptions FromEnvironment();
   std::string problem;  // of the environment
   // For endpoints over TCP: SHERD_TOKEN_FILE, SHERD_TLS_CA and so on (runtime/access_files.h).

@@ -233,6 +233,21 @@ absl::Status Validate(const JobSpec& spec) {
   return CheckBuffers(spec);
 }
 
+absl::StatusOr<int> ShardRanksFor(const JobSpec& spec, int replicas) {
+  const std::vector<int32_t>& ranks = spec.reduction.groups;
+  const int hosts = std::max<int>(1, static_cast<int>(ranks.size()));
+  JobSpec tried;
+  tried.reduction = spec.reduction;
+  for (int group = hosts / (replicas + 1); group >= 1; --group) {
+    if (hosts % group != 0) continue;
+    tried.shard_ranks = std::accumulate(ranks.begin(), ranks.begin() + group, 0);
+    if (ShardHosts(tried, hosts) == group) return tried.shard_ranks;
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      "replicas=", replicas, " needs ", replicas + 1, " groups of hosts with as many ranks each: the job's ",
+      hosts, " hosts have ", absl::StrJoin(ranks, ", "), " ranks"));
+}
+
 int ShardHosts(const JobSpec& spec, int hosts) {
   if (spec.shard_ranks == 0 || hosts == 1) return hosts;
   const std::vector<int32_t>& ranks = spec.reduction.groups;

@@ -114,6 +114,10 @@ struct JobSpec {
 // ranks of hosts do not add up to groups of shard_ranks each. REQUIRES: each host's ranks are a group of
 // spec.reduction, or hosts is 1.
 int ShardHosts(const JobSpec& spec, int hosts);
+// The shard_ranks with which a job keeps `replicas` further copies of its state, each on other hosts, or more
+// where its hosts cannot be divided so; as few as can be. INVALID_ARGUMENT: too few hosts, or groups of them
+// would have different numbers of ranks. REQUIRES: replicas >= 1.
+absl::StatusOr<int> ShardRanksFor(const JobSpec& spec, int replicas);
 
 // OK, or INVALID_ARGUMENT naming the field and its value.
 absl::Status Validate(const JobSpec& spec);

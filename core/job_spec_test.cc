@@ -170,5 +170,21 @@ TEST(JobSpec, CheckSameNamesFieldAndBothValues) {
   }
 }
 
+TEST(JobSpecTest, ShardRanksForReplicas) {
+  const auto ranks = [](std::vector<int32_t> hosts, int replicas) {
+    JobSpec spec;
+    spec.reduction.groups = std::move(hosts);
+    return ShardRanksFor(spec, replicas).value_or(-1);
+  };
+  EXPECT_EQ(ranks({1, 1}, 1), 1);
+  EXPECT_EQ(ranks({2, 2, 2, 2}, 1), 4);
+  EXPECT_EQ(ranks({2, 2, 2, 2}, 2), 2) << "four copies, as three cannot be";
+  EXPECT_EQ(ranks({1, 1, 1}, 1), 1);
+  EXPECT_EQ(ranks({1, 3, 2, 2}, 1), 4) << "groups are equal, hosts need not be";
+  EXPECT_EQ(ranks({1, 2}, 1), -1);
+  EXPECT_EQ(ranks({1, 1}, 2), -1);
+  EXPECT_EQ(ranks({}, 1), -1);
+}
+
 }  // namespace
 }  // namespace sherd

@@ -18,8 +18,8 @@ namespace sherd::server {
 
 // OK, and nothing done, where nobody has met this host before. `memory` is new. May be repeated until it is
 // OK.
-//   FAILED_PRECONDITION  nobody else has what the lost host owned; yet another one takes the same place; an optimizer
-//                        of whose step a part would be lost
+//   FAILED_PRECONDITION  nobody else has what the lost host owned; yet another one takes the same place; an
+//                        optimizer of whose step a part would be lost
 //   UNAVAILABLE          names a host that cannot be reached
 //   CANCELLED            `go_on` is false
 absl::Status TakeOver(const OtherHosts& others, runtime::JobMemory& memory,

@@ -133,6 +133,12 @@ absl::Status CheckReduceGroups(const std::string& groups, int trainers, bool sev
   return tree.ok() ? Validate(*tree, trainers) : tree.status();
 }
 
+absl::Status CheckReplicas(int replicas, bool several_hosts) {
+  if (replicas == 0 || several_hosts) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      "--replicas is for several hosts (--listen, --join): a copy on the same host is lost with it");
+}
+
 void PlaceRanks(const std::vector<int>& ranks, int index, TrainerPlace* place) {
   place->first_rank = std::accumulate(ranks.begin(), ranks.begin() + index, 0);
   place->world_size = std::accumulate(ranks.begin(), ranks.end(), 0);

@@ -47,6 +47,8 @@ absl::StatusOr<HostPlan> PlanHosts(const HostFlags& flags, const GetEnv& getenv)
 // `groups` as --reduce-groups says them, for `trainers` ranks of one host; empty: none. INVALID_ARGUMENT if
 // they are not so many, or if there are several hosts, whose ranks are groups already.
 absl::Status CheckReduceGroups(const std::string& groups, int trainers, bool several_hosts);
+// INVALID_ARGUMENT: replicas where there is one host.
+absl::Status CheckReplicas(int replicas, bool several_hosts);
 
 // Numbers the ranks of all hosts, those of host `index` being this one's: each host's are a group of the
 // reduction tree.

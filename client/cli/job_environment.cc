@@ -75,6 +75,7 @@ std::vector<std::pair<std::string, std::string>> TrainerEnvironment(const Traine
   };
   if (!place.config.empty()) environment.emplace_back(DeepSpeedConfig::kVariable, place.config);
   if (!place.reduce_groups.empty()) environment.emplace_back("SHERD_REDUCE_GROUPS", place.reduce_groups);
+  if (place.replicas > 0) environment.emplace_back("SHERD_REPLICAS", absl::StrCat(place.replicas));
   const std::string threads = absl::StrCat(std::max(1, place.cores / place.local_world));
   const std::pair<const char*, std::string> defaults[] = {
       {"OMP_NUM_THREADS", threads},

@@ -39,6 +39,7 @@ struct TrainerPlace {
   int cores = 1;              // of this host, for all trainers
   std::string config;         // absolute path of the configuration file; empty: none
   std::string reduce_groups;  // as core/reduction_tree.h parses it; empty: all are one group
+  int replicas = 0;           // further copies of the state on other hosts
 };
 
 // What is added to a trainer's environment. Threads of BLAS and OpenMP are counted out, because the results

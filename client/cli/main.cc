@@ -118,6 +118,10 @@ void DeclareRun(CLI::App& app, RunOptions& run) {
       "--reduce-groups", run.reduce_groups,
       "Ranks of each group in which gradients are added up, as \"2,2\" or \"2,2:bf16\": the bits of a "
       "job on as many hosts. Default: all in one");
+  sub->add_option("--replicas", run.replicas,
+                  "On several hosts: further copies of all state, so that as many hosts may be lost; another "
+                  "one with the --host-index of a lost one takes its place")
+      ->check(CLI::Range(0, kMaxHosts - 1));
   sub->add_option("--threads", run.threads, "Threads of each server. Default: cores divided by servers")
       ->check(CLI::Range(1, runtime::kMaxWorkers));
   sub->add_option(

@@ -123,8 +123,10 @@ absl::Status Run::PrepareHosts() {
   hosts_ = *std::move(plan);
   if (hosts_.place.several()) progress_.emplace(hosts_.place.index);
   absl::Status groups = CheckReduceGroups(options_.reduce_groups, options_.trainers, hosts_.place.several());
+  if (groups.ok()) groups = CheckReplicas(options_.replicas, hosts_.place.several());
   if (!groups.ok()) return groups;
   place_.reduce_groups = options_.reduce_groups;
+  place_.replicas = options_.replicas;
   return absl::OkStatus();
 }
 

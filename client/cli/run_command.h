@@ -33,6 +33,7 @@ struct RunOptions {
   // "2,2": ranks whose gradients are added up as those of one host would be (SHERD_REDUCE_GROUPS,
   // core/reduction_tree.h); empty: all are one group.
   std::string reduce_groups;
+  int replicas = 0;
   int threads = 0;    // of each server; 0: the server's own choice
   std::string store;  // of the servers: file:DIR or etcd://...; empty: in the job's directory
   bool tag_output = false;

@@ -22,12 +22,12 @@ class HostLoss(network.NetworkTest):
                              lambda: process.poll() is not None)
             self.assertEqual(process.returncode, 0, job.output("stderr", h))
 
-    def lose(self, hosts, args, lost, steps=(9, 23)):
+    def lose(self, hosts, args, lost, steps=(9, 23), run_args=()):
         """Hosts of one rank each, of which one after another is lost, at any instant of a step."""
         want = self.undisturbed(hosts, args)
         rng = random.Random(harness.seed())
         with network.TestNetwork(hosts=hosts + len(steps)) as net, two_hosts.TwoHosts(
-                self, 1, 1, args, hosts=hosts, places=net.hosts[:hosts]) as job:
+                self, 1, 1, args, run_args=run_args, hosts=hosts, places=net.hosts[:hosts]) as job:
             for i, step in enumerate(steps):
                 job.wait_for_step(step)
                 time.sleep(rng.uniform(0, 0.05))
@@ -40,7 +40,7 @@ class HostLoss(network.NetworkTest):
 
 class CopiesTest(HostLoss):
     def test_three_copies(self):
-        self.lose(3, ["--stage", 2, "--mics-shard-size", 1], lost=[1, 2])
+        self.lose(3, ["--stage", 2], lost=[1, 2], run_args=["--replicas", 1])
 
     def test_two_copies_of_two_shares(self):
         self.lose(4, ["--stage", 1, "--mics-shard-size", 2], lost=[3, 1])
