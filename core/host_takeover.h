@@ -7,12 +7,14 @@
 //
 // - Together they have PREPARED of all its owners, for the step in hand. Then one of them may have decided
 // that
-//   step: the others are told these records (kTell), and all finish it.
-// - Of an owner nobody has PREPARED. Then nobody has decided the step, nor ever will by itself: the successor
-// gives
-//   it up in the name of that owner (kGiveUp, OwnerPrepared::given_up), and all compute it again.
+//   step: the others are told the lost host's records (kTell), and all finish it; or one of them lacks a sum of the
+//   lost host, so that nobody can have decided, and gives it up by itself (StepPipeline::OnCut).
+// - They do not stand at the same boundary, or all lost owners have offered the next one: so it is with
+// boundaries.
+// - Else, and of an owner nobody has PREPARED. Then nobody has decided the step, nor ever will by itself: the
+//   successor gives it up in the name of that owner (kGiveUp, OwnerPrepared::given_up), and all compute it again.
 //
-// After the second the planes of the counterpart in another group stand still, since no step ends without the
+// After that the planes of the counterpart in another group stand still, since no step ends without the
 // successor: it copies what it owns from there, and goes on where that stands.
 //
 // What the successor itself says may be lost with it: the next one finds that at the survivors, like what its
@@ -35,6 +37,8 @@ struct OwnerProgress {
   StepId done;
   StepId rejected;                 // {0, 0}: none
   std::optional<StepId> prepared;  // of the newest ranges
+  Mark offered;                    // the last boundary offered: (before, n)
+  Mark boundary_done;              // the last boundary carried out
   // The step that it has in hand.
   StepId InHand() const;
 };

@@ -37,6 +37,20 @@ TEST(HostTakeoverTest, AStepThatNobodyCanDecideIsGivenUp) {
   EXPECT_EQ(plan.has_prepared, (std::vector<bool>{true, false}));
 }
 
+TEST(HostTakeoverTest, ABoundaryThatSomebodyHasCarriedOutIsCarriedOutByAll) {
+  const Mark first = Mark::Of(kStep5, 1), second = Mark::Of(kStep5, 2);
+  const Survivor a{{{kStep4, {}, {}, first, first}}, {{kStep4, {}, {}, first, first}}};
+  const Survivor b{{{kStep4, {}, {}, first, {}}}, {{kStep4, {}, {}, {}, {}}}};
+  EXPECT_EQ(PlanTakeover({a, b}).kind, Takeover::kTell) << "one has carried it out";
+  EXPECT_EQ(PlanTakeover({b, b}).kind, Takeover::kGiveUp) << "the lost one has not offered it";
+  EXPECT_EQ(PlanTakeover({a, a}).kind, Takeover::kGiveUp) << "it is done";
+  Survivor c = a, d = a;
+  c.lost[0].offered = second;
+  EXPECT_EQ(PlanTakeover({c, a}).kind, Takeover::kTell) << "the next one may be decided";
+  d.own[0].prepared = kStep5;
+  EXPECT_EQ(PlanTakeover({c, d}).kind, Takeover::kGiveUp) << "it never will be";
+}
+
 TEST(HostTakeoverTest, PreparedOfAnotherAttemptCountsForNothing) {
   const Survivor a{{{kStep4, kStep5, kStep5}}, {{kStep4, kStep5, kStep5}}};
   const Takeover plan = PlanTakeover({a});

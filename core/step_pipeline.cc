@@ -13,6 +13,7 @@ StepPipeline::StepPipeline(Config config, StepId done, Proposals decided, uint8_
       after_(done),
       hosts_(config_.host_ranks, config_.world_size),
       decided_(decided) {
+  cut_.resize(hosts_.hosts());
   ranks_.resize(config_.world_size);
   owners_.resize(config_.servers);
   StepId next = done.NextStep();
@@ -83,8 +84,29 @@ void StepPipeline::OnReduced(int unit, std::vector<Effect>* out) {
 }
 
 bool StepPipeline::given_up() const {
-  return std::any_of(owners_.begin(), owners_.end(),
-                     [](const OwnerPage& o) { return o.prepared.has_value() && o.prepared->given_up; });
+  return LacksCut() || std::any_of(owners_.begin(), owners_.end(), [](const OwnerPage& o) {
+           return o.prepared.has_value() && o.prepared->given_up;
+         });
+}
+
+bool StepPipeline::LacksCut() const {
+  // Who has prepared lacked nothing.
+  if (owners_[config_.slot.value()].prepared.has_value()) return false;
+  for (int h = 0; h < hosts_.hosts(); ++h) {
+    if (cut_[h] != id_) continue;
+    for (int r = hosts_.first(h); r < hosts_.end(h); ++r) {
+      if (!ranks_[r].step.has_value()) return true;
+      for (size_t u = 0; u < units_.size(); ++u) {
+        if (config_.owns[u] && received_[h][u] < ranks_[r].delivered[u]) return true;
+      }
+    }
+  }
+  return false;
+}
+
+void StepPipeline::OnCut(int host, StepId id, std::vector<Effect>* out) {
+  cut_[host] = id;
+  TryPrepare(out);
 }
 
 void StepPipeline::TryReduce(int unit, std::vector<Effect>* out) {

@@ -109,6 +109,9 @@ class StepPipeline {
   void OnReceived(int host, int unit, Mark received, std::vector<Effect>* out);
   // A rank's STEP record. Of another step: ignored.
   void OnTrainerStep(Rank rank, const TrainerStep& step, std::vector<Effect>* out);
+  // A host was lost, and what of its records and sums of `id` is not here never comes. All that is here was
+  // shown.
+  void OnCut(int host, StepId id, std::vector<Effect>* out);
   // The part last asked for with kReduce has been reduced on all own blocks of the unit.
   void OnReduced(int unit, std::vector<Effect>* out);
   // An owner's page was read (the own one too, after publishing).
@@ -128,7 +131,8 @@ class StepPipeline {
   const Verdict& verdict() const { return verdict_; }
   // A rank's STEP record of the step in hand, if it has been seen.
   const std::optional<TrainerStep>& step(Rank rank) const { return ranks_[rank.value()].step; }
-  // Some owner gives the step in hand up (OwnerPrepared::given_up): what kPrepare publishes does, too.
+  // Some owner gives the step in hand up (OwnerPrepared::given_up), or this one lacks what a lost host had:
+  // what kPrepare publishes gives it up, too.
   bool given_up() const;
   // What a kPublishBoundary effect is to publish, and what a kDecideBoundary effect is to carry out.
   const Proposals& offer() const { return boundary_proposals_; }
@@ -167,6 +171,8 @@ class StepPipeline {
   bool BoundaryBlocksPrepare() const;
   // Parts of a unit over all ranks; -1 while a rank without STEP record may still deliver more.
   int FinalParts(int unit) const;
+  // Something of the step in hand that only a lost host had.
+  bool LacksCut() const;
   // Whether the unit's part comes from another host: received, on its way (or it may yet be), or never.
   enum class FromHost : uint8_t { kHere, kMayCome, kNever };
   FromHost PartOf(int host, int unit, int part) const;
@@ -177,6 +183,7 @@ class StepPipeline {
   Phase phase_ = Phase::kReducing;
   const RankMap hosts_;
   std::vector<RankState> ranks_;
+  std::vector<StepId> cut_;                      // by host; {0, 0}: none
   std::vector<std::vector<uint16_t>> received_;  // by host and unit: parts of the step in hand
   std::vector<UnitState> units_;
   int steps_seen_ = 0;

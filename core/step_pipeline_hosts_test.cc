@@ -109,6 +109,26 @@ TEST(StepPipelineHostsTest, AStepThatAHostIsLostInIsGivenUpByAll) {
   EXPECT_EQ(p.Received(1, 1), "") << "of the attempt before";
 }
 
+TEST(StepPipelineHostsTest, WhoLacksWhatALostHostHadGivesTheStepUp) {
+  Under p;
+  std::vector<Effect> out;
+  for (int rank = 0; rank < 4; ++rank) p.Stepped(rank, {1, 1});
+  EXPECT_EQ(p.Received(0, 1), "0.0");
+  p.p.OnCut(1, {Step(1), 1}, &out);
+  EXPECT_FALSE(p.p.given_up()) << "of another attempt";
+  p.p.OnCut(1, kStep1, &out);
+  EXPECT_TRUE(p.p.given_up()) << "the sum of unit 1 never comes";
+  EXPECT_TRUE(out.empty());
+  EXPECT_EQ(p.Reduced(0), "prepare");
+  Under whole;
+  for (int rank = 0; rank < 4; ++rank) whole.Stepped(rank, {1, 1});
+  for (int unit = 0; unit < 2; ++unit) whole.Received(unit, 1);
+  whole.p.OnCut(1, kStep1, &out);
+  EXPECT_FALSE(whole.p.given_up()) << "all is here";
+  EXPECT_EQ(whole.Reduced(0), "");
+  EXPECT_EQ(whole.Reduced(1), "prepare");
+}
+
 TEST(StepPipelineHostsTest, WhoHasPreparedFollows) {
   Under p;
   for (int unit = 0; unit < 2; ++unit) p.Received(unit, 1);

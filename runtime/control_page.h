@@ -138,6 +138,8 @@ class ControlPage {
     // The least incarnation that an agent of that host may have: raised when another host takes its place, by
     // whoever is told so. And up to where this host's agent has made sure that no other is listened to.
     std::atomic<uint64_t> oldest, fenced;
+    // The step, as a mark, of which nothing more comes from a lost host (StepPipeline::OnCut).
+    std::atomic<uint64_t> cut;
     void Set(State s, absl::string_view text);
     std::string Words() const;
   };

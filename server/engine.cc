@@ -219,6 +219,12 @@ absl::Status Engine::Scan() {
   const StepId id = pipeline_->current();
   current_.store(Mark::Of(id).word(), std::memory_order_relaxed);
   const int units = static_cast<int>(memory_->layout().units().size());
+  // First: with it, all that was there before it is seen.
+  std::vector<std::pair<int, StepId>> cuts;
+  for (int h = 0; memory_->place().several() && h < memory_->place().count; ++h) {
+    const Mark cut(memory_->control().links[h].cut.load(std::memory_order_seq_cst));
+    if (cut.word() != 0) cuts.emplace_back(h, cut.id());
+  }
   for (int r = 0; r < assignment_.world_size; ++r) {
     const runtime::RankRecords& rank = memory_->rank(Rank(r));
     // The record first: with it, all marks of the step are seen.
@@ -243,6 +249,7 @@ absl::Status Engine::Scan() {
     }
   }
   for (int m = 0; m < assignment_.servers; ++m) ShowOwner(Slot(m));
+  for (const auto& [host, step] : cuts) pipeline_->OnCut(host, step, &effects_);
   pipeline_->OnProposals(memory_->control().boundary.Read(), &effects_);
   return absl::OkStatus();
 }

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/host_map.h"
+#include "core/value_runs.h"
 #include "runtime/crc32c.h"
 
 namespace sherd::server {
@@ -54,18 +55,18 @@ absl::Status Raise(JobMemory& memory, const v1::FenceHostRequest& request,
   }
 }
 
-// Marks of what this host owns, when nothing is being stored.
-absl::StatusOr<v1::StatePiece::Stand> StandOf(JobMemory& memory, const runtime::Assignment& a) {
+// Marks of what this host has, when nothing is being stored and all parameters of the step are here.
+absl::StatusOr<v1::StatePiece::Stand> StandOf(JobMemory& memory, const runtime::Assignment& a, int lost) {
   v1::StatePiece::Stand stand;
   std::optional<StepId> done;
   for (int m = 0; m < a.servers; ++m) {
-    if (!memory.IsHere(Slot(m), a.hosts)) continue;
+    if (a.hosts.HostOf(Slot(m)) == lost) continue;
     const absl::StatusOr<runtime::OwnerRecords*> page = memory.owner(Slot(m));
     if (!page.ok()) return page.status();
     if (done.has_value() && (*page)->Done() != *done)
-      return absl::AbortedError("a step is being stored: repeat the call");
+      return absl::UnavailableError("a step is being stored: repeat the call");
     done = (*page)->Done();
-    if (stand.owner().empty()) stand.set_owner((*page)->Copy());
+    if (stand.owner().empty() && memory.IsHere(Slot(m), a.hosts)) stand.set_owner((*page)->Copy());
   }
   stand.set_step(done.has_value() ? done->step.value() : 0);
   const size_t counts = memory.layout().tensors().size() + 1;  // and the job's
@@ -127,6 +128,11 @@ absl::Status TellRecordHere(JobMemory& memory, const v1::TellRecordRequest& requ
   const std::optional<runtime::Assignment> a = memory.control().Newest();
   const v1::HostRecord& record = request.record();
   const int index = record.index();
+  if (request.cut() != 0) {
+    memory.control().links[request.host()].cut.store(request.cut(), std::memory_order_seq_cst);
+    RingAll(memory);
+    return absl::OkStatus();
+  }
   const absl::Status wrong =
       absl::InvalidArgumentError(absl::StrCat("record ", index, " is not one of host ", request.host()));
   if (record.has_owner()) {
@@ -155,7 +161,7 @@ absl::Status CopyStateHere(JobMemory& memory, const v1::CopyStateRequest& reques
   }
   const std::optional<runtime::Assignment> a = memory.control().Newest();
   if (!a.has_value()) return absl::FailedPreconditionError("the job has no owners yet");
-  const absl::StatusOr<v1::StatePiece::Stand> before = StandOf(memory, *a);
+  const absl::StatusOr<v1::StatePiece::Stand> before = StandOf(memory, *a, request.host());
   if (!before.ok()) return before.status();
   const absl::Status ended = absl::CancelledError("the call was given up");
   v1::StatePiece piece;
@@ -186,10 +192,20 @@ absl::Status CopyStateHere(JobMemory& memory, const v1::CopyStateRequest& reques
       return ended;
     }
   }
-  const absl::StatusOr<v1::StatePiece::Stand> after = StandOf(memory, *a);
+  // And what its trainers read of others' blocks without gathering it.
+  for (size_t u = 0; u < memory.layout().units().size(); ++u) {
+    if (memory.IsGathered(static_cast<int>(u))) continue;
+    for (const ValueRun& run : ValueRuns(memory.layout(), memory.layout().units()[u].blocks)) {
+      if (!put(run.masters ? 0 : -1, memory.parameters(run.masters), memory.ParameterBlockBytes(run.masters),
+               run.blocks)) {
+        return ended;
+      }
+    }
+  }
+  const absl::StatusOr<v1::StatePiece::Stand> after = StandOf(memory, *a, request.host());
   if (!after.ok()) return after.status();
   if (after->step() != before->step())
-    return absl::AbortedError("a step was stored meanwhile: repeat the call");
+    return absl::UnavailableError("a step was stored meanwhile: repeat the call");
   piece.Clear();
   *piece.mutable_stand() = *after;
   return send(piece) ? absl::OkStatus() : ended;

@@ -44,7 +44,11 @@ class Page {
   bool whole() const { return whole_; }
   const OwnerRecords& records() const { return records_; }
   OwnerProgress Progress(uint64_t ranges_epoch) const {
-    OwnerProgress p{records_.Done(), records_.Rejected(), std::nullopt};
+    OwnerProgress p{records_.Done(), records_.Rejected(), std::nullopt, {}, {}};
+    const OwnerPage page = records_.ReadPage(p.InHand());
+    if (page.boundary.n > 0 && page.boundary.ranges_epoch == ranges_epoch)
+      p.offered = Mark::Of(page.boundary.before, page.boundary.n);
+    p.boundary_done = Mark::Of(page.boundary_done.before, page.boundary_done.n);
     // Of which step it is follows from where the owner stands.
     for (const StepId id : {p.InHand(), StepId{p.done}}) {
       const std::optional<OwnerPrepared> prepared = records_.ReadPrepared(id);
@@ -159,10 +163,18 @@ std::vector<std::string> Taker::Copies(const Said& said, int slot) const {
 }
 
 absl::Status Taker::Tell(const Takeover& plan, const Said& said) {
-  std::vector<v1::HostRecord> records;
+  std::vector<v1::TellRecordRequest> requests;
+  const auto request = [&]() -> v1::TellRecordRequest& {
+    v1::TellRecordRequest& r = requests.emplace_back();
+    r.set_job(others_.job());
+    r.set_host(here_);
+    r.set_incarnation(incarnation_);
+    return r;
+  };
   const auto add = [&](int index) -> v1::HostRecord& {
-    records.emplace_back().set_index(index);
-    return records.back();
+    v1::HostRecord* record = request().mutable_record();
+    record->set_index(index);
+    return *record;
   };
   // STEP records first: owners look for them before they look for PREPARED.
   for (const auto& [rank, copies] : said.steps) {
@@ -170,17 +182,15 @@ absl::Status Taker::Tell(const Takeover& plan, const Said& said) {
     for (const std::string& copy : copies) add(rank).set_step(copy);
   }
   for (const int slot : LostSlots(said)) add(slot).set_owner(Copies(said, slot).back());
+  // Whoever lacks more than that gives the step up by itself.
+  if (std::count(plan.has_prepared.begin(), plan.has_prepared.end(), false) == 0)
+    request().set_cut(Mark::Of(plan.in_hand).word());
   spdlog::info("step {} may have been decided: all other hosts are told what some have of it",
                plan.in_hand.ToString());
   return others_.ForEach(
       Deadline(),
       [&](int host, OtherHosts::Stub&, grpc::ClientContext*) -> absl::Status {
-        for (const v1::HostRecord& record : records) {
-          v1::TellRecordRequest request;
-          request.set_job(others_.job());
-          request.set_host(here_);
-          request.set_incarnation(incarnation_);
-          *request.mutable_record() = record;
+        for (const v1::TellRecordRequest& request : requests) {
           grpc::ClientContext context;
           absl::StatusOr<std::unique_ptr<OtherHosts::Stub>> stub =
               others_.Prepare(host, Deadline(), &context);
@@ -351,23 +361,25 @@ absl::Status Taker::Run() {
       return absl::UnavailableError("no other host has an owner of the job yet");
     plan = PlanTakeover(survivors);
     if (plan.kind == Takeover::kGiveUp) break;
-    // They finish it by themselves then.
-    if (told < plan.in_hand) {
+    // They go on by themselves then.
+    if (!(told == plan.in_hand)) {
       if (absl::Status s = Tell(plan, *said); !s.ok()) return s;
       told = plan.in_hand;
     }
     if (!go_on_()) return absl::CancelledError("the place was not taken over");
     absl::SleepFor(kLookAgain);
   }
+  // One of them has all of the step that is done soon, or is out of reach.
   absl::Status copied;
-  for (int g = 0; g < grid.groups(); ++g) {
+  for (int g = 0; go_on_(); g = (g + 1) % grid.groups()) {
     const int host = grid.Counterpart(here_, g * grid.group);
     if (host == here_) continue;
     copied = CopyFrom(host, plan);
     if (copied.ok()) return Install(plan, *said);
-    spdlog::warn("{}", copied.ToString());
+    if (!absl::IsUnavailable(copied)) return copied;
+    absl::SleepFor(kLookAgain);
   }
-  return copied;
+  return copied.ok() ? absl::CancelledError("the place was not taken over") : copied;
 }
 
 }  // namespace

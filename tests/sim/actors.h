@@ -19,8 +19,15 @@ void RunOwner(World& world, Oracle& oracle, int host, Slot slot);
 // dead.
 void RunAgent(World& world, int host);
 
+// What an owner has published, into its page on another host, store by store.
+void PutPage(World& world, const OwnerRecords& copy, OwnerShared* page);
+
 // Cuts connections now and then.
 void RunNetwork(World& world);
+
+// Now and then takes a host away with all its processes and memory, and lets another one follow it, as
+// server/host_takeover does.
+void RunLoss(World& world, Oracle& oracle);
 
 // Starts the coordinator, servers and trainers, and again when they have died, as `sherd run` does.
 void RunSupervisor(World& world, Oracle& oracle);

@@ -9,11 +9,27 @@
 namespace sherd::sim {
 namespace {
 
+bool Differ(const BoundaryOffer& a, const BoundaryOffer& b) {
+  return a.before != b.before || a.n != b.n || a.ranges_epoch != b.ranges_epoch;
+}
+
+// Nothing that stands there already is put again: for a moment it would be absent.
+void Put(World& w, const BoundaryOffer& from, BoundaryOffer* to) {
+  if (from.n == 0 || !Differ(from, *to)) return;
+  to->n = 0;
+  w.Tick();
+  to->proposals = from.proposals;
+  w.Tick();
+  *to = from;
+  w.Tick();
+}
+
 class Agent {
  public:
   Agent(World& world, int host)
       : w_(world), host_(host), m_(world.memory[host]), random_(world.job.seed * 31 + world.s.current()) {
     peers_.resize(w_.job.hosts);
+    w_.putting[host_] = -1;
     // The kernel closed what a predecessor had open, and what had come for it is gone with it: it may have
     // died in the middle of one message, and nobody is to carry out the next.
     for (int peer = 0; peer < w_.job.hosts; ++peer) {
@@ -120,7 +136,9 @@ class Agent {
         peers_[peer].received = message.received;
         continue;
       }
+      w_.putting[host_] = peer;
       message.put(m_);
+      w_.putting[host_] = -1;
       w_.s.Ring();
       w_.Tick();
     }
@@ -237,20 +255,6 @@ class Agent {
     }
   }
 
-  // Nothing that stands there already is put again: for a moment it would be absent.
-  static void Put(World& w, const BoundaryOffer& from, BoundaryOffer* to) {
-    if (!Differ(from, *to)) return;
-    to->n = 0;
-    w.Tick();
-    to->proposals = from.proposals;
-    w.Tick();
-    *to = from;
-    w.Tick();
-  }
-  static bool Differ(const BoundaryOffer& a, const BoundaryOffer& b) {
-    return a.before != b.before || a.n != b.n || a.ranges_epoch != b.ranges_epoch;
-  }
-
   void SendPage(int peer, int slot, const OwnerRecords& c) {
     OwnerSent& sent = peers_[peer].owners[slot];
     const bool prepared = c.prepared.has_value() && (c.prepared->id != sent.prepared ||
@@ -272,40 +276,7 @@ class Agent {
       if (done[i]) sent.boundary_done[i] = c.boundary_done[i];
     }
     sent.done = c.done, sent.rejected = c.rejected, sent.phased = c.phased, sent.entered = c.entered;
-    Mirror(peer, [=, d0 = done[0], d1 = done[1]](World& w, HostMemory& m) {
-      OwnerShared& o = m.owners[slot];
-      for (size_t u = 0; u < c.consumed.size(); ++u) {
-        o.consumed[u] = c.consumed[u];
-        w.Tick();
-      }
-      // Whoever sees that an attempt is over, by REJECTED or by a boundary after it, finds its verdict.
-      if (verdict && !(o.verdict.has_value() && o.verdict->id == c.verdict->id)) {
-        o.verdict.reset();
-        w.Tick();
-        o.verdict = c.verdict;
-        w.Tick();
-      }
-      if (boundary) Put(w, c.boundary, &o.boundary);
-      if (d0) Put(w, c.boundary_done[0], &o.boundary_done[0]);
-      if (d1) Put(w, c.boundary_done[1], &o.boundary_done[1]);
-      if (prepared && !(o.prepared.has_value() && o.prepared->id == c.prepared->id &&
-                        o.prepared->ranges_epoch == c.prepared->ranges_epoch)) {
-        o.prepared.reset();
-        w.Tick();
-        o.prepared = c.prepared;
-        w.Tick();
-      }
-      o.phased = c.phased;
-      w.Tick();
-      o.rejected = c.rejected;
-      w.Tick();
-      const int parity = c.done.step.value() & 1;
-      o.decided_by_done[parity] = c.decided_by_done[parity];
-      w.Tick();
-      o.done = c.done;
-      w.Tick();
-      o.entered = c.entered;
-    });
+    Mirror(peer, [=](World& w, HostMemory& m) { PutPage(w, c, &m.owners[slot]); });
   }
 
   // A unit whose sums every slot here has stored, unless the other end has them.
@@ -364,6 +335,40 @@ class Agent {
 };
 
 }  // namespace
+
+void PutPage(World& w, const OwnerRecords& c, OwnerShared* o) {
+  for (size_t u = 0; u < c.consumed.size(); ++u) {
+    o->consumed[u] = c.consumed[u];
+    w.Tick();
+  }
+  // Whoever sees that an attempt is over, by REJECTED or by a boundary after it, finds its verdict.
+  if (c.verdict.has_value() && !(o->verdict.has_value() && o->verdict->id == c.verdict->id)) {
+    o->verdict.reset();
+    w.Tick();
+    o->verdict = c.verdict;
+    w.Tick();
+  }
+  Put(w, c.boundary, &o->boundary);
+  Put(w, c.boundary_done[0], &o->boundary_done[0]);
+  Put(w, c.boundary_done[1], &o->boundary_done[1]);
+  if (c.prepared.has_value() && !(o->prepared.has_value() && o->prepared->id == c.prepared->id &&
+                                  o->prepared->ranges_epoch == c.prepared->ranges_epoch)) {
+    o->prepared.reset();
+    w.Tick();
+    o->prepared = c.prepared;
+    w.Tick();
+  }
+  o->phased = c.phased;
+  w.Tick();
+  o->rejected = c.rejected;
+  w.Tick();
+  const int parity = c.done.step.value() & 1;
+  o->decided_by_done[parity] = c.decided_by_done[parity];
+  w.Tick();
+  o->done = c.done;
+  w.Tick();
+  o->entered = c.entered;
+}
 
 void RunAgent(World& world, int host) { Agent(world, host).Run(); }
 

@@ -275,6 +275,7 @@ class Coordinator {
     for (const Operation& op : w_.operations) {
       if (op.state != Operation::kProposed) return;
     }
+    if (std::count(w_.lost.begin(), w_.lost.end(), true) > 0) return;
     const std::vector<bool>& finished = w_.trainer_finished;
     if (!TrainersGone() || std::count(finished.begin(), finished.begin() + w_.WantedTrainers(), false) > 0)
       return;

@@ -31,6 +31,8 @@ Job Job::FromSeed(uint64_t seed) {
     job.groups.assign(groups, 1);
     for (int r = groups; r < job.world_size; ++r) ++job.groups[(hosts >> (8 + r)) % groups];
   }
+  if (job.Grid().groups() > 1) job.losses = static_cast<int>(Random::Mix(seed ^ 0x1055) % 3);
+  if (job.losses > 0) job.norms = false;
   job.places = job.hosts == 1 && job.groups.empty() ? 5 : job.world_size;
   const int units = 1 + random.Below(3);
   for (int u = 0; u < units; ++u) {

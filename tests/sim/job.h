@@ -44,6 +44,7 @@ struct Job {
   // On how many machines, and the ranks of each; or one, which adds up as so many would (ReductionTree).
   int hosts = 1;
   int shard_hosts = 0;          // HostGrid::group; 0: all of them
+  int losses = 0;               // of hosts, which others follow
   std::vector<int32_t> groups;  // consecutive ranks; empty: all are one
   int ring_units = 2;           // of the first ring
   std::vector<UnitShape> units;

@@ -5,6 +5,8 @@
 
 #include <functional>
 #include <map>
+#include <set>
+#include <utility>
 #include <vector>
 
 #include "tests/sim/world.h"
@@ -17,26 +19,29 @@ class Oracle {
 
   // An owner has decided a step (or boundary) that stood before it as `decided`. The first to say so moves
   // the model; the others must say the same. Throws Failure.
-  void OnVerdict(const Verdict& v, const Proposals& decided);
-  void OnBoundary(StepId before, uint32_t n, const Proposals& decision, const Proposals& decided);
+  // `host`: the owner's.
+  void OnVerdict(int host, const Verdict& v, const Proposals& decided);
+  void OnBoundary(int host, StepId before, uint32_t n, const Proposals& decision, const Proposals& decided);
+  // The host is gone with its memory: what it alone had decided, which nobody can have seen, was not.
+  void Forget(int host);
 
   // How many ranks the assignment of that name has. Set before anything is decided.
   std::function<int(uint64_t ranges)> world_of = [this](uint64_t) { return job_.world_size; };
 
   // The step and attempt that is to be decided next, and how many ranks compute it.
-  StepId next() const { return next_; }
-  int world_size() const { return world_of(decided_.ranges); }
+  StepId next() const { return now_.next; }
+  int world_size() const { return world_of(now_.decided.ranges); }
 
   // After the last thing decided.
-  const std::vector<Planes>& planes() const { return planes_; }
-  const std::vector<uint64_t>& stamps() const { return stamps_; }
-  const Proposals& decided() const { return decided_; }
-  StepId done() const { return done_; }
+  const std::vector<Planes>& planes() const { return now_.planes; }
+  const std::vector<uint64_t>& stamps() const { return now_.stamps; }
+  const Proposals& decided() const { return now_.decided; }
+  StepId done() const { return now_.done; }
   // The attempt in which a step was decided. REQUIRES: it was.
-  StepId Committed(Step step) const { return committed_[step.value() - 1]; }
+  StepId Committed(Step step) const { return now_.committed[step.value() - 1]; }
   // What a snapshot must contain; nullptr: not cut yet.
   const std::vector<Planes>* SnapshotOf(uint64_t id) const;
-  const std::vector<Planes>& After(Step step) const { return after_[step.value()]; }
+  const std::vector<Planes>& After(Step step) const { return now_.after[step.value()]; }
 
  private:
   void AddUp(StepId id, std::vector<Values>* sums) const;
@@ -44,18 +49,26 @@ class Oracle {
   void Take(const Proposals& decision);
   void Store(uint64_t import);
 
+  struct State {
+    std::vector<Planes> planes;
+    std::vector<uint64_t> stamps;
+    StepId done;
+    StepId next{Step(1), 0};
+    LossScale loss_scale;  // of next
+    Proposals decided;
+    std::vector<StepId> committed;
+    std::vector<std::vector<Planes>> after;  // per step; the boundaries after it included
+    std::map<uint64_t, std::vector<Planes>> snapshots;
+    std::map<uint64_t, std::pair<Verdict, Proposals>> verdicts;  // by mark
+    std::map<uint64_t, std::pair<Proposals, Proposals>> boundaries;
+  };
+  // A verdict or a boundary by `host`, which may be the first to decide it.
+  void Note(int host, const std::pair<uint64_t, bool>& what, bool first);
+
   const Job& job_;
-  std::vector<Planes> planes_;
-  std::vector<uint64_t> stamps_;
-  StepId done_;
-  StepId next_{Step(1), 0};
-  LossScale loss_scale_;  // of next_
-  Proposals decided_;
-  std::vector<StepId> committed_;
-  std::vector<std::vector<Planes>> after_;  // per step; the boundaries after it included
-  std::map<uint64_t, std::vector<Planes>> snapshots_;
-  std::map<uint64_t, std::pair<Verdict, Proposals>> verdicts_;  // by mark
-  std::map<uint64_t, std::pair<Proposals, Proposals>> boundaries_;
+  State now_, before_;                        // before the last decision
+  std::pair<uint64_t, bool> last_{0, false};  // that decision
+  std::set<int> last_by_;                     // hosts that have made it
 };
 
 }  // namespace sherd::sim

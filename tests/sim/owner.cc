@@ -130,6 +130,9 @@ class Owner {
     for (size_t u = 0; u < page_.sliced.size(); ++u) {
       slices_->OnOwn(static_cast<int>(u), Mark(page_.sliced[u]));
     }
+    // First: with it, all that was there before it is seen.
+    const std::vector<uint64_t> cut = m_.cut;
+    w_.Tick();
     for (int r = 0; r < assignment_.world_size; ++r) {
       const RankShared& rank = m_.ranks[r];
       // The record first: with it, all marks of the step are seen.
@@ -147,6 +150,9 @@ class Owner {
     }
     ScanInbox(id);
     for (int m = 0; m < assignment_.servers(); ++m) ShowOwner(Slot(m));
+    for (int h = 0; h < w_.job.hosts; ++h) {
+      if (cut[h] != 0 && w_.job.hosts > 1) pipeline_->OnCut(h, Mark(cut[h]).id(), &effects_);
+    }
     pipeline_->OnProposals(m_.boundary, &effects_);
   }
 
@@ -260,10 +266,11 @@ class Owner {
     for (int r = 0; r < assignment_.world_size; ++r) {
       if (pipeline_->step(Rank(r)).has_value()) has_grad[0] |= pipeline_->step(Rank(r))->has_grad[0];
     }
+    p.given_up = pipeline_->given_up();
     // Each block once, whoever else holds it.
     const bool counts = w_.job.Grid().GroupOf(m_.host) == 0 || w_.bug == Bug::kCountedTwice;
     for (const UnitShape& u : w_.job.units) {
-      if (!counts) break;
+      if (!counts || p.given_up) break;
       const BlockRange own = Owned(u.blocks, slot_, assignment_.hosts);
       for (int64_t b = own.begin; b < own.end; ++b) {
         if (TestBit(has_grad, w_.job.TensorOf(static_cast<int>(b)))) p.sum_squares.Add(m_.sumsq[b]);
@@ -295,7 +302,9 @@ class Owner {
   void StoreVerdict() {
     const Verdict& v = pipeline_->verdict();
     decided_before_ = pipeline_->decided();
-    oracle_.OnVerdict(v, decided_before_);
+    oracle_.OnVerdict(m_.host, v, decided_before_);
+    if (v.kind == VerdictKind::kGivenUp)
+      return w_.Trace(absl::StrCat("step ", v.id.ToString(), " is given up"));
     page_.verdict.reset();
     w_.Tick();
     page_.verdict = v;
@@ -355,7 +364,7 @@ class Owner {
   void DecideBoundary(const Effect& e) {
     const Proposals before = page_.Decided();
     Proposals decision = pipeline_->boundary_decision();
-    oracle_.OnBoundary(e.id, e.n, decision, before);
+    oracle_.OnBoundary(m_.host, e.id, e.n, decision, before);
     // What is cut here is cut before what is stored here.
     blocks_.CutSnapshots(before.snapshot, decision.snapshot, page_.done.step);
     std::vector<uint64_t> imports;

@@ -19,6 +19,8 @@ std::vector<Operation> PlanOperations(const Job& job, Random& random) {
     Operation op;
     op.kind = static_cast<Operation::Kind>(random.Below(job.elastic() ? 4 : 3));
     if (burst && random.Chance(60)) op.kind = Operation::kSnapshot;
+    // Snapshots are lost with a host, and resizes are for one.
+    if (job.losses > 0) op.kind = Operation::kImport;
     op.servers = 1 + random.Below(kMaxSlots);
     op.trainers = 1 + random.Below(job.places);
     op.give_up_step = random.Chance(50);
@@ -41,7 +43,8 @@ void CheckEnd(const World& w, const Oracle& oracle) {
     for (int b = 0; b < w.job.blocks; ++b) {
       if (!w.job.Holds(m.host, b)) continue;
       w.Check(m.planes[b] == oracle.planes()[b], "planes differ from the unsharded model");
-      w.Check(m.apply_stamp[b].load() == oracle.stamps()[b], "a block is not stamped with its last update");
+      w.Check(m.apply_stamp[b].load() == oracle.stamps()[b] || w.replaced[m.host],
+              "a block is not stamped with its last update");
     }
   }
   w.Check(oracle.decided() == w.memory[0].proposals, "not all proposals were decided");
@@ -85,6 +88,7 @@ Result RunSeed(const Options& options) {
   scheduler.Spawn("supervisor", false, [&] { RunSupervisor(w, oracle); });
   scheduler.Spawn("reader", false, [&] { RunReader(w, oracle); });
   scheduler.Spawn("network", false, [&] { RunNetwork(w); });
+  if (job.losses > 0) scheduler.Spawn("loss", false, [&] { RunLoss(w, oracle); });
   Result result;
   result.failure = scheduler.Run([&] { return w.settled; }, kMaxEvents);
   if (!result.failure.empty()) {

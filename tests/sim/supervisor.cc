@@ -55,7 +55,7 @@ void RunSupervisor(World& w, Oracle& oracle) {
       w.coordinator_process = w.s.Spawn("coordinator", true, [&] { RunCoordinator(w); });
     }
     for (int k = 0; k < static_cast<int>(w.server_process.size()); ++k) {
-      if (w.s.Alive(w.server_process[k])) continue;
+      if (w.s.Alive(w.server_process[k]) || w.lost[w.job.HostOfServer(k)]) continue;
       w.server_process[k] =
           w.s.Spawn(absl::StrCat("server s", k), true,
                     [&w, &oracle, host = w.job.HostOfServer(k)] { RunServer(w, oracle, host); });
@@ -63,13 +63,13 @@ void RunSupervisor(World& w, Oracle& oracle) {
       w.s.Ring();
     }
     for (int h = 0; h < w.job.hosts && w.job.hosts > 1; ++h) {
-      if (w.s.Alive(w.agent_process[h])) continue;
+      if (w.s.Alive(w.agent_process[h]) || w.lost[h]) continue;
       w.agent_process[h] = w.s.Spawn(absl::StrCat("agent ", h), true, [&w, h] { RunAgent(w, h); });
       w.s.Ring();
     }
     for (int r = 0; r < w.WantedTrainers(); ++r) {
       int& process = w.trainer_process[r];
-      if (w.trainer_finished[r]) continue;
+      if (w.trainer_finished[r] || w.lost[w.job.HostOfRank(Rank(r))]) continue;
       // Now and then somebody takes a stopped trainer for lost and starts another.
       const bool impatient = process >= 0 && w.s.Paused(process) && (w.job.seed + r) % 3 == 0;
       if (w.s.Alive(process) && !impatient) continue;

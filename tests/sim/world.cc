@@ -41,9 +41,28 @@ const char* BugName(Bug bug) {
                                            "skip_fence",
                                            "two_coordinators",
                                            "pools_late",
-                                           "cut_at_sight"};
+                                           "cut_at_sight",
+                                           "give_up_decided",
+                                           "copy_old_share"};
   static_assert(sizeof(kNames) / sizeof(kNames[0]) == static_cast<size_t>(Bug::kBugs));
   return kNames[static_cast<int>(bug)];
+}
+
+void HostMemory::Lose(const HostMemory& first) {
+  HostMemory fresh(*job, host);
+  ranks = std::move(fresh.ranks);
+  owners = std::move(fresh.owners);
+  planes = std::move(fresh.planes);
+  grad = std::move(fresh.grad);
+  sumsq = std::move(fresh.sumsq);
+  norms = std::move(fresh.norms);
+  for (int b = 0; b < job->blocks; ++b) reduce_stamp[b] = 0, apply_stamp[b] = 0;
+  outbox = std::move(fresh.outbox);
+  inbox = std::move(fresh.inbox);
+  cut = std::move(fresh.cut);
+  proposals = first.proposals, boundary = first.boundary;
+  assignments = first.assignments;
+  snapshots.clear();
 }
 
 HostMemory::HostMemory(const Job& j, int h) : job(&j), host(h), ranks(j.places), owners(kMaxSlots) {
@@ -61,6 +80,7 @@ HostMemory::HostMemory(const Job& j, int h) : job(&j), host(h), ranks(j.places),
   sumsq.assign(j.blocks, 0);
   norms.assign(j.blocks, 0);
   inbox.resize(j.hosts);
+  cut.assign(j.hosts, 0);
   for (std::vector<Inbox>& from : inbox) {
     from.resize(j.units.size());
     for (size_t u = 0; u < j.units.size(); ++u) from[u].blocks.resize(j.units[u].blocks.size());
@@ -84,6 +104,9 @@ World::World(const Job& j, Scheduler* scheduler, Bug b, bool t) : job(j), s(*sch
   }
   server_process.assign(kMaxSlots * job.hosts, -1);
   agent_process.assign(job.hosts, -1);
+  putting.assign(job.hosts, -1);
+  lost.assign(job.hosts, false);
+  replaced.assign(job.hosts, false);
   slot_holder.fill(-1);
   trainer_process.assign(job.places, -1);
   trainer_finished.assign(job.places, false);

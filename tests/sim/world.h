@@ -64,6 +64,8 @@ enum class Bug {
   kTwoCoordinators,     // a coordinator takes over from one that is merely stopped
   kPoolsLate,           // a snapshot is proposed before it stands on every host
   kCutAtSight,          // owners cut what they see proposed with the step in hand, decided or not
+  kGiveUpDecided,       // who follows a lost host gives a step up that another host may have decided
+  kCopyOldShare,        // it goes on from the counterpart's state though others have yet to finish the step
   kBugs,
 };
 const char* BugName(Bug bug);
@@ -175,6 +177,10 @@ struct HostMemory {
   std::vector<Values> outbox;             // per block that another host owns
   std::vector<std::vector<Inbox>> inbox;  // by host and unit
 
+  // The memory is gone; the control page comes from `first` again.
+  void Lose(const HostMemory& first);
+
+  std::vector<uint64_t> cut;  // by host: the step, as a mark, of which nothing more comes from a lost one
   Proposals proposals, boundary;
   std::vector<AssignmentEntry> assignments;
   std::deque<Snapshot> snapshots;
@@ -234,6 +240,9 @@ struct World {
   std::vector<Process> processes;
   std::vector<int> server_process;  // of s0, s1, ...
   std::vector<int> agent_process;   // by host
+  std::vector<int> putting;    // by host: from which other one its agent puts something in place; -1: none
+  std::vector<bool> lost;      // by host: nobody is to be started there
+  std::vector<bool> replaced;  // it was lost once
   std::vector<int> trainer_process;
   std::vector<bool> trainer_finished;
   std::vector<int> trainer_ready;  // the process of each rank that has said last that it is ready to join
