@@ -7,10 +7,10 @@
 //
 // - Together they have PREPARED of all its owners, for the step in hand. Then one of them may have decided
 // that
-//   step: the others are told the lost host's records (kTell), and all finish it; or one of them lacks a sum of the
-//   lost host, so that nobody can have decided, and gives it up by itself (StepPipeline::OnCut).
+//   step: the others are told the lost host's records (kTell), and all finish it; or one of them lacks a sum of
+//   the lost host, so that nobody can have decided, and gives it up by itself (StepPipeline::OnCut).
 // - They do not stand at the same boundary, or all lost owners have offered the next one: so it is with
-// boundaries.
+//   boundaries.
 // - Else, and of an owner nobody has PREPARED. Then nobody has decided the step, nor ever will by itself: the
 //   successor gives it up in the name of that owner (kGiveUp, OwnerPrepared::given_up), and all compute it again.
 //
