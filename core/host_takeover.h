@@ -5,13 +5,12 @@
 // The successor has nothing. Before it does anything all others have cut the lost host off, so that no record
 // of it reaches them any more, and have said what they have of it (Survivor). Then one of these holds:
 //
-// 1. Together they have PREPARED of all its owners for the step in hand, so one of them may have decided it.
-//    All are told the lost host's records (kTell), and finish the step; or one of them lacks a sum of the lost
-//    host, so that nobody can have decided, and gives the step up by itself (StepPipeline::OnCut).
-// 2. They do not stand at the same boundary, or all lost owners have offered the next one: likewise.
-// 3. Of an owner nobody has PREPARED. Nobody has decided the step, nor ever will: the successor gives it up
-// in
-//    the name of that owner (kGiveUp, OwnerPrepared::given_up), and all compute it again.
+// - Together they have PREPARED of all its owners for the step in hand: one of them may have decided it.
+//   All are told the lost host's records (kTell), and finish the step; or one of them lacks a sum of the
+//   lost host, so that nobody can have decided, and gives the step up by itself (StepPipeline::OnCut).
+// - They do not stand at the same boundary, or all lost owners have offered the next one: likewise.
+// - Of an owner nobody has PREPARED. Nobody has decided the step, nor ever will: the successor gives it
+//   up in the name of that owner (kGiveUp, OwnerPrepared::given_up), and all compute it again.
 //
 // After that the planes of the counterpart in another group stand still, since no step ends without the
 // successor: it copies what it owns from there, and goes on where that stands. What it says itself may be
