@@ -32,7 +32,7 @@ void Read(World& w, const Oracle& oracle, Snapshot& s) {
     if (there.index[b] >= 0) copy[b] = there.pool[there.index[b]];
   }
   const std::vector<Planes>* truth = oracle.SnapshotOf(s.id);
-  w.Check(truth != nullptr, "a snapshot is cut that was not decided");
+  if (truth == nullptr) w.Fail("a snapshot is cut that was not decided");
   w.Check(copy == *truth, "a snapshot is not of one step");
   w.Trace(absl::StrCat("snapshot ", s.id, " of step ", s.cut->value(), " is whole"));
   for (int h = 0; h < w.job.hosts; ++h) On(w, h, s.id).released = true;
