@@ -1,7 +1,6 @@
 #include "server/host_takeover.h"
 
 #include <algorithm>
-#include <cstring>
 #include <map>
 #include <memory>
 #include <optional>
@@ -243,7 +242,7 @@ absl::Status Taker::CopyFrom(int host, const Takeover& plan) {
     } else if (runtime::Crc32c(piece.data()) != piece.crc32c()) {
       bad = absl::UnavailableError(absl::StrCat("what host ", host, " sent was damaged on its way"));
     } else {
-      std::memcpy(base + piece.offset(), piece.data().data(), piece.data().size());
+      piece.data().copy(base + piece.offset(), piece.data().size());
       bytes += size;
     }
   }
