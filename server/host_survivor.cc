@@ -167,10 +167,11 @@ absl::Status CopyStateHere(JobMemory& memory, const v1::CopyStateRequest& reques
   v1::StatePiece piece;
   *piece.mutable_stand() = *before;
   if (!send(piece)) return ended;
-  const auto put = [&](int plane, const char* base, int64_t block_bytes, BlockRange blocks) {
+  const auto put = [&](std::optional<int> plane, const char* base, BlockRange blocks) {
+    const int64_t block_bytes = kBlockElements * (plane.has_value() ? 4 : 2);
     for (int64_t at = blocks.begin * block_bytes; at < blocks.end * block_bytes; at += kPieceBytes) {
       piece.Clear();
-      piece.set_plane(plane);
+      plane.has_value() ? piece.set_plane(*plane) : piece.set_rounded(true);
       piece.set_offset(at);
       piece.set_data(base + at, std::min(kPieceBytes, blocks.end * block_bytes - at));
       piece.set_crc32c(runtime::Crc32c(piece.data()));
@@ -178,26 +179,22 @@ absl::Status CopyStateHere(JobMemory& memory, const v1::CopyStateRequest& reques
     }
     return true;
   };
-  for (const UnitInfo& unit : memory.layout().units()) {
+  for (size_t u = 0; u < memory.layout().units().size(); ++u) {
+    const UnitInfo& unit = memory.layout().units()[u];
     const BlockRange share = HostShare(unit.blocks, memory.place().index, grid);
     for (int p = 0; p < memory.planes(); ++p) {
       const BlockRange blocks{share.begin, std::min(share.end, memory.plane_blocks(p))};
-      if (blocks.begin < blocks.end &&
-          !put(p, reinterpret_cast<const char*>(memory.plane(p)), kBlockElements * 4, blocks)) {
-        return ended;
-      }
+      if (!put(p, reinterpret_cast<const char*>(memory.plane(p)), blocks)) return ended;
     }
-    if (memory.compute() != nullptr &&
-        !put(-1, reinterpret_cast<const char*>(memory.compute()), kBlockElements * 2, share)) {
-      return ended;
-    }
-  }
-  // And what its trainers read of others' blocks without gathering it.
-  for (size_t u = 0; u < memory.layout().units().size(); ++u) {
+    const char* compute = reinterpret_cast<const char*>(memory.compute());
+    if (compute != nullptr && !put(std::nullopt, compute, share)) return ended;
+    // And what its trainers read of others' blocks without gathering it: on both sides of the share.
     if (memory.IsGathered(static_cast<int>(u))) continue;
-    for (const ValueRun& run : ValueRuns(memory.layout(), memory.layout().units()[u].blocks)) {
-      if (!put(run.masters ? 0 : -1, memory.parameters(run.masters), memory.ParameterBlockBytes(run.masters),
-               run.blocks)) {
+    for (const ValueRun& run : ValueRuns(memory.layout(), unit.blocks)) {
+      const std::optional<int> plane = run.masters ? std::optional<int>(0) : std::nullopt;
+      const char* base = memory.parameters(run.masters);
+      if (!put(plane, base, {run.blocks.begin, std::min(run.blocks.end, share.begin)}) ||
+          !put(plane, base, {std::max(run.blocks.begin, share.end), run.blocks.end})) {
         return ended;
       }
     }

@@ -1,7 +1,6 @@
 #include "server/host_takeover.h"
 
 #include <algorithm>
-#include <map>
 #include <memory>
 #include <optional>
 #include <random>
@@ -19,6 +18,7 @@
 #include "runtime/clock.h"
 #include "runtime/crc32c.h"
 #include "runtime/mutex.h"
+#include "server/host_records.h"
 #include "spdlog/spdlog.h"
 
 namespace sherd::server {
@@ -28,49 +28,22 @@ using runtime::JobMemory;
 using runtime::OwnerRecords;
 
 constexpr absl::Duration kCallPatience = absl::Seconds(10);
+// Each call must have a deadline. What ends this one is a link that is silent.
+constexpr absl::Duration kCopyPatience = absl::Hours(24);
 constexpr absl::Duration kLookAgain = absl::Milliseconds(20);
 // Incarnations: which takeover of the place, something that tells two at once apart, and agents of the host.
 constexpr int kTakeoverBits = 40, kAgentBits = 16;
 
-// A page as another host copied it.
-class Page {
- public:
-  Page(const JobSpec& spec, const std::string& copy)
-      : memory_((OwnerRecords::BytesFor(spec) + 63) / 8),
-        records_(&spec, Aligned(reinterpret_cast<char*>(memory_.data()))) {
-    whole_ = records_.Put(copy);
-  }
-  bool whole() const { return whole_; }
-  const OwnerRecords& records() const { return records_; }
-  OwnerProgress Progress(uint64_t ranges_epoch) const {
-    OwnerProgress p{records_.Done(), records_.Rejected(), std::nullopt, {}, {}};
-    const OwnerPage page = records_.ReadPage(p.InHand());
-    if (page.boundary.n > 0 && page.boundary.ranges_epoch == ranges_epoch)
-      p.offered = Mark::Of(page.boundary.before, page.boundary.n);
-    p.boundary_done = Mark::Of(page.boundary_done.before, page.boundary_done.n);
-    // Of which step it is follows from where the owner stands.
-    for (const StepId id : {p.InHand(), StepId{p.done}}) {
-      const std::optional<OwnerPrepared> prepared = records_.ReadPrepared(id);
-      if (prepared.has_value() && prepared->ranges_epoch == ranges_epoch && !p.prepared.has_value())
-        p.prepared = id;
-    }
-    return p;
-  }
-
- private:
-  static char* Aligned(char* at) { return at + (64 - reinterpret_cast<uintptr_t>(at) % 64) % 64; }
-  std::vector<uint64_t> memory_;
-  OwnerRecords records_;
-  bool whole_;
-};
-
-// What the others have said.
-struct Said {
-  v1::HostRecord::About about;
-  uint64_t newest = 0;                               // incarnation of any
-  std::map<int, std::map<int, std::string>> owners;  // by who said it and slot
-  std::map<int, std::vector<std::string>> steps;     // by rank
-};
+// Reads a stream to its end or until `take` fails, and returns the first error.
+template <typename Message>
+absl::Status ReadAll(grpc::ClientContext* context, const std::unique_ptr<grpc::ClientReader<Message>>& reader,
+                     const std::function<absl::Status(Message&)>& take) {
+  absl::Status taken;
+  for (Message message; taken.ok() && reader->Read(&message);) taken = take(message);
+  if (!taken.ok()) context->TryCancel();
+  const absl::Status ended = FromGrpc(reader->Finish());
+  return taken.ok() ? ended : taken;
+}
 
 class Taker {
  public:
@@ -83,14 +56,11 @@ class Taker {
   // Whether a host of this place has been part of the job.
   absl::StatusOr<bool> WasHere();
   // Of all others. With an incarnation: cuts the lost host off.
-  absl::StatusOr<Said> Ask(uint64_t incarnation);
-  absl::Status Tell(const Takeover& plan, const Said& said);
+  absl::StatusOr<HostRecords> Ask(uint64_t incarnation);
+  absl::Status Tell(const Takeover& plan, const HostRecords& said);
   absl::Status CopyFrom(int host, const Takeover& plan);
-  absl::Status Install(const Takeover& plan, const Said& said);
-  std::vector<Survivor> Survivors(const Said& said) const;
-  std::vector<int> LostSlots(const Said& said) const;
-  // Of a lost slot: all are of one page, in the order in which they were made.
-  std::vector<std::string> Copies(const Said& said, int slot) const;
+  absl::Status Install(int from, const Takeover& plan, const HostRecords& said);
+  v1::FenceHostRequest Fence(uint64_t incarnation) const;
   absl::Time Deadline() const { return runtime::SteadyNow() + kCallPatience; }
 
   const OtherHosts& others_;
@@ -101,67 +71,29 @@ class Taker {
   v1::StatePiece::Stand stand_;
 };
 
-absl::StatusOr<Said> Taker::Ask(uint64_t incarnation) {
+v1::FenceHostRequest Taker::Fence(uint64_t incarnation) const {
   v1::FenceHostRequest request;
   request.set_job(others_.job());
   request.set_host(here_);
   request.set_incarnation(incarnation);
-  Said said;
+  return request;
+}
+
+absl::StatusOr<HostRecords> Taker::Ask(uint64_t incarnation) {
+  const v1::FenceHostRequest request = Fence(incarnation);
+  HostRecords said(&memory_.spec(), memory_.place().count, here_);
   runtime::Mutex mu;
   const auto ask = [&](int host, OtherHosts::Stub& stub, grpc::ClientContext* context) {
-    const std::unique_ptr<grpc::ClientReader<v1::HostRecord>> reader = stub.FenceHost(context, request);
-    v1::HostRecord record;
-    while (reader->Read(&record)) {
+    return ReadAll<v1::HostRecord>(context, stub.FenceHost(context, request), [&](v1::HostRecord& record) {
       runtime::MutexLock lock(mu);
-      if (record.has_about()) {
-        said.newest = std::max(said.newest, record.about().incarnation());
-        if (said.about.host_of_slot().empty()) said.about = record.about();
-      } else if (record.has_owner()) {
-        said.owners[host][record.index()] = std::move(*record.mutable_owner());
-      } else {
-        said.steps[record.index()].push_back(std::move(*record.mutable_step()));
-      }
-    }
-    return FromGrpc(reader->Finish());
+      return said.Add(host, std::move(record));
+    });
   };
   if (absl::Status s = others_.ForEach(Deadline(), ask, go_on_); !s.ok()) return s;
   return said;
 }
 
-std::vector<int> Taker::LostSlots(const Said& said) const {
-  std::vector<int> slots;
-  for (int m = 0; m < said.about.host_of_slot_size(); ++m) {
-    if (said.about.host_of_slot(m) == here_) slots.push_back(m);
-  }
-  return slots;
-}
-
-std::vector<Survivor> Taker::Survivors(const Said& said) const {
-  std::vector<Survivor> survivors;
-  for (const auto& [host, pages] : said.owners) {
-    Survivor& s = survivors.emplace_back();
-    for (const auto& [slot, copy] : pages) {
-      const bool lost = said.about.host_of_slot(slot) == here_;
-      (lost ? s.lost : s.own).push_back(Page(memory_.spec(), copy).Progress(said.about.ranges_epoch()));
-    }
-  }
-  return survivors;
-}
-
-std::vector<std::string> Taker::Copies(const Said& said, int slot) const {
-  std::vector<std::pair<OwnerRecords::Marks, std::string>> copies;
-  for (const auto& [host, pages] : said.owners) {
-    const auto page = pages.find(slot);
-    if (page != pages.end())
-      copies.emplace_back(Page(memory_.spec(), page->second).records().ReadMarks(), page->second);
-  }
-  std::sort(copies.begin(), copies.end());
-  std::vector<std::string> out;
-  for (auto& [marks, copy] : copies) out.push_back(std::move(copy));
-  return out;
-}
-
-absl::Status Taker::Tell(const Takeover& plan, const Said& said) {
+absl::Status Taker::Tell(const Takeover& plan, const HostRecords& said) {
   std::vector<v1::TellRecordRequest> requests;
   const auto request = [&]() -> v1::TellRecordRequest& {
     v1::TellRecordRequest& r = requests.emplace_back();
@@ -176,11 +108,11 @@ absl::Status Taker::Tell(const Takeover& plan, const Said& said) {
     return *record;
   };
   // STEP records first: owners look for them before they look for PREPARED.
-  for (const auto& [rank, copies] : said.steps) {
+  for (const auto& [rank, copies] : said.steps()) {
     if (!memory_.IsHere(Rank(rank))) continue;
     for (const std::string& copy : copies) add(rank).set_step(copy);
   }
-  for (const int slot : LostSlots(said)) add(slot).set_owner(Copies(said, slot).back());
+  for (const int slot : said.LostSlots()) add(slot).set_owner(said.LostPages(slot).back());
   // Whoever lacks more than that gives the step up by itself.
   if (std::count(plan.has_prepared.begin(), plan.has_prepared.end(), false) == 0)
     request().set_cut(Mark::Of(plan.in_hand).word());
@@ -203,100 +135,98 @@ absl::Status Taker::Tell(const Takeover& plan, const Said& said) {
 }
 
 absl::Status Taker::CopyFrom(int host, const Takeover& plan) {
-  grpc::ClientContext context;
-  absl::StatusOr<std::unique_ptr<OtherHosts::Stub>> stub =
-      others_.Prepare(host, runtime::SteadyNow() + absl::Hours(24), &context);
-  if (!stub.ok()) return stub.status();
   v1::CopyStateRequest request;
   request.set_job(others_.job());
   request.set_host(here_);
-  const std::unique_ptr<grpc::ClientReader<v1::StatePiece>> reader = (*stub)->CopyState(&context, request);
-  absl::Status bad;
   int stands = 0;
   int64_t bytes = 0;
-  for (v1::StatePiece piece; bad.ok() && reader->Read(&piece);) {
-    if (!go_on_()) bad = absl::CancelledError("the host's state was not copied to its end");
+  const auto take = [&](v1::StatePiece& piece) -> absl::Status {
     if (piece.has_stand()) {
       ++stands;
       stand_ = std::move(*piece.mutable_stand());
-      if (Step(stand_.step()).Next() != plan.in_hand.step)
-        bad =
-            absl::UnavailableError(absl::StrCat("host ", host, " stands after step ", stand_.step(),
-                                                ", others have step ", plan.in_hand.ToString(), " in hand"));
-      continue;
+      if (Step(stand_.step()).Next() == plan.in_hand.step) return absl::OkStatus();
+      return absl::UnavailableError(absl::StrCat("host ", host, " stands after step ", stand_.step(),
+                                                 ", others have step ", plan.in_hand.ToString(), " in hand"));
     }
-    const bool rounded = piece.plane() == -1;
     char* base = nullptr;
     int64_t room = 0;
-    if (rounded && memory_.compute() != nullptr) {
+    if (piece.rounded() && memory_.compute() != nullptr) {
       base = reinterpret_cast<char*>(memory_.compute());
       room = memory_.layout().total_blocks() * kBlockElements * 2;
-    } else if (piece.plane() >= 0 && piece.plane() < memory_.planes()) {
+    } else if (!piece.rounded() && piece.plane() >= 0 && piece.plane() < memory_.planes()) {
       base = reinterpret_cast<char*>(memory_.plane(piece.plane()));
       room = memory_.plane_blocks(piece.plane()) * kBlockElements * 4;
     }
     const auto size = static_cast<int64_t>(piece.data().size());
     if (base == nullptr || piece.offset() < 0 || size > room || piece.offset() > room - size) {
-      bad = absl::DataLossError(absl::StrCat("host ", host, " sent plane ", piece.plane(), " from byte ",
-                                             piece.offset(), ": run one version of Sherd on all hosts"));
-    } else if (runtime::Crc32c(piece.data()) != piece.crc32c()) {
-      bad = absl::UnavailableError(absl::StrCat("what host ", host, " sent was damaged on its way"));
-    } else {
-      piece.data().copy(base + piece.offset(), piece.data().size());
-      bytes += size;
+      return absl::DataLossError(absl::StrCat("host ", host, " sent plane ", piece.plane(), " from byte ",
+                                              piece.offset(), ": run one version of Sherd on all hosts"));
     }
-  }
-  if (!bad.ok()) context.TryCancel();
-  const absl::Status ended = FromGrpc(reader->Finish());
-  if (!bad.ok()) return bad;
-  if (!ended.ok()) return OtherHosts::Named(host, ended);
+    if (runtime::Crc32c(piece.data()) != piece.crc32c())
+      return absl::UnavailableError(absl::StrCat("what host ", host, " sent was damaged on its way"));
+    piece.data().copy(base + piece.offset(), piece.data().size());
+    bytes += size;
+    return absl::OkStatus();
+  };
+  const absl::Status copied = others_.To(
+      host, runtime::SteadyNow() + kCopyPatience,
+      [&](int, OtherHosts::Stub& stub, grpc::ClientContext* context) {
+        return ReadAll<v1::StatePiece>(context, stub.CopyState(context, request), take);
+      },
+      go_on_);
+  if (!copied.ok()) return copied;
   if (stands != 2)
     return absl::UnavailableError(absl::StrCat("host ", host, " did not send all of its state"));
   spdlog::info("{} bytes of state, after step {}, are from host {}", bytes, stand_.step(), host);
   return absl::OkStatus();
 }
 
-absl::Status Taker::Install(const Takeover& plan, const Said& said) {
+absl::Status Taker::Install(int from, const Takeover& plan, const HostRecords& said) {
+  const auto bad = [](const auto&... what) {
+    return absl::DataLossError(absl::StrCat(what..., ": run one version of Sherd on all hosts"));
+  };
   const Step done(stand_.step());
   const size_t counts = memory_.layout().tensors().size() + 1;
   if (static_cast<size_t>(stand_.update_counts_size()) != counts ||
       static_cast<size_t>(stand_.update_counts_odd_size()) != counts) {
-    return absl::DataLossError("the update counts of another host are not of this job");
+    return bad("host ", from, " sent update counts of ", stand_.update_counts_size(), " and ",
+               stand_.update_counts_odd_size(), " tensors, the job has ", counts);
   }
+  const PageCopy other(&memory_.spec(), stand_.owner());
+  if (!other.whole())
+    return bad("host ", from, " sent ", stand_.owner().size(), " bytes that are no owner's record");
   for (size_t i = 0; i < counts; ++i) {
     memory_.tensor_steps(Step(0))[i].store(stand_.update_counts(static_cast<int>(i)));
     memory_.tensor_steps(Step(1))[i].store(stand_.update_counts_odd(static_cast<int>(i)));
   }
   // As the others have them now: who looks at the job here finds it where it is.
-  for (const auto& [host, pages] : said.owners) {
-    for (const auto& [slot, copy] : pages) {
-      if (said.about.host_of_slot(slot) != host) continue;
-      const absl::StatusOr<OwnerRecords*> page = memory_.owner(Slot(slot));
-      if (!page.ok()) return page.status();
-      (*page)->Put(copy);
-    }
+  for (const auto& [slot, copy] : said.OwnPages()) {
+    const absl::StatusOr<OwnerRecords*> page = memory_.owner(Slot(slot));
+    if (!page.ok()) return page.status();
+    (*page)->Put(copy);
   }
-  for (const auto& [rank, copies] : said.steps) {
+  for (const auto& [rank, copies] : said.steps()) {
     for (const std::string& copy : copies) {
       // What this host's own ranks had recorded of the step in hand they record again.
       const bool here = memory_.IsHere(Rank(rank));
       runtime::RankRecords& records = memory_.rank(Rank(rank));
-      if (!here || runtime::RankRecords::StepOf(copy) <= done) records.PutStep(copy);
+      if (here && runtime::RankRecords::StepOf(copy) > done) continue;
+      if (!records.PutStep(copy))
+        return bad("another host sent ", copy.size(), " bytes that are no record of rank ", rank);
     }
   }
-  const Page other(memory_.spec(), stand_.owner());
-  const std::vector<int> slots = LostSlots(said);
+  const std::vector<int> slots = said.LostSlots();
   for (size_t i = 0; i < slots.size(); ++i) {
     const absl::StatusOr<OwnerRecords*> page = memory_.owner(Slot(slots[i]));
     if (!page.ok()) return page.status();
-    for (const std::string& copy : Copies(said, slots[i])) (*page)->Put(copy);
+    for (const std::string& copy : said.LostPages(slots[i])) (*page)->Put(copy);
     if (const std::optional<Verdict> last = other.records().LastVerdict(); last.has_value())
       (*page)->WriteVerdict(*last);
     (*page)->EnterFrom(other.records(), other.records().Entered());
     if (plan.has_prepared[i]) continue;
     OwnerPrepared prepared;
     prepared.id = plan.in_hand;
-    prepared.ranges_epoch = said.about.ranges_epoch();
+    prepared.ranges_epoch = said.about().ranges_epoch();
     prepared.given_up = true;
     (*page)->PublishPrepared(prepared);
   }
@@ -310,30 +240,32 @@ absl::Status Taker::Install(const Takeover& plan, const Said& said) {
 
 // The first host has memory when anybody has, and knows whom it was connected with.
 absl::StatusOr<bool> Taker::WasHere() {
-  grpc::ClientContext context;
-  absl::StatusOr<std::unique_ptr<OtherHosts::Stub>> stub = others_.Prepare(0, Deadline(), &context);
-  if (!stub.ok()) return stub.status();
-  v1::FenceHostRequest request;
-  request.set_job(others_.job());
-  request.set_host(here_);
-  const std::unique_ptr<grpc::ClientReader<v1::HostRecord>> reader = (*stub)->FenceHost(&context, request);
   bool met = false;
-  for (v1::HostRecord record; reader->Read(&record);) met |= record.about().met();
-  const absl::Status asked = FromGrpc(reader->Finish());
-  if (!asked.ok()) return OtherHosts::Named(0, asked);
+  const v1::FenceHostRequest request = Fence(0);
+  const absl::Status asked = others_.To(
+      0, Deadline(),
+      [&](int, OtherHosts::Stub& stub, grpc::ClientContext* context) {
+        return ReadAll<v1::HostRecord>(context, stub.FenceHost(context, request),
+                                       [&](v1::HostRecord& record) {
+                                         met |= record.about().met();
+                                         return absl::OkStatus();
+                                       });
+      },
+      go_on_);
+  if (!asked.ok()) return asked;
   return met;
 }
 
 absl::Status Taker::Run() {
   const absl::StatusOr<bool> was_here = WasHere();
   if (!was_here.ok() || !*was_here) return was_here.status();
-  absl::StatusOr<Said> said = Ask(0);
+  absl::StatusOr<HostRecords> said = Ask(0);
   if (!said.ok()) return said.status();
   const HostGrid grid = memory_.grid();
   std::random_device random;
-  incarnation_ = ((said->newest >> kTakeoverBits) + 1) << kTakeoverBits |
+  incarnation_ = ((said->newest() >> kTakeoverBits) + 1) << kTakeoverBits |
                  uint64_t{random() & ((1u << (kTakeoverBits - kAgentBits)) - 1)} << kAgentBits;
-  if (!said->about.initialized()) {  // as good as one that comes for the first time
+  if (!said->about().initialized()) {  // as good as one that comes for the first time
     said = Ask(incarnation_);
     if (said.ok()) memory_.control().agent_incarnation.store(incarnation_, std::memory_order_release);
     return said.status();
@@ -355,10 +287,10 @@ absl::Status Taker::Run() {
   for (StepId told;;) {
     said = Ask(incarnation_);
     if (!said.ok()) return said.status();
-    const std::vector<Survivor> survivors = Survivors(*said);
-    if (survivors.empty() || survivors[0].own.empty())
-      return absl::UnavailableError("no other host has an owner of the job yet");
-    plan = PlanTakeover(survivors);
+    const absl::StatusOr<std::vector<Survivor>> survivors = said->Survivors();
+    if (!survivors.ok()) return survivors.status();
+    if (survivors->empty()) return absl::UnavailableError("no other host has an owner of the job yet");
+    plan = PlanTakeover(*survivors);
     if (plan.kind == Takeover::kGiveUp) break;
     // They go on by themselves then.
     if (!(told == plan.in_hand)) {
@@ -374,7 +306,7 @@ absl::Status Taker::Run() {
     const int host = grid.Counterpart(here_, g * grid.group);
     if (host == here_) continue;
     copied = CopyFrom(host, plan);
-    if (copied.ok()) return Install(plan, *said);
+    if (copied.ok()) return Install(host, plan, *said);
     if (!absl::IsUnavailable(copied)) return copied;
     absl::SleepFor(kLookAgain);
   }

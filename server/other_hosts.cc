@@ -44,6 +44,20 @@ absl::StatusOr<std::unique_ptr<OtherHosts::Stub>> OtherHosts::Prepare(int host, 
 
 absl::Status OtherHosts::ForEach(absl::Time deadline, const Call& call,
                                  const std::function<bool()>& go_on) const {
+  std::vector<int> hosts;
+  for (int h = 0; h < home_->place().count; ++h) {
+    if (h != home_->place().index) hosts.push_back(h);
+  }
+  return CallAll(hosts, deadline, call, go_on);
+}
+
+absl::Status OtherHosts::To(int host, absl::Time deadline, const Call& call,
+                            const std::function<bool()>& go_on) const {
+  return CallAll({host}, deadline, call, go_on);
+}
+
+absl::Status OtherHosts::CallAll(const std::vector<int>& hosts, absl::Time deadline, const Call& call,
+                                 const std::function<bool()>& go_on) const {
   struct One {
     int host = 0;
     grpc::ClientContext context;
@@ -61,8 +75,7 @@ absl::Status OtherHosts::ForEach(absl::Time deadline, const Call& call,
     // What was cancelled for another's sake says nothing.
     if (!s.ok() && (first.ok() || absl::IsCancelled(first))) first = s;
   };
-  for (int h = 0; h < home_->place().count; ++h) {
-    if (h == home_->place().index) continue;
+  for (const int h : hosts) {
     all.push_back(std::make_unique<One>());
     One& one = *all.back();
     one.host = h;

@@ -18,6 +18,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -43,8 +44,12 @@ class OtherHosts {
   // with it the other calls are cancelled. CANCELLED once `go_on`, asked about twenty times a second, is
   // false.
   absl::Status ForEach(absl::Time deadline, const Call& call, const std::function<bool()>& go_on = {}) const;
+  // Calls one of them, likewise.
+  absl::Status To(int host, absl::Time deadline, const Call& call,
+                  const std::function<bool()>& go_on = {}) const;
 
-  // For a call of one's own. `context` gets its deadline. UNAVAILABLE: the host cannot be called now.
+  // For a call of one's own, which nobody cancels when the link is silent. `context` gets its deadline.
+  // UNAVAILABLE: the host cannot be called now.
   absl::StatusOr<std::unique_ptr<Stub>> Prepare(int host, absl::Time deadline,
                                                 grpc::ClientContext* context) const;
   // What is wrong with the data link to a host, in words; empty: nothing that is known.
@@ -54,6 +59,9 @@ class OtherHosts {
   static absl::Status Named(int host, const absl::Status& status);
 
  private:
+  absl::Status CallAll(const std::vector<int>& hosts, absl::Time deadline, const Call& call,
+                       const std::function<bool()>& go_on) const;
+
   JobHome* const home_;
   Peers* const peers_;
   const std::function<std::string(int)> address_of_;
