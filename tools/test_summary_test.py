@@ -11,7 +11,7 @@ import unittest
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 import test_summary  # noqa: E402  (found by the line above)
 
-PASSED, FAILED, SKIPPED = "", "<failure message='x'/>", "<skipped/>"
+PASSED, FAILED, SKIPPED = "", "<failure message='x&#10; y'/>", "<skipped/>"
 
 
 class Run:
@@ -47,7 +47,7 @@ class TestSummary(unittest.TestCase):
 
     def result(self, label, status, *cases, shard=0):
         xml = self.dir / f"{label.strip('/').replace('/', '_').replace(':', '_')}.{shard}.xml"
-        xml.write_text("<testsuites><testsuite>" + "".join(f"<testcase name='c'>{c}</testcase>" for c in cases) +
+        xml.write_text("<testsuites><testsuite>" + "".join(f"<testcase classname='K' name='c'>{c}</testcase>" for c in cases) +
                        "</testsuite></testsuites>")
         return {"id": {"testResult": {"label": label, "run": 1, "shard": shard}},
                 "testResult": {"status": status, "testActionOutput": [{"name": "test.xml", "uri": xml.as_uri()}]}}
@@ -60,21 +60,25 @@ class TestSummary(unittest.TestCase):
                   self.result("//b:t", "PASSED", PASSED, shard=1), self.result("//b:t", "PASSED", PASSED, shard=2)]
         self.assertEqual(self.run_with(events), (0, ["4 passed, 0 failed, 1 skipped"]))
 
-    def test_a_failed_case_is_named_by_its_target(self):
-        events = [self.result("//a:t", "FAILED", PASSED, FAILED, FAILED)]
-        self.assertEqual(self.run_with(events, 3), (1, ["FAILED //a:t", "1 passed, 2 failed, 0 skipped"]))
+    def test_failed_cases_are_named_with_what_they_say(self):
+        events = [self.result("//a:t", "FAILED", PASSED, FAILED, "<failure message='%s'/>" % ("b" * 9999 + "e"))]
+        status, lines = self.run_with(events, 3)
+        self.assertEqual((status, lines[1:]), (1, ["FAILED //a:t K.c: x y", "1 passed, 2 failed, 0 skipped"]))
+        self.assertRegex(lines[0], r"^FAILED //a:t K.c: b{300} \[...\] b{299}e$")
 
     def test_a_crash_or_time_out_is_one_failure(self):
         torn = self.result("//b:t", "TIMEOUT")
         pathlib.Path(self.dir / "b_t.0.xml").write_text("<testsuites><tests")
         events = [self.result("//a:t", "FAILED", PASSED), torn]
-        self.assertEqual(self.run_with(events, 3)[1][-1], "1 passed, 2 failed, 0 skipped")
+        self.assertEqual(self.run_with(events, 3)[1],
+                         ["FAILED //a:t FAILED", "FAILED //b:t TIMEOUT", "1 passed, 2 failed, 0 skipped"])
 
     def test_what_does_not_build_is_one_failure(self):
         events = [self.result("//a:t", "PASSED", PASSED),
                   {"id": {"targetCompleted": {"label": "//b:t"}}, "completed": {}},
                   {"id": {"testSummary": {"label": "//b:t"}}, "testSummary": {"overallStatus": "NO_STATUS"}}]
-        self.assertEqual(self.run_with(events, 1), (1, ["FAILED //b:t", "1 passed, 1 failed, 0 skipped"]))
+        self.assertEqual(self.run_with(events, 1), 
+                         (1, ["FAILED //b:t does not build", "1 passed, 1 failed, 0 skipped"]))
 
     def test_bazel_that_fails_without_a_word_is_one_failure(self):
         self.assertEqual(self.run_with([], 2), (1, ["0 passed, 1 failed, 0 skipped"]))
@@ -104,6 +108,9 @@ class TestSummary(unittest.TestCase):
         self.run_with([], 0, ("add", "--tally", tally, "--stage", "tidy", "failed"))
         self.assertEqual(self.run_with([], 0, ("total", "--tally", tally)),
                          (1, ["failed: tidy", "2 passed, 1 failed, 2 skipped"]))
+        self.run_with([self.result("//b:t", "FAILED", FAILED)], 3, ("run", "--tally", tally, "--stage", "tests"))
+        self.assertEqual(self.run_with([], 0, ("total", "--tally", tally)),
+                         (1, ["FAILED tests: //b:t K.c: x y", "failed: tidy tests", "2 passed, 2 failed, 2 skipped"]))
 
 
 if __name__ == "__main__":
