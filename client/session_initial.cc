@@ -29,10 +29,6 @@ absl::StatusOr<absl::Span<float>> Session::InitialValues() {
         *dir_, "plane.param", runtime::Segment::Access::kReadWrite, runtime::SegmentKind::kParameters);
     if (!s.ok()) return s.status();
     initial_ = *std::move(s);
-    // Untouched memory becomes huge pages at a tenth of what it costs later.
-    if (!memory_->place().several()) {
-      if (absl::Status there = initial_.Populate(runtime::UsableCores(), nullptr); !there.ok()) return there;
-    }
   }
   return absl::MakeSpan(initial_.as<float>(), initial_.size() / 4);
 }

@@ -67,24 +67,6 @@ absl::Status NoRoom(const JobDir& dir, absl::string_view name, int64_t bytes) {
                    "file system, or choose another shared-memory directory"));
 }
 
-// All the space at once. Asking for free space first spares the kernel filling the disk only to find it too
-// small.
-absl::Status Reserve(int fd, const JobDir& dir, absl::string_view name, int64_t begin, int64_t bytes) {
-  struct statvfs fs;
-  if (::fstatvfs(fd, &fs) == 0 && fs.f_blocks > 0 &&
-      static_cast<uint64_t>(bytes) > static_cast<uint64_t>(fs.f_bavail) * fs.f_frsize) {
-    return NoRoom(dir, name, bytes);
-  }
-  int rc;
-  do {
-    rc = ::fallocate(fd, 0, begin, bytes);
-  } while (rc != 0 && errno == EINTR);
-  if (rc == 0) return absl::OkStatus();
-  if (errno == ENOSPC || errno == ENOMEM || errno == EFBIG || errno == EDQUOT)
-    return NoRoom(dir, name, bytes);
-  return absl::ErrnoToStatus(errno, absl::StrCat("cannot reserve ", bytes, " bytes in ", dir.path()));
-}
-
 absl::StatusOr<Header> ReadHeader(int fd, const std::string& where, const JobDir& dir, SegmentKind kind) {
   struct stat st;
   if (::fstat(fd, &st) != 0) return absl::ErrnoToStatus(errno, where);
@@ -183,7 +165,6 @@ Segment& Segment::operator=(Segment&& other) noexcept {
   size_ = std::exchange(other.size_, 0);
   access_ = other.access_;
   creation_id_ = std::exchange(other.creation_id_, 0);
-  dense_ = other.dense_;
   return *this;
 }
 
@@ -213,6 +194,21 @@ absl::StatusOr<Segment> Segment::Map(int fd, int64_t offset, int64_t size, Acces
     return absl::ErrnoToStatus(errno, absl::StrCat("madvise of ", what));
   }
   return segment;
+}
+
+// Asking for free space first spares the kernel filling the disk only to find it too small.
+absl::Status Segment::Reserve(int fd, void* map, const JobDir& dir, absl::string_view name, int64_t begin,
+                              int64_t bytes) {
+  struct statvfs fs;
+  if (::fstatvfs(fd, &fs) == 0 && fs.f_blocks > 0 &&
+      static_cast<uint64_t>(bytes) > static_cast<uint64_t>(fs.f_bavail) * fs.f_frsize) {
+    return NoRoom(dir, name, bytes);
+  }
+  const int error = TakePages(fd, map, begin, begin + bytes);
+  if (error == 0) return absl::OkStatus();
+  if (error == ENOSPC || error == ENOMEM || error == EFBIG || error == EDQUOT)
+    return NoRoom(dir, name, bytes);
+  return absl::ErrnoToStatus(error, absl::StrCat("cannot reserve ", bytes, " bytes in ", dir.path()));
 }
 
 absl::StatusOr<Segment> Segment::Create(const JobDir& dir, absl::string_view name, SegmentKind kind,
@@ -250,26 +246,27 @@ absl::StatusOr<Segment> Segment::Make(const JobDir& dir, absl::string_view name,
   if (!fd.ok()) return absl::ErrnoToStatus(errno, absl::StrCat("cannot create ", where));
   absl::Cleanup remove = [&] { ::unlinkat(dir.fd(), temp.c_str(), 0); };
   const int64_t total = kPageBytes + RoundUp(bytes);
-  absl::Status reserved;
-  if (ranges == nullptr) {
-    reserved = Reserve(fd.get(), dir, name, 0, total);
-  } else if (::ftruncate(fd.get(), total) != 0) {
-    reserved = absl::ErrnoToStatus(errno, absl::StrCat("cannot size ", where));
-  } else {
-    reserved = Reserve(fd.get(), dir, name, 0, kPageBytes);
-    for (const Range& r : *ranges) {
-      if (reserved.ok() && r.bytes > 0)
-        reserved = Reserve(fd.get(), dir, name, kPageBytes + r.begin, r.bytes);
-    }
+  if (::ftruncate(fd.get(), total) != 0) {
+    if (errno == EFBIG) return NoRoom(dir, name, total);
+    return absl::ErrnoToStatus(errno, absl::StrCat("cannot size ", where));
   }
-  if (!reserved.ok()) return reserved;
-  if (::pwrite(fd.get(), &header, sizeof(header), 0) != sizeof(header))
-    return absl::ErrnoToStatus(errno, where);
   absl::StatusOr<Segment> segment = Map(fd.get(), kPageBytes, bytes, Access::kReadWrite, where);
   if (!segment.ok()) return segment;
   segment->name_ = std::string(name);
   segment->creation_id_ = header.creation_id;
-  segment->dense_ = ranges == nullptr;
+  std::vector<Range> taken = {{-kPageBytes, kPageBytes}};  // the header
+  if (ranges == nullptr) {
+    taken[0].bytes = total;
+  } else {
+    taken.insert(taken.end(), ranges->begin(), ranges->end());
+  }
+  for (const Range& r : taken) {
+    if (r.bytes <= 0) continue;
+    absl::Status reserved = Reserve(fd.get(), segment->map_, dir, name, kPageBytes + r.begin, r.bytes);
+    if (!reserved.ok()) return reserved;
+  }
+  if (::pwrite(fd.get(), &header, sizeof(header), 0) != sizeof(header))
+    return absl::ErrnoToStatus(errno, where);
   // A link, unlike a rename, never replaces a segment that another process made meanwhile.
   if (::linkat(dir.fd(), temp.c_str(), dir.fd(), segment->name_.c_str(), 0) != 0) {
     if (errno == EEXIST) return absl::AlreadyExistsError(absl::StrCat("segment ", where, " exists already"));
@@ -299,8 +296,6 @@ absl::StatusOr<Segment> Segment::Open(const JobDir& dir, absl::string_view name,
   if (!segment.ok()) return segment;
   segment->name_ = std::string(name);
   segment->creation_id_ = header->creation_id;
-  struct stat st;
-  segment->dense_ = ::fstat(fd.get(), &st) == 0 && st.st_blocks * 512 >= st.st_size;
   return segment;
 }
 
@@ -308,7 +303,7 @@ absl::Status Segment::ReserveRange(const JobDir& dir, const Range& range) const 
   if (range.bytes <= 0) return absl::OkStatus();
   const UniqueFd fd(::openat(dir.fd(), name_.c_str(), O_RDWR | O_NOFOLLOW | O_CLOEXEC));
   if (!fd.ok()) return absl::ErrnoToStatus(errno, absl::StrCat("cannot open ", dir.path(), "/", name_));
-  return Reserve(fd.get(), dir, name_, kPageBytes + range.begin, range.bytes);
+  return Reserve(fd.get(), map_, dir, name_, kPageBytes + range.begin, range.bytes);
 }
 
 absl::Status Segment::GiveBackRange(const JobDir& dir, const Range& range) const {
@@ -330,15 +325,15 @@ absl::StatusOr<Segment> Segment::Anonymous(int64_t bytes) {
   }
   UniqueFd fd(::memfd_create("sherd", MFD_CLOEXEC));
   if (!fd.ok()) return absl::ErrnoToStatus(errno, "memfd_create");
-  int rc;
-  do {
-    rc = ::fallocate(fd.get(), 0, 0, std::max(RoundUp(bytes), kPageBytes));
-  } while (rc != 0 && errno == EINTR);
-  if (rc != 0) {
+  const int64_t total = std::max(RoundUp(bytes), kPageBytes);
+  if (::ftruncate(fd.get(), total) != 0) return absl::ErrnoToStatus(errno, "sizing a memfd");
+  absl::StatusOr<Segment> segment = Map(fd.get(), 0, bytes, Access::kReadWrite, "an anonymous segment");
+  if (!segment.ok()) return segment;
+  if (const int error = TakePages(fd.get(), segment->map_, 0, total); error != 0) {
     return absl::ResourceExhaustedError(
-        absl::StrCat("cannot reserve ", bytes, " bytes of memory: ", std::strerror(errno)));
+        absl::StrCat("cannot reserve ", bytes, " bytes of memory: ", std::strerror(error)));
   }
-  return Map(fd.get(), 0, bytes, Access::kReadWrite, "an anonymous segment");
+  return segment;
 }
 
 absl::Status Segment::Unlink(const JobDir& dir, absl::string_view name) {

@@ -37,11 +37,10 @@ absl::StatusOr<ImportSegment> CreateImport(const RestorePlan& plan, const JobMem
 
 absl::StatusOr<int64_t> ReadIntoImport(const RestorePlan& plan, const JobMemory& memory, RestoreShare share,
                                        const ImportSegment& import, const std::function<bool()>& go_on) {
-  const auto into = [&](int plane, BlockRange blocks) { return import.Writable(plane, blocks.begin); };
-  // Whoever stores it rounds.
-  return ReadPart(
-      plan, memory, share, [&](const TensorInfo& t, int) { return OwnBlocks(memory, t); }, into, nullptr,
-      go_on);
+  RestoreTarget target;  // whoever stores it rounds
+  target.wanted = [&](const TensorInfo& t, int) { return OwnBlocks(memory, t); };
+  target.into = [&](int plane, BlockRange blocks) { return import.Writable(plane, blocks.begin); };
+  return ReadPart(plan, memory, share, target, go_on);
 }
 
 absl::StatusOr<v1::ReadPartResponse> MakeHostImport(const RestorePlan& plan, const JobMemory& memory,

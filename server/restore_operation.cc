@@ -60,22 +60,24 @@ absl::StatusOr<CheckpointState> StateOf(const RestorePlan& plan) {
 
 // A share of the files, into the planes of a job that has no values yet.
 absl::StatusOr<int64_t> ReadIntoPlanes(const RestorePlan& plan, JobMemory& memory, RestoreShare share,
-                                       const RestoreWanted& wanted, const std::function<bool()>& go_on) {
+                                       decltype(RestoreTarget::wanted) wanted,
+                                       const std::function<bool()>& go_on) {
   const auto has_values = [&] { return memory.control().initialized.load(std::memory_order_acquire) != 0; };
   if (has_values()) return absl::FailedPreconditionError("the job has values: nothing is read into it");
-  const auto into = [&](int plane, BlockRange blocks) {
+  RestoreTarget target;
+  target.wanted = std::move(wanted);
+  target.into = [&](int plane, BlockRange blocks) {
     return memory.plane(plane) + blocks.begin * kBlockElements;
   };
   // The parameters that trainers compute with, from the masters: the bits that were saved.
-  RestoreStored round;
   if (memory.compute() != nullptr) {
-    round = [&](int tensor, int plane, BlockRange blocks) {
+    target.stored = [&](int tensor, int plane, BlockRange blocks) {
       if (plane != 0) return;
       runtime::RoundToCompute(memory.spec(), memory.plane(0), blocks, plan.UpdateCount(tensor),
                               memory.compute());
     };
   }
-  return ReadPart(plan, memory, share, wanted, into, round, [&] { return go_on() && !has_values(); });
+  return ReadPart(plan, memory, share, target, [&] { return go_on() && !has_values(); });
 }
 
 // What of a job of several hosts this one reads by itself: what it owns of the optimizer's planes. Parameters

@@ -138,7 +138,7 @@ std::vector<ChunkWork> SplitByChunk(const SavedCheckpoint& saved, std::vector<Ex
 
 // Where everything lies that has a place to go.
 absl::StatusOr<std::vector<Extent>> FindAll(const RestorePlan& plan, const JobMemory& memory,
-                                            const RestoreWanted& wanted, const RestoreInto& into) {
+                                            const RestoreTarget& target) {
   const SavedCheckpoint& saved = plan.saved();
   Source source(saved);
   std::vector<Extent> extents;
@@ -147,11 +147,11 @@ absl::StatusOr<std::vector<Extent>> FindAll(const RestorePlan& plan, const JobMe
     const int64_t shift =
         saved.spec.layout.tensors()[plan.SavedTensor(tensor.index)].blocks.begin - tensor.blocks.begin;
     for (int p = 0; p < plan.PlanesFor(tensor); ++p) {
-      const BlockRange blocks = wanted ? wanted(tensor, p) : tensor.blocks;
+      const BlockRange blocks = target.wanted ? target.wanted(tensor, p) : tensor.blocks;
       if (blocks.empty()) continue;
       const BlockRange from{blocks.begin + shift, blocks.end + shift};
       Extent first{};
-      first.to = reinterpret_cast<char*>(into(p, blocks));
+      first.to = reinterpret_cast<char*>(target.into(p, blocks));
       if (first.to == nullptr) continue;
       first.tensor = tensor.index, first.plane = p, first.block = blocks.begin;
       if (absl::Status s = source.Find(memory.plane_name(p), from, first, &extents); !s.ok()) return s;
@@ -201,10 +201,12 @@ absl::Status ReadInParallel(size_t count,
 }
 
 template <typename Work>
-absl::Span<const Work> ShareOf(const std::vector<Work>& all, RestoreShare share) {
-  const size_t begin = all.size() * share.share / share.shares;
-  const size_t end = all.size() * (share.share + 1) / share.shares;
-  return absl::MakeConstSpan(all).subspan(begin, end - begin);
+// In turns: disks are rarely as fast with one file as with the other, and the restore takes as long as the
+// slowest.
+std::vector<Work> ShareOf(const std::vector<Work>& all, RestoreShare share) {
+  std::vector<Work> mine;
+  for (size_t i = share.share; i < all.size(); i += share.shares) mine.push_back(all[i]);
+  return mine;
 }
 
 absl::Status GivenUp() { return absl::CancelledError("the restore was given up"); }
@@ -218,12 +220,12 @@ struct WeightPiece {
 
 // What of weights goes into plane "param".
 std::vector<WeightPiece> FindWeights(const RestorePlan& plan, const JobMemory& memory,
-                                     const RestoreWanted& wanted, const RestoreInto& into) {
+                                     const RestoreTarget& target) {
   std::vector<WeightPiece> pieces;
   for (const TensorInfo& tensor : memory.layout().tensors()) {
     if (plan.SavedTensor(tensor.index) < 0) continue;
-    BlockRange rest = wanted ? wanted(tensor, 0) : tensor.blocks;
-    float* to = rest.empty() ? nullptr : into(0, rest);
+    BlockRange rest = target.wanted ? target.wanted(tensor, 0) : tensor.blocks;
+    float* to = rest.empty() ? nullptr : target.into(0, rest);
     while (to != nullptr && !rest.empty()) {
       const BlockRange now{rest.begin, std::min(rest.end, rest.begin + kPieceBlocks)};
       pieces.push_back({tensor.index, now, to});
@@ -235,10 +237,9 @@ std::vector<WeightPiece> FindWeights(const RestorePlan& plan, const JobMemory& m
 }
 
 absl::StatusOr<int64_t> ReadWeightsPart(const RestorePlan& plan, const JobMemory& memory, RestoreShare share,
-                                        const RestoreWanted& wanted, const RestoreInto& into,
-                                        const RestoreStored& stored, const std::function<bool()>& go_on) {
-  const std::vector<WeightPiece> all = FindWeights(plan, memory, wanted, into);
-  const absl::Span<const WeightPiece> work = ShareOf(all, share);
+                                        const RestoreTarget& target, const std::function<bool()>& go_on) {
+  const std::vector<WeightPiece> all = FindWeights(plan, memory, target);
+  const std::vector<WeightPiece> work = ShareOf(all, share);
   std::atomic<int64_t> bytes{0};
   const auto read = [&](size_t i) {
     const auto& [index, blocks, to] = work[i];
@@ -250,7 +251,7 @@ absl::StatusOr<int64_t> ReadWeightsPart(const RestorePlan& plan, const JobMemory
     if (absl::Status s = ReadWeights(plan.saved(), tensor, first, {to, static_cast<size_t>(count)}); !s.ok())
       return s;
     std::fill(to + count, to + room, 0.0f);
-    if (stored) stored(index, 0, blocks);
+    if (target.stored) target.stored(index, 0, blocks);
     bytes += room * 4;
     return absl::OkStatus();
   };
@@ -355,14 +356,12 @@ int RestorePlan::PlanesFor(const TensorInfo& tensor) const {
 }
 
 absl::StatusOr<int64_t> ReadPart(const RestorePlan& plan, const JobMemory& memory, RestoreShare share,
-                                 const RestoreWanted& wanted, const RestoreInto& into,
-                                 const RestoreStored& stored, const std::function<bool()>& go_on) {
-  if (plan.saved().weights != nullptr)
-    return ReadWeightsPart(plan, memory, share, wanted, into, stored, go_on);
-  absl::StatusOr<std::vector<Extent>> extents = FindAll(plan, memory, wanted, into);
+                                 const RestoreTarget& target, const std::function<bool()>& go_on) {
+  if (plan.saved().weights != nullptr) return ReadWeightsPart(plan, memory, share, target, go_on);
+  absl::StatusOr<std::vector<Extent>> extents = FindAll(plan, memory, target);
   if (!extents.ok()) return extents.status();
   const std::vector<ChunkWork> all = SplitByChunk(plan.saved(), *std::move(extents));
-  const absl::Span<const ChunkWork> work = ShareOf(all, share);
+  const std::vector<ChunkWork> work = ShareOf(all, share);
   const absl::StatusOr<std::map<int, std::unique_ptr<SummedFileReader>>> files =
       OpenFiles(plan.saved(), work);
   if (!files.ok()) return files.status();
@@ -376,8 +375,9 @@ absl::StatusOr<int64_t> ReadPart(const RestorePlan& plan, const JobMemory& memor
     if (!go_on()) return GivenUp();
     const int64_t chunk_begin = work[i].chunk * file.sum().chunk_bytes;
     for (const Extent& e : work[i].extents) {
+      const BlockRange blocks{e.block, e.block + e.bytes / kBlockBytes};
       std::memcpy(e.to, chunk->data() + (e.offset - chunk_begin), e.bytes);
-      if (stored) stored(e.tensor, e.plane, {e.block, e.block + e.bytes / kBlockBytes});
+      if (target.stored) target.stored(e.tensor, e.plane, blocks);
       bytes += e.bytes;
     }
     return absl::OkStatus();

@@ -3,8 +3,9 @@
 // place of the owners before.
 //
 //   absl::StatusOr<RestorePlan> plan = RestorePlan::Open(from, spec);
-//   absl::StatusOr<int64_t> n = ReadPart(*plan, memory, {/*share=*/1, /*shares=*/3}, wanted, into, stored,
-//                                        go_on);
+//   RestoreTarget target;
+//   target.into = ...;
+//   absl::StatusOr<int64_t> n = ReadPart(*plan, memory, {/*share=*/1, /*shares=*/3}, target, go_on);
 //
 // Pure but for Open and ReadPart, which block on the disk. Thread-safe.
 #ifndef SHERD_SERVER_RESTORE_PLAN_H_
@@ -62,12 +63,18 @@ class RestorePlan {
   std::vector<std::string> extra_;
 };
 
-// Where the values of `blocks` (of one tensor, all that are wanted of it) in a plane go; null: nowhere.
-using RestoreInto = std::function<float*(int plane, BlockRange blocks)>;
-// Which of a tensor's blocks in a plane are restored, in one piece; null: all.
-using RestoreWanted = std::function<BlockRange(const TensorInfo& tensor, int plane)>;
-// Told what has its values, piece by piece, from several threads at once.
-using RestoreStored = std::function<void(int tensor, int plane, BlockRange blocks)>;
+// What is restored where.
+struct RestoreTarget {
+  // Told of a piece of a tensor, from several threads at once.
+  using Piece = std::function<void(int tensor, int plane, BlockRange blocks)>;
+
+  // Where the values of `blocks` (of one tensor, all that are wanted of it) in a plane go; null: nowhere.
+  std::function<float*(int plane, BlockRange blocks)> into;
+  // Which of a tensor's blocks in a plane are restored, in one piece; if null: all.
+  std::function<BlockRange(const TensorInfo& tensor, int plane)> wanted;
+  // When a piece has its values; may be null.
+  Piece stored;
+};
 
 // One of `shares` readers of all that has a place to go. A checkpoint's files are shared out by whole chunks,
 // whoever owns the blocks: each chunk is read and checked once however the sizes of both jobs lie to each
@@ -77,13 +84,11 @@ struct RestoreShare {
   int shares = 1;
 };
 
-// `go_on`: false from it ends the call (CANCELLED); asked before anything is stored. `wanted` and `stored`
-// may be null.
-// Bytes stored.
+// `go_on`: false from it ends the call (CANCELLED); asked before anything is stored. Bytes stored.
 //   DATA_LOSS  names the damaged file
 absl::StatusOr<int64_t> ReadPart(const RestorePlan& plan, const runtime::JobMemory& memory,
-                                 RestoreShare share, const RestoreWanted& wanted, const RestoreInto& into,
-                                 const RestoreStored& stored, const std::function<bool()>& go_on);
+                                 RestoreShare share, const RestoreTarget& target,
+                                 const std::function<bool()>& go_on);
 
 }  // namespace sherd::server
 

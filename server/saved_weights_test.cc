@@ -101,17 +101,18 @@ TEST_F(SavedWeightsTest, ReadersTogetherReadEachElementOnce) {
     // What nobody stores stays as it is; padding becomes zeros.
     std::vector<float> plane(blocks * kBlockElements, -1e9f);
     std::vector<std::atomic<int>> times(blocks);
-    const auto into = [&](int p, BlockRange range) {
+    RestoreTarget target;
+    target.into = [&](int p, BlockRange range) {
       EXPECT_EQ(p, 0);
       return &plane[range.begin * kBlockElements];
     };
-    const auto stored = [&](int, int, BlockRange range) {
+    target.stored = [&](int, int, BlockRange range) {
       for (int64_t b = range.begin; b < range.end; ++b) ++times[b];
     };
     int64_t bytes = 0;
     for (int share = 0; share < shares; ++share) {
       const absl::StatusOr<int64_t> read =
-          ReadPart(*plan, *host.memory, {share, shares}, nullptr, into, stored, [] { return true; });
+          ReadPart(*plan, *host.memory, {share, shares}, target, [] { return true; });
       ASSERT_TRUE(read.ok()) << read.status();
       bytes += *read;
     }
@@ -131,15 +132,15 @@ TEST_F(SavedWeightsTest, WhatIsNotWantedIsNotRead) {
   ASSERT_TRUE(plan.ok()) << plan.status();
   const BlockRange middle{1, 2};
   std::vector<float> block(kBlockElements, -1);
-  const auto wanted = [&](const TensorInfo& t, int) { return t.spec.name == "w" ? middle : BlockRange{}; };
-  const auto into = [&](int, BlockRange range) {
+  RestoreTarget target;
+  target.wanted = [&](const TensorInfo& t, int) { return t.spec.name == "w" ? middle : BlockRange{}; };
+  target.into = [&](int, BlockRange range) {
     EXPECT_EQ(range, middle);
     return block.data();
   };
-  EXPECT_EQ(*ReadPart(*plan, *host.memory, {0, 1}, wanted, into, nullptr, [] { return true; }),
-            kBlockElements * 4);
+  EXPECT_EQ(*ReadPart(*plan, *host.memory, {0, 1}, target, [] { return true; }), kBlockElements * 4);
   for (int64_t i = 0; i < kBlockElements; ++i) ASSERT_EQ(block[i], ValueOf(kBlockElements + i));
-  const auto stopped = ReadPart(*plan, *host.memory, {0, 1}, wanted, into, nullptr, [] { return false; });
+  const auto stopped = ReadPart(*plan, *host.memory, {0, 1}, target, [] { return false; });
   EXPECT_TRUE(absl::IsCancelled(stopped.status()));
 }
 

@@ -173,7 +173,7 @@ grpc::Status ControlJob::TryAttachFrom(const v1::RestoreFrom& from, const std::s
   return TryAttach(request, id, &response);
 }
 
-grpc::Status ControlJob::TryBegin(const std::string& id) {
+grpc::Status ControlJob::TryCommit(const std::string& id) {
   grpc::ClientContext context;
   Prepare(&context);
   v1::CommitInitialRequest request;
@@ -181,7 +181,11 @@ grpc::Status ControlJob::TryBegin(const std::string& id) {
   request.set_incarnation(incarnation_);
   request.set_token("init");
   v1::CommitInitialResponse response;
-  const grpc::Status s = Stub<v1::ShardService>(id)->CommitInitial(&context, request, &response);
+  return Stub<v1::ShardService>(id)->CommitInitial(&context, request, &response);
+}
+
+grpc::Status ControlJob::TryBegin(const std::string& id) {
+  const grpc::Status s = TryCommit(id);
   if (!s.ok()) return s;
   writer_ = std::make_unique<client::StepWriter>(memory_.get(), Rank(0), client::StepWriter::Options{});
   EXPECT_TRUE(writer_->Resume().ok());
@@ -197,8 +201,6 @@ void ControlJob::Initialise(const std::string& id) {
   auto writable = runtime::Segment::Open(dir_, "plane.param", runtime::Segment::Access::kReadWrite,
                                          runtime::SegmentKind::kParameters);
   ASSERT_TRUE(writable.ok()) << writable.status();
-  // As Session does: memory that is written first stays in small pages.
-  ASSERT_TRUE(writable->Populate(runtime::UsableCores(), nullptr).ok());
   for (const TensorInfo& t : memory_->layout().tensors()) {
     for (int64_t e = 0; e < t.numel; ++e)
       writable->as<float>()[t.blocks.begin * kBlockElements + e] = static_cast<float>(e) * 0.001f;

@@ -65,6 +65,8 @@ class ControlJob {
   grpc::Status TryAttachFrom(const v1::RestoreFrom& from, const std::string& id = "s0");
   void Begin(const std::string& id = "s0");
   grpc::Status TryBegin(const std::string& id = "s0");
+  // The first half of it: the job has its values, the trainer has no memory yet for its gradients.
+  grpc::Status TryCommit(const std::string& id = "s0");
   // Parameter element i of the layout is i * 0.001.
   void Initialise(const std::string& id = "s0");
   void Detach(const std::string& id = "s0");
