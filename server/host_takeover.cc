@@ -1,6 +1,7 @@
 #include "server/host_takeover.h"
 
 #include <algorithm>
+#include <atomic>
 #include <memory>
 #include <optional>
 #include <random>
@@ -28,7 +29,7 @@ using runtime::JobMemory;
 using runtime::OwnerRecords;
 
 constexpr absl::Duration kCallPatience = absl::Seconds(10);
-// Each call must have a deadline. What ends this one is a link that is silent.
+// Of the copy as a whole; who sends nothing for as long as kCallPatience is given up.
 constexpr absl::Duration kCopyPatience = absl::Hours(24);
 constexpr absl::Duration kLookAgain = absl::Milliseconds(20);
 // Incarnations: which takeover of the place, something that tells two at once apart, and agents of the host.
@@ -140,7 +141,11 @@ absl::Status Taker::CopyFrom(int host, const Takeover& plan) {
   request.set_host(here_);
   int stands = 0;
   int64_t bytes = 0;
+  // No data link is up yet that would say when a cable is cut.
+  std::atomic<int64_t> heard{runtime::MonotonicNanos()};
+  const auto silent = [&] { return absl::Nanoseconds(runtime::MonotonicNanos() - heard) > kCallPatience; };
   const auto take = [&](v1::StatePiece& piece) -> absl::Status {
+    heard = runtime::MonotonicNanos();
     if (piece.has_stand()) {
       ++stands;
       stand_ = std::move(*piece.mutable_stand());
@@ -173,7 +178,12 @@ absl::Status Taker::CopyFrom(int host, const Takeover& plan) {
       [&](int, OtherHosts::Stub& stub, grpc::ClientContext* context) {
         return ReadAll<v1::StatePiece>(context, stub.CopyState(context, request), take);
       },
-      go_on_);
+      [&] { return go_on_() && !silent(); });
+  if (absl::IsCancelled(copied) && go_on_()) {
+    return absl::UnavailableError(absl::StrCat("host ", host, " has said nothing for ",
+                                               absl::FormatDuration(kCallPatience), ", after ", bytes,
+                                               " bytes of its state"));
+  }
   if (!copied.ok()) return copied;
   if (stands != 2)
     return absl::UnavailableError(absl::StrCat("host ", host, " did not send all of its state"));
@@ -302,12 +312,17 @@ absl::Status Taker::Run() {
   }
   // One of them has all of the step that is done soon, or is out of reach.
   absl::Status copied;
+  std::string problem;  // that was said last
   for (int g = 0; go_on_(); g = (g + 1) % grid.groups()) {
     const int host = grid.Counterpart(here_, g * grid.group);
     if (host == here_) continue;
     copied = CopyFrom(host, plan);
     if (copied.ok()) return Install(host, plan, *said);
     if (!absl::IsUnavailable(copied)) return copied;
+    if (copied.message() != problem) {
+      problem = std::string(copied.message());
+      spdlog::warn("{}: the copy begins again", problem);
+    }
     absl::SleepFor(kLookAgain);
   }
   return copied.ok() ? absl::CancelledError("the place was not taken over") : copied;

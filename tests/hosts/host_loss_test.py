@@ -1,5 +1,6 @@
 """A machine that is gone with all its memory: another one follows it, and training ends with the bits of a run that
 was left alone."""
+import json
 import random
 import time
 
@@ -57,6 +58,29 @@ class CopiesTest(HostLoss):
 
 
 class TroubleTest(HostLoss):
+    def test_a_cable_that_is_cut_while_the_state_is_copied(self):
+        args = ["--stage", 1]
+        want = self.undisturbed(3, args)
+        with network.TestNetwork(hosts=4) as net, two_hosts.TwoHosts(
+                self, 1, 1, args, run_args=["--replicas", 1], hosts=3, places=net.hosts[:3]) as job:
+            job.wait_for_step(9)
+            net.destroy(job.places[1])
+            fresh = net.hosts[3]
+            net.rate(fresh, "8mbit")  # five seconds for the state
+            job.replace(1, fresh)
+
+            def received():
+                return json.loads(fresh.run("ip", "-s", "-j", "link", "show", "eth0").stdout)[0]["stats64"]["rx"]["bytes"]
+            job.wait_for("half of the state", lambda: received() > 2500000)
+            net.cut(fresh)
+            job.wait_for("the copy to be given up", lambda: "has said nothing for 10s" in job.logs(1))
+            self.assertNotIn("bytes of state", job.logs(1))
+            net.rate(fresh, None)
+            net.restore(fresh)
+            self.finish(job)
+            self.assertIn("bytes of state", job.logs(1))
+            self.assertSameWeights(job.weights(), want)
+
     def test_the_only_copy(self):
         with network.TestNetwork(hosts=3) as net, two_hosts.TwoHosts(
                 self, 1, 1, ["--stage", 1], hosts=2, places=net.hosts[:2], steps=100000) as job:
