@@ -33,6 +33,8 @@ constexpr int64_t kPopulateBytes = 4 << 20;
 constexpr int64_t kHugeBytes = 2 << 20;
 // Taken by one call: enough for what a call costs on many processors not to count.
 constexpr int64_t kTakenBytes = 32 * kHugeBytes;
+// Calls for the same memory; and a kernel that refused so many in a row has none left, or does not know how.
+constexpr int kTries = 3, kRefusals = 4;
 
 int64_t RoundUp(int64_t bytes) {
   return (bytes + Segment::kPageBytes - 1) / Segment::kPageBytes * Segment::kPageBytes;
@@ -66,11 +68,12 @@ bool TakeHugePages(int fd, char* map, int64_t begin, int64_t end) {
   for (int64_t at = begin; at < end; at += kHugeBytes) {
     if (Allocate(fd, at, at + Segment::kPageBytes) != 0) return false;
   }
-  int rc;
-  do {
-    rc = ::madvise(map + begin, static_cast<size_t>(end - begin), MADV_COLLAPSE);
-  } while (rc != 0 && errno == EINTR);
-  return rc == 0;
+  for (int tries = 0; tries < kTries;) {
+    if (::madvise(map + begin, static_cast<size_t>(end - begin), MADV_COLLAPSE) == 0) return true;
+    if (errno != EINTR && errno != EAGAIN) return false;
+    tries += errno == EAGAIN ? 1 : 0;  // something holds a page for a moment
+  }
+  return false;
 }
 
 absl::Status PopulatePages(uint8_t* begin, int64_t bytes, bool write) {
@@ -97,7 +100,7 @@ int Segment::TakePages(int fd, void* map, int64_t begin, int64_t end) {
   const int64_t first = std::min((begin + kHugeBytes - 1) / kHugeBytes * kHugeBytes, end);
   const int64_t last = std::max(end / kHugeBytes * kHugeBytes, first);
   std::atomic<int64_t> next{first};
-  std::atomic<bool> huge{true};  // a kernel that refuses has none left, or does not know how
+  std::atomic<int> refusals{0};  // in a row
   std::atomic<int> error{0};
   const auto allocate = [&](int64_t from, int64_t to) {
     const int e = from < to ? Allocate(fd, from, to) : 0;
@@ -106,8 +109,13 @@ int Segment::TakePages(int fd, void* map, int64_t begin, int64_t end) {
   const auto work = [&] {
     for (int64_t at; error.load() == 0 && (at = next.fetch_add(kTakenBytes)) < last;) {
       const int64_t stop = std::min(at + kTakenBytes, last);
-      if (huge.load() && TakeHugePages(fd, static_cast<char*>(map), at, stop)) continue;
-      huge.store(false);
+      if (refusals.load() < kRefusals) {
+        if (TakeHugePages(fd, static_cast<char*>(map), at, stop)) {
+          refusals.store(0);
+          continue;
+        }
+        refusals.fetch_add(1);
+      }
       allocate(at, stop);  // whatever of it has its page already
     }
   };

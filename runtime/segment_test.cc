@@ -7,8 +7,10 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include <cstdio>
 #include <cstring>
 #include <fstream>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -64,6 +66,44 @@ TEST_P(SegmentKinds, ZeroedAlignedWritable) {
   }
   EXPECT_TRUE(absl::IsInvalidArgument(Make(-1).status()));
   EXPECT_TRUE(absl::IsInvalidArgument(Make((int64_t{1} << 46) + 1).status()));
+}
+
+// Kilobytes that /proc says of the mapping that `at` is in.
+int64_t Smaps(const void* at, const std::string& field) {
+  std::ifstream smaps("/proc/self/smaps");
+  bool here = false;
+  for (std::string line; std::getline(smaps, line);) {
+    unsigned long begin = 0, end = 0;
+    if (std::sscanf(line.c_str(), "%lx-%lx ", &begin, &end) == 2) {
+      const auto address = reinterpret_cast<uintptr_t>(at);
+      here = begin <= address && address < end;
+    } else if (here && line.rfind(field + ":", 0) == 0) {
+      return std::stol(line.substr(field.size() + 1));
+    }
+  }
+  return -1;
+}
+
+bool LinuxHasHugePages() {
+  constexpr size_t kHuge = 2 << 20;
+  const int fd = ::memfd_create("probe", MFD_CLOEXEC);
+  if (::ftruncate(fd, kHuge) != 0 || ::fallocate(fd, 0, 0, 4096) != 0) return false;
+  void* const place = ReserveAligned(kHuge, nullptr);
+  ::mmap(place, kHuge, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
+  const bool has = ::madvise(place, kHuge, /*MADV_COLLAPSE*/ 25) == 0;
+  ::munmap(place, kHuge);
+  ::close(fd);
+  return has;
+}
+
+TEST_P(SegmentKinds, IsInHugePagesFromTheStart) {
+  if (!LinuxHasHugePages()) GTEST_SKIP() << "this Linux makes no huge pages of shared memory";
+  const int64_t bytes = int64_t{201} << 20;  // several calls, and a rest
+  const Segment s = *Make(bytes + 5);
+  for (int64_t i = 0; i < bytes; i += 4096) s.data()[i] = 1;
+  // But for the two ends.
+  EXPECT_GE(Smaps(s.data(), "ShmemPmdMapped"), (bytes >> 10) - 4096);
+  EXPECT_EQ(s.data()[bytes + 4], 0);
 }
 
 TEST_P(SegmentKinds, MoveKeepsTheMapping) {
