@@ -2,7 +2,7 @@
 // them, and those of their own owners.
 //
 //   HostRecords records(&memory.spec(), memory.place().count, /*lost=*/1);
-//   absl::Status s = records.Add(/*host=*/2, record);     // as they come, from one host after another or mixed
+//   absl::Status s = records.Add(/*host=*/2, record);     // as they come, mixed or host by host
 //   absl::StatusOr<std::vector<Survivor>> survivors = records.Survivors();
 //
 // Nothing that another host sent is used before it was found to be of this job. Not thread-safe.

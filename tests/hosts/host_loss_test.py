@@ -70,7 +70,8 @@ class TroubleTest(HostLoss):
             job.replace(1, fresh)
 
             def received():
-                return json.loads(fresh.run("ip", "-s", "-j", "link", "show", "eth0").stdout)[0]["stats64"]["rx"]["bytes"]
+                shown = json.loads(fresh.run("ip", "-s", "-j", "link", "show", "eth0").stdout)[0]
+                return shown["stats64"]["rx"]["bytes"]
             job.wait_for("half of the state", lambda: received() > 2500000)
             net.cut(fresh)
             job.wait_for("the copy to be given up", lambda: "has said nothing for 10s" in job.logs(1))
