@@ -60,8 +60,7 @@ absl::StatusOr<CheckpointState> StateOf(const RestorePlan& plan) {
 
 // A share of the files, into the planes of a job that has no values yet.
 absl::StatusOr<int64_t> ReadIntoPlanes(const RestorePlan& plan, JobMemory& memory, RestoreShare share,
-                                       decltype(RestoreTarget::wanted) wanted,
-                                       const std::function<bool()>& go_on) {
+                                       RestoreTarget::Wanted wanted, const std::function<bool()>& go_on) {
   const auto has_values = [&] { return memory.control().initialized.load(std::memory_order_acquire) != 0; };
   if (has_values()) return absl::FailedPreconditionError("the job has values: nothing is read into it");
   RestoreTarget target;

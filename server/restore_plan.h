@@ -71,7 +71,8 @@ struct RestoreTarget {
   // Where the values of `blocks` (of one tensor, all that are wanted of it) in a plane go; null: nowhere.
   std::function<float*(int plane, BlockRange blocks)> into;
   // Which of a tensor's blocks in a plane are restored, in one piece; if null: all.
-  std::function<BlockRange(const TensorInfo& tensor, int plane)> wanted;
+  using Wanted = std::function<BlockRange(const TensorInfo& tensor, int plane)>;
+  Wanted wanted;
   // When a piece has its values; may be null.
   Piece stored;
 };
