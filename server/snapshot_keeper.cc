@@ -54,12 +54,16 @@ void SnapshotKeeper::DropReleased(List* list) {
   list->erase(std::remove(list->begin(), list->end(), nullptr), list->end());
 }
 
-std::unique_ptr<SnapshotKeeper::Opened> SnapshotKeeper::Open(SnapshotEntry& entry, uint64_t id) {
+std::unique_ptr<SnapshotKeeper::Opened> SnapshotKeeper::Take(uint64_t id) {
   for (List* list : {&coming_, &active_}) {
     for (std::unique_ptr<Opened>& o : *list) {
       if (o != nullptr && o->id == id) return std::move(o);
     }
   }
+  return nullptr;
+}
+
+std::unique_ptr<SnapshotKeeper::Opened> SnapshotKeeper::Open(SnapshotEntry& entry, uint64_t id) {
   absl::StatusOr<SnapshotPool> pool = SnapshotPool::Open(*memory_, id);
   if (!pool.ok()) {
     // Released at this moment: nobody reads it any more. Or there is no memory to map it with: its reader
@@ -80,6 +84,9 @@ void SnapshotKeeper::Look(const std::vector<UnitRange>& ranges) {
   for (SnapshotEntry& e : control.snapshots) {
     const uint64_t id = e.id.load(std::memory_order_acquire);
     if (id <= seen_ || id > newest || !AnyTrainer()) continue;
+    // Cut before it was seen here, and in use: its places are touched as blocks are kept.
+    const auto is_it = [id](const std::unique_ptr<Opened>& o) { return o->id == id; };
+    if (std::any_of(active_.begin(), active_.end(), is_it)) continue;
     std::unique_ptr<Opened> opened = Open(e, id);
     if (opened == nullptr) continue;
     opened->touching = std::thread([o = opened.get(), ranges] {
@@ -101,7 +108,9 @@ void SnapshotKeeper::Begin(Step step, bool at_boundary) {
     if (id == 0 || cut_plus_1 == 0) continue;
     const uint64_t cut = cut_plus_1 - 1;
     if (at_boundary ? cut > step.value() : cut >= step.value()) continue;
-    if (std::unique_ptr<Opened> opened = Open(e, id); opened != nullptr) found.push_back(std::move(opened));
+    std::unique_ptr<Opened> opened = Take(id);
+    if (opened == nullptr) opened = Open(e, id);
+    if (opened != nullptr) found.push_back(std::move(opened));
   }
   coming_.erase(std::remove(coming_.begin(), coming_.end(), nullptr), coming_.end());
   for (std::unique_ptr<Opened>& o : active_) {

@@ -58,6 +58,8 @@ class SnapshotKeeper {
   struct Opened;
   using List = std::vector<std::unique_ptr<Opened>>;
   std::unique_ptr<Opened> Open(runtime::SnapshotEntry& entry, uint64_t id);
+  // Out of the lists, where a null stays in its place; null if it is in none.
+  std::unique_ptr<Opened> Take(uint64_t id);
   bool AnyTrainer() const;
   void DropReleased(List* list);
   // Unmaps in the background: a large mapping takes a while.
