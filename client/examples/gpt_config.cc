@@ -22,7 +22,7 @@ struct Size {
 };
 
 constexpr Size kSizes[] = {
-    {"tiny", 2, 128, 2e-3}, {"small", 6, 384, 6e-4}, {"gpt2", 12, 768, 6e-4}, {"gpt2-xl", 48, 1600, 2e-4}};
+    {"tiny", 2, 128, 1e-3}, {"small", 6, 384, 6e-4}, {"gpt2", 12, 768, 6e-4}, {"gpt2-xl", 48, 1600, 2e-4}};
 
 }  // namespace
 

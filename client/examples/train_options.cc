@@ -57,7 +57,7 @@ absl::StatusOr<std::optional<TrainOptions>> ParseTrainOptions(int argc, const ch
       ->capture_default_str();
   app.add_option(
          "--lr", options.lr,
-         "learning rate (default: of adam and adamw by size 2e-3, 6e-4, 6e-4, 2e-4; else the optimizer's)")
+         "learning rate (default: of adam and adamw by size 1e-3, 6e-4, 6e-4, 2e-4; else the optimizer's)")
       ->check(NotNegative);
   app.add_option("--schedule", options.schedule,
                  "of the learning rate: " + absl::StrJoin(ScheduleNames(), ", ") +

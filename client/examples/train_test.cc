@@ -73,7 +73,7 @@ TEST(TrainOptions, Defaults) {
   const auto options = Parse({});
   ASSERT_TRUE(options.ok()) << options.status();
   EXPECT_EQ((*options)->size, "tiny");
-  EXPECT_EQ((*options)->lr, 2e-3);
+  EXPECT_EQ((*options)->lr, 1e-3);
   EXPECT_EQ((*Parse({"--size", "small"}))->lr, 6e-4);
   EXPECT_EQ((*Parse({"--size", "small", "--lr", "0"}))->lr, 0);
   EXPECT_EQ((*Parse({"--micro-batches", "3"}))->accumulation, 3);

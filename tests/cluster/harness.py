@@ -172,7 +172,8 @@ class Job:
         self.trainers, self.servers = trainers, servers
         self.log = StepLog(os.path.join(self.dir, "steps.json"))
         self.saved = os.path.join(self.dir, "final.safetensors")
-        train = command or [program(TRAIN), "--text", test.text(), "--json", self.log.path, "--save", self.saved,
+        text = ["--text", test.text()] if test.text() else []
+        train = command or [program(TRAIN), *text, "--json", self.log.path, "--save", self.saved,
                             *test.training(steps), *map(str, args)]
         self.command = [program(SHERD), "run", "-n", str(trainers), "--servers", str(servers), "--job", self.name,
                         "--dir", os.path.join(self.dir, "run"), *map(str, run_args), "--", *train]
@@ -336,7 +337,7 @@ class ClusterTest(unittest.TestCase):
 
     @classmethod
     def text(cls):
-        """A small text with structure to learn: the same in every run."""
+        """A small text with structure to learn: the same in every run. None, of a suite's own: train_gpt's default."""
         path = os.path.join(cls.dir, "text.txt")
         if not os.path.exists(path):
             rng = random.Random(1)

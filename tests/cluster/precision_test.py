@@ -36,6 +36,33 @@ class LossTest(harness.ClusterTest):
         self.compare("fp16", "--loss-scale", "4096")
 
 
+class DefaultFlagsTest(harness.ClusterTest):
+    """As a user starts it. What is known of the noise stands in DESIGN.md, 16 bits: five seeds, with Sherd and without."""
+    steps = 300
+
+    @classmethod
+    def text(cls):
+        return None
+
+    @classmethod
+    def training(cls, steps=None):
+        return ["--size", "tiny", "--steps", str(steps or cls.steps)]
+
+    def tail(self, *args):
+        with self.job(2, 2, ["--stage", 2, *args]) as job:
+            losses = job.finish().log.losses()
+        self.assertEqual(len(losses), self.steps)
+        return sum(losses[-50:]) / 50
+
+    def test_16_bits_end_where_fp32_does(self):
+        whole = self.tail()
+        for precision in ("bf16", "fp16"):
+            with self.subTest(precision):
+                apart = self.tail("--precision", precision) / whole - 1
+                print("%s: mean of the last 50 %+.4f" % (precision, apart), flush=True)
+                self.assertLess(abs(apart), 0.005)
+
+
 class SameBitsTest(harness.ClusterTest):
     steps = 40
 
