@@ -66,7 +66,8 @@ TEST_F(SnapshotKeeperTest, WhatWasProposedIsMappedBeforeItIsCut) {
   EXPECT_EQ(Kept(), 1);
 }
 
-// The owner was busy with a step while one was proposed and cut: it is in use before the owner looks for news.
+// The owner was busy with a step while one was proposed and cut: it is in use before the owner looks for
+// news.
 TEST_F(SnapshotKeeperTest, WhatIsInUseStaysSoWhenItIsFirstSeen) {
   Propose();
   CutByAnotherOwner();

@@ -29,6 +29,7 @@
 #include "client/cli/text.h"
 #include "client/cli/top.h"
 #include "client/cli/transfer.h"
+#include "client/cli/verify.h"
 #include "client/rpc/endpoints.h"
 #include "client/rpc/job_client.h"
 #include "runtime/access_files.h"
@@ -190,8 +191,7 @@ void Declare(CLI::App& app, Flags& f, std::map<std::string, Command>& commands) 
   app.add_flag("--json", f.globals.json, "Write one JSON document");
   app.add_option("--timeout", f.globals.timeout,
                  "Most time for all of it, in seconds or like 500ms, 2m. Default: 30 s; resize 5 m; pull, "
-                 "push, save, restore and "
-                 "top none");
+                 "push, save, verify, restore and top none");
   app.require_subcommand(1);
   app.fallthrough();
   DeclareRun(app, f.run);
@@ -250,6 +250,12 @@ void Declare(CLI::App& app, Flags& f, std::map<std::string, Command>& commands) 
       ->check(CLI::Range(1, 1000000));
   save->add_option("--rate", f.rate, "Most bytes written in a second, like 100M. Default: no limit");
   commands["save"] = {absl::InfiniteDuration(), [&f](Context& c) { return SaveCommand(c, f.save); }};
+
+  app.add_subcommand(
+      "verify",
+      "Whether all copies of the state, of a job with --replicas, are the same bits at one step; "
+      "training goes on");
+  commands["verify"] = {absl::InfiniteDuration(), VerifyCommand};
 
   CLI::App* restore =
       app.add_subcommand("restore", "A checkpoint's values into a running job, between two steps");

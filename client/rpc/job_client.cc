@@ -409,6 +409,11 @@ absl::StatusOr<v1::RestoreResponse> JobClient::Restore(const v1::RestoreRequest&
   return impl_->Unary<v1::RestoreResponse>(&Server::checkpoint, &v1::CheckpointService::Stub::Restore,
                                            request, deadline);
 }
+absl::StatusOr<v1::CompareCopiesResponse> JobClient::CompareCopies(const v1::CompareCopiesRequest& request,
+                                                                   absl::Time deadline) {
+  return impl_->Unary<v1::CompareCopiesResponse>(
+      &Server::checkpoint, &v1::CheckpointService::Stub::CompareCopies, request, deadline);
+}
 
 absl::StatusOr<v1::WriteTensorResponse> JobClient::WriteTensor(Send<v1::WriteTensorRequest> next,
                                                                absl::Time deadline) {

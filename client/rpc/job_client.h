@@ -79,6 +79,8 @@ class JobClient {
                                                           absl::Time deadline);
 
   absl::StatusOr<v1::RestoreResponse> Restore(const v1::RestoreRequest& request, absl::Time deadline);
+  absl::StatusOr<v1::CompareCopiesResponse> CompareCopies(const v1::CompareCopiesRequest& request,
+                                                          absl::Time deadline);
 
   // Streams from the server: `receive` gets each message, in order; an error from it ends the call and is its
   // result. OK at the stream's end.

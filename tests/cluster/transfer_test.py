@@ -66,7 +66,8 @@ class PullTest(harness.ClusterTest):
             self.check_slice(job, tensors)
             text = harness.run(harness.SAMPLE, "--file", self.file(job, "weights.safetensors"), "--tokens", 40)
             self.assertEqual((text.status, text.stderr), (0, ""))
-            self.assertGreaterEqual(len(text.stdout), 40)
+            # A model that has hardly learnt may say two bytes that are one character, or a line's end.
+            self.assertGreaterEqual(len(text.stdout), 20)
             job.signal("trainer", 1, signal.SIGCONT)
             job.finish()
 

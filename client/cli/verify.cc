@@ -1,0 +1,80 @@
+#include "client/cli/verify.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "client/cli/text.h"
+#include "nlohmann/json.hpp"
+
+namespace sherd::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using Difference = v1::CompareCopiesResponse::Difference;
+
+std::string Hosts(const std::vector<int>& hosts) {
+  return absl::StrCat(hosts.size() == 1 ? "host " : "hosts ", absl::StrJoin(hosts, ", "));
+}
+
+std::string AsJson(const v1::CompareCopiesResponse& r) {
+  Json differences = Json::array();
+  for (const Difference& d : r.differences()) {
+    differences.push_back({{"tensor", d.tensor().name()},
+                           {"plane", d.tensor().plane()},
+                           {"begin", d.begin()},
+                           {"end", d.end()},
+                           {"hosts", std::vector<int>(d.hosts().begin(), d.hosts().end())},
+                           {"apart", std::vector<int>(d.apart().begin(), d.apart().end())}});
+  }
+  const Json json = {{"step", r.step()},
+                     {"copies", r.copies()},
+                     {"bytes", r.bytes()},
+                     {"differences", differences},
+                     {"more", r.more()}};
+  return absl::StrCat(json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace), "\n");
+}
+
+}  // namespace
+
+std::string Describe(const Difference& d) {
+  std::string text = absl::StrCat(d.tensor().name(), " ", d.tensor().plane());
+  if (d.end() == d.begin() + 1) absl::StrAppend(&text, "[", d.begin(), "]");
+  if (d.end() > d.begin() + 1) absl::StrAppend(&text, "[", d.begin(), ":", d.end(), "]");
+  std::vector<int> others;
+  for (int h : d.hosts()) {
+    if (std::find(d.apart().begin(), d.apart().end(), h) == d.apart().end()) others.push_back(h);
+  }
+  const std::vector<int> apart(d.apart().begin(), d.apart().end());
+  if (others.empty()) return absl::StrCat(text, ": ", Hosts(apart), " differ, and no most of them agree");
+  return absl::StrCat(text, ": ", Hosts(apart), apart.size() == 1 ? " differs" : " differ", " from ",
+                      Hosts(others));
+}
+
+absl::Status VerifyCommand(Context& context) {
+  absl::StatusOr<v1::Cluster> cluster = context.client.GetCluster({}, context.deadline);
+  if (!cluster.ok()) return cluster.status();
+  v1::CompareCopiesRequest request;
+  request.set_job(cluster->job());
+  request.set_token(rpc::NewToken());
+  const absl::StatusOr<v1::CompareCopiesResponse> r = context.client.CompareCopies(request, context.deadline);
+  if (!r.ok()) return r.status();
+  if (context.json) {
+    context.out << AsJson(*r);
+  } else if (r->differences().empty()) {
+    context.out << "step " << r->step() << ": " << r->copies() << " copies of the state, "
+                << HumanBytes(r->bytes()) << " each, are the same bits\n";
+  }
+  if (r->differences().empty()) return absl::OkStatus();
+  if (!context.json) {
+    for (const Difference& d : r->differences()) context.out << Describe(d) << "\n";
+  }
+  return absl::DataLossError(absl::StrCat(
+      "the copies of the state after step ", r->step(), " differ in ", r->more() ? "more than " : "",
+      r->differences_size(), r->differences_size() == 1 ? " place" : " places",
+      ": replace the host whose memory is wrong by a fresh one, which copies the state of another, or "
+      "`sherd restore` a checkpoint into all of them"));
+}
+
+}  // namespace sherd::cli
