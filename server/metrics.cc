@@ -20,7 +20,7 @@ using prometheus::MetricType;
 
 class Collector final : public prometheus::Collectable {
  public:
-  explicit Collector(const Node* node) : node_(node) {}
+  Collector(const Node* node, const CopyWatch* copies) : node_(node), copies_(copies) {}
 
   std::vector<MetricFamily> Collect() const override {
     std::vector<MetricFamily> out;
@@ -46,6 +46,12 @@ class Collector final : public prometheus::Collectable {
       gauge("sherd_waiting", "1 while the job waits for somebody, whom `sherd status` names",
             view.waiting_for().empty() ? 0 : 1);
       AddStalled(coordinator->stalled(), &out);
+    }
+    if (const CopyWatch::Found found = copies_ != nullptr ? copies_->last() : CopyWatch::Found();
+        found.step > 0) {
+      gauge("sherd_copies_compared_step", "Step whose copies of the state were compared last",
+            static_cast<double>(found.step));
+      gauge("sherd_copies_differences", "Places in which they differed", found.differences);
     }
     if (absl::StatusOr<runtime::JobMemory*> memory = node_->home().Memory(); memory.ok()) {
       const absl::StatusOr<StepId> done = (*memory)->DoneByAll();
@@ -99,6 +105,7 @@ class Collector final : public prometheus::Collectable {
   }
 
   const Node* const node_;
+  const CopyWatch* const copies_;
 };
 
 }  // namespace
@@ -112,10 +119,10 @@ Metrics::Metrics(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Metrics::~Metrics() = default;
 
 absl::StatusOr<std::unique_ptr<Metrics>> Metrics::Start(const std::string& address, bool allow_remote,
-                                                        const Node* node) {
+                                                        const Node* node, const CopyWatch* copies) {
   if (absl::Status s = CheckTcpAddress(address, allow_remote); !s.ok()) return s;
   auto impl = std::make_unique<Impl>();
-  impl->collector = std::make_shared<Collector>(node);
+  impl->collector = std::make_shared<Collector>(node, copies);
   try {
     impl->exposer = std::make_unique<prometheus::Exposer>(address, /*num_threads=*/1);
     impl->exposer->RegisterCollectable(impl->collector);

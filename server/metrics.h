@@ -8,16 +8,17 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "server/copy_watch.h"
 #include "server/node.h"
 
 namespace sherd::server {
 
 class Metrics {
  public:
-  // Serves http://ADDRESS/metrics until destroyed. `node` is borrowed.
+  // Serves http://ADDRESS/metrics until destroyed. `node` and `copies`, which may be null, are borrowed.
   //   INVALID_ARGUMENT, ALREADY_EXISTS  as RpcServer::Start
   static absl::StatusOr<std::unique_ptr<Metrics>> Start(const std::string& address, bool allow_remote,
-                                                        const Node* node);
+                                                        const Node* node, const CopyWatch* copies);
   ~Metrics();
 
  private:

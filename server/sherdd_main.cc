@@ -36,6 +36,7 @@
 #include "runtime/secret_file.h"
 #include "server/checkpoint_service.h"
 #include "server/cluster_service.h"
+#include "server/copy_watch.h"
 #include "server/host_agent.h"
 #include "server/job_home.h"
 #include "server/joined_store.h"
@@ -61,6 +62,7 @@ struct Flags {
   int expect = 1;
   int min_trainers = 1, max_trainers = kMaxWorldSize;
   int threads = 0;
+  uint64_t verify_every = 0;
   bool allow_remote = false;
 };
 
@@ -99,6 +101,9 @@ void Declare(CLI::App& app, Flags& f) {
   app.add_option("--threads", f.threads,
                  "Threads that work on blocks. Default: this host's cores divided by --expect")
       ->check(CLI::Range(1, runtime::kMaxWorkers));
+  app.add_option("--verify-every", f.verify_every,
+                 "Compare the copies of the state that hosts hold every so many steps")
+      ->check(CLI::Range(uint64_t{1}, uint64_t{1} << 40));
   app.add_option("--metrics", f.metrics, "HOST:PORT to serve Prometheus metrics on");
   app.add_option("--log-level", f.log_level, "What is written to stderr")
       ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error", "off"}));
@@ -207,6 +212,7 @@ class Program {
       const absl::Status left = node_->Leave(runtime::SteadyNow() + absl::Seconds(2));
       if (!left.ok()) spdlog::info("not signed off: {}", left.ToString());
       metrics_.reset();
+      copies_.reset();
       context_->SetNode(nullptr);
     }
     if (server_ != nullptr) server_->Shutdown(absl::Milliseconds(500));
@@ -312,9 +318,10 @@ class Program {
     context_->SetNode(node_.get());
     for (const std::string& address : server_->addresses())
       spdlog::info("server {} of job {} listens on {}", flags_.id, flags_.job, address);
+    if (flags_.verify_every > 0) copies_ = std::make_unique<CopyWatch>(flags_.verify_every, context_.get());
     if (flags_.metrics.empty()) return absl::OkStatus();
     absl::StatusOr<std::unique_ptr<Metrics>> metrics =
-        Metrics::Start(flags_.metrics, flags_.allow_remote, node_.get());
+        Metrics::Start(flags_.metrics, flags_.allow_remote, node_.get(), copies_.get());
     if (!metrics.ok()) return metrics.status();
     metrics_ = *std::move(metrics);
     return absl::OkStatus();
@@ -331,6 +338,7 @@ class Program {
   std::vector<std::unique_ptr<grpc::Service>> services_;
   std::unique_ptr<RpcServer> server_;
   std::unique_ptr<Node> node_;
+  std::unique_ptr<CopyWatch> copies_;
   std::unique_ptr<Metrics> metrics_;
 };
 

@@ -123,6 +123,11 @@ void DeclareRun(CLI::App& app, RunOptions& run) {
                   "On several hosts: further copies of all state, so that as many hosts may be lost; another "
                   "one with the --host-index of a lost one takes its place")
       ->check(CLI::Range(0, kMaxHosts - 1));
+  sub->add_option(
+         "--verify-every", run.verify_every,
+         "With --replicas: compare the copies every so many steps, as `sherd verify` does; what differs "
+         "stands in the servers' logs and metrics")
+      ->check(CLI::Range(uint64_t{1}, uint64_t{1} << 40));
   sub->add_option("--threads", run.threads, "Threads of each server. Default: cores divided by servers")
       ->check(CLI::Range(1, runtime::kMaxWorkers));
   sub->add_option(

@@ -377,6 +377,7 @@ absl::StatusOr<ChildProcess> Run::SpawnServer(int index) {
   if (options_.min_trainers > 0) spawn.argv.push_back(absl::StrCat("--min-trainers=", options_.min_trainers));
   if (options_.max_trainers > 0) spawn.argv.push_back(absl::StrCat("--max-trainers=", options_.max_trainers));
   if (options_.threads > 0) spawn.argv.push_back(absl::StrCat("--threads=", options_.threads));
+  if (options_.verify_every > 0) spawn.argv.push_back(absl::StrCat("--verify-every=", options_.verify_every));
   if (store_ != nullptr) spawn.argv.push_back(absl::StrCat("--store=", options_.store));
   for (std::string& flag : hosts_.ServerFlags(options_.trainers)) spawn.argv.push_back(std::move(flag));
   // Others call it, and it passes on what is the coordinator's.

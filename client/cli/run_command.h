@@ -34,6 +34,7 @@ struct RunOptions {
   // core/reduction_tree.h); empty: all are one group.
   std::string reduce_groups;
   int replicas = 0;
+  uint64_t verify_every = 0;
   int threads = 0;    // of each server; 0: the server's own choice
   std::string store;  // of the servers: file:DIR or etcd://...; empty: in the job's directory
   bool tag_output = false;

@@ -1,22 +1,17 @@
 #include "client/cli/verify.h"
 
-#include <algorithm>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "client/cli/text.h"
 #include "nlohmann/json.hpp"
+#include "proto/copies_text.h"
 
 namespace sherd::cli {
 namespace {
 
 using Json = nlohmann::ordered_json;
 using Difference = v1::CompareCopiesResponse::Difference;
-
-std::string Hosts(const std::vector<int>& hosts) {
-  return absl::StrCat(hosts.size() == 1 ? "host " : "hosts ", absl::StrJoin(hosts, ", "));
-}
 
 std::string AsJson(const v1::CompareCopiesResponse& r) {
   Json differences = Json::array();
@@ -37,20 +32,6 @@ std::string AsJson(const v1::CompareCopiesResponse& r) {
 }
 
 }  // namespace
-
-std::string Describe(const Difference& d) {
-  std::string text = absl::StrCat(d.tensor().name(), " ", d.tensor().plane());
-  if (d.end() == d.begin() + 1) absl::StrAppend(&text, "[", d.begin(), "]");
-  if (d.end() > d.begin() + 1) absl::StrAppend(&text, "[", d.begin(), ":", d.end(), "]");
-  std::vector<int> others;
-  for (int h : d.hosts()) {
-    if (std::find(d.apart().begin(), d.apart().end(), h) == d.apart().end()) others.push_back(h);
-  }
-  const std::vector<int> apart(d.apart().begin(), d.apart().end());
-  if (others.empty()) return absl::StrCat(text, ": ", Hosts(apart), " differ, and no most of them agree");
-  return absl::StrCat(text, ": ", Hosts(apart), apart.size() == 1 ? " differs" : " differ", " from ",
-                      Hosts(others));
-}
 
 absl::Status VerifyCommand(Context& context) {
   absl::StatusOr<v1::Cluster> cluster = context.client.GetCluster({}, context.deadline);

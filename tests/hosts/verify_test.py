@@ -92,6 +92,23 @@ class VerifyTest(two_hosts.TwoHostsTest):
     def test_two_copies_of_two_shares(self):
         self.check(4, ["--stage", 1], 2)
 
+    def test_every_so_many_steps(self):
+        with two_hosts.TwoHosts(self, 1, 1, ["--stage", 1], hosts=3, run_args=["--replicas", 1, "--verify-every", 5],
+                                steps=1000000) as pair:
+            pair.wait_for("a comparison", lambda: "3 copies of the state are the same bits" in pair.logs(0))
+            self.assertNotIn("differ", pair.logs(0))
+            # Training goes on and may store some of these again, as they were; not all.
+            with self.memory(pair, 1, "param") as memory:
+                at = len(memory) // 8 * 4
+                for e in range(2000):
+                    memory[at + 4 * e + 2] ^= 0x40  # half of a value's scale
+            pair.wait_for("the difference", lambda: "copies of the state differ: " in pair.logs(0))
+            self.assertRegex(pair.logs(0), r"error step \d+: copies of the state differ: \S+ \w+\[.*: host 1 differs "
+                             "from hosts 0, 2")
+            for process in pair.processes:
+                process.terminate()
+                process.wait()
+
     def test_one_copy(self):
         with two_hosts.TwoHosts(self, 1, 1, [*self.linger]) as pair:
             pair.wait_for_step(self.steps)
