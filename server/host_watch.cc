@@ -43,7 +43,7 @@ void HostWatch::Look(const v1::Cluster& cluster) {
       if (stop_) return;
       known = !watched_.emplace(key, 0).second;
     }
-    if (!known) {
+    if (known) {
       if (m.must_die()) runtime::KillAndWait(process, runtime::SteadyNow()).IgnoreError();
       continue;
     }
