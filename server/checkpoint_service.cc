@@ -298,7 +298,7 @@ class CheckpointServiceImpl final : public v1::CheckpointService::Service {
           absl::StatusOr<v1::CompareCopiesResponse> compared =
               server::CompareCopies(context_->Others(), memory, (*c)->snapshots(), request->token(),
                                     DeadlineOf(*call), [&] { return !call->IsCancelled(); });
-          if (compared.ok()) *response = *std::move(compared);
+          if (compared.ok()) response->Swap(&*compared);
           return compared.status();
         },
         *call, /*any_job=*/true);
@@ -313,7 +313,7 @@ class CheckpointServiceImpl final : public v1::CheckpointService::Service {
         [&](JobMemory& memory) {
           absl::StatusOr<v1::SumShareResponse> sums =
               SumShareHere(memory, *request, [&] { return !call->IsCancelled(); });
-          if (sums.ok()) *response = *std::move(sums);
+          if (sums.ok()) response->Swap(&*sums);
           return sums.status();
         },
         *call);
