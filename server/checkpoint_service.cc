@@ -306,11 +306,11 @@ class CheckpointServiceImpl final : public v1::CheckpointService::Service {
 
   Status SumShare(ServerContext* call, const v1::SumShareRequest* request,
                   v1::SumShareResponse* response) override {
-    const absl::StatusOr<StreamBudget::Place> place = context_->reads().Take("reads and pulls");
-    if (!place.ok()) return ToGrpc(place.status());
     return WithMemory(
         request->job(),
         [&](JobMemory& memory) {
+          const absl::StatusOr<StreamBudget::Place> place = context_->reads().Take("reads and pulls");
+          if (!place.ok()) return place.status();
           absl::StatusOr<v1::SumShareResponse> sums =
               SumShareHere(memory, *request, [&] { return !call->IsCancelled(); });
           if (sums.ok()) response->Swap(&*sums);

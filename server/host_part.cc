@@ -23,7 +23,7 @@ absl::Status OpenPoolHere(ServiceContext* context, const v1::OpenPoolRequest& re
   if (!memory.ok()) return memory.status();
   absl::Status s = CheckToken(request.token());
   if (s.ok() && request.id() == 0) s = absl::InvalidArgumentError("id is 0");
-  const uint64_t planes = (uint64_t{1} << (*memory)->planes()) - 1;
+  const uint64_t planes = SnapshotPool::AllPlanes(**memory);
   if (s.ok() && ((request.plane_mask() & ~SnapshotPool::kTrainerState & ~planes) != 0 ||
                  SnapshotPool::PlanesIn(request.plane_mask()) == 0)) {
     s = absl::InvalidArgumentError(
@@ -62,13 +62,8 @@ absl::Status ReadShareHere(ServiceContext* context, const v1::ReadShareRequest& 
   const absl::StatusOr<JobMemory*> memory = context->Memory();
   if (!memory.ok()) return memory.status();
   const absl::StatusOr<std::shared_ptr<SnapshotReader>> reader =
-      SnapshotReader::Open(*memory, request.snapshot_id());
+      SnapshotReader::OpenOfStep(*memory, request.snapshot_id(), request.step());
   if (!reader.ok()) return reader.status();
-  if ((*reader)->step().value() != request.step()) {
-    return absl::NotFoundError(absl::StrCat("snapshot ", request.snapshot_id(), " is of step ",
-                                            (*reader)->step().value(), " here and not of step ",
-                                            request.step(), ": take another one"));
-  }
   TensorStream share = TensorStream::OwnShare(*memory, reader->get());
   for (const v1::ReadShareRequest::Item& item : request.items()) {
     const absl::StatusOr<ValueRef> values =

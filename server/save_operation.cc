@@ -153,7 +153,7 @@ bool Save::GoesOn() const { return !coordinator_->stopped() && (!gone_ || told_)
 
 absl::StatusOr<SnapshotState> Save::Cut() {
   SnapshotOptions options;
-  options.plane_mask = (uint64_t{1} << memory_->planes()) - 1;
+  options.plane_mask = SnapshotPool::AllPlanes(*memory_);
   options.plane_mask |= SnapshotPool::kTrainerState;
   std::random_device random;
   options.token = absl::StrCat("save ", random(), random());

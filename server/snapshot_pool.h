@@ -44,6 +44,7 @@ class SnapshotPool {
   // Bits of the mask: 0 for param, 1 + i for the optimizer's plane i (SnapshotEntry::plane_mask); and this
   // one for what trainers committed with the step (their blobs and scalars), which only a save wants.
   static constexpr uint64_t kTrainerState = uint64_t{1} << 63;
+  static uint64_t AllPlanes(const runtime::JobMemory& memory) { return (uint64_t{1} << memory.planes()) - 1; }
   static int PlanesIn(uint64_t plane_mask) { return __builtin_popcountll(plane_mask & ~kTrainerState); }
   static int64_t BytesFor(const runtime::JobMemory& memory, uint64_t plane_mask, int64_t pool_blocks);
 

@@ -51,6 +51,16 @@ absl::StatusOr<std::shared_ptr<SnapshotReader>> SnapshotReader::Open(runtime::Jo
   return reader;
 }
 
+absl::StatusOr<std::shared_ptr<SnapshotReader>> SnapshotReader::OpenOfStep(runtime::JobMemory* memory,
+                                                                           uint64_t id, uint64_t step) {
+  absl::StatusOr<std::shared_ptr<SnapshotReader>> reader = Open(memory, id);
+  if (reader.ok() && (*reader)->step().value() != step) {
+    return absl::NotFoundError(absl::StrCat("snapshot ", id, " is of step ", (*reader)->step().value(),
+                                            " here and not of step ", step, ": take another one"));
+  }
+  return reader;
+}
+
 void SnapshotReader::Read(const TensorInfo& tensor, int plane, int64_t first, int64_t count,
                           char* out) const {
   pool_.Read(plane, memory_->plane(plane), tensor.blocks.begin * kBlockElements + first, count, out);

@@ -29,6 +29,9 @@ class SnapshotReader {
   // NOT_FOUND: released, expired or never there. UNAVAILABLE: its step is not stored everywhere yet.
   // RESOURCE_EXHAUSTED: it overflowed. `memory` must outlive the reader.
   static absl::StatusOr<std::shared_ptr<SnapshotReader>> Open(runtime::JobMemory* memory, uint64_t id);
+  // For another host, which has cut it after this step. NOT_FOUND also: it was cut after another one here.
+  static absl::StatusOr<std::shared_ptr<SnapshotReader>> OpenOfStep(runtime::JobMemory* memory, uint64_t id,
+                                                                    uint64_t step);
 
   uint64_t id() const { return id_; }
   Step step() const { return step_; }

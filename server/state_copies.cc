@@ -261,13 +261,8 @@ std::vector<int> Apart(const std::vector<int>& hosts, const std::vector<uint32_t
 absl::StatusOr<v1::SumShareResponse> SumShareHere(JobMemory& memory, const v1::SumShareRequest& request,
                                                   const std::function<bool()>& go_on) {
   const absl::StatusOr<std::shared_ptr<SnapshotReader>> reader =
-      SnapshotReader::Open(&memory, request.snapshot_id());
+      SnapshotReader::OpenOfStep(&memory, request.snapshot_id(), request.step());
   if (!reader.ok()) return reader.status();
-  if ((*reader)->step().value() != request.step()) {
-    return absl::NotFoundError(absl::StrCat("snapshot ", request.snapshot_id(), " is of step ",
-                                            (*reader)->step().value(), " here and not of step ",
-                                            request.step(), ": take another one"));
-  }
   v1::SumShareResponse response;
   if (request.has_part()) {
     const absl::StatusOr<StatePart> part = PartOf(memory, request.part());
@@ -293,7 +288,7 @@ absl::StatusOr<v1::CompareCopiesResponse> CompareCopies(const OtherHosts* others
         "makes R further copies");
   }
   SnapshotOptions options;
-  options.plane_mask = (uint64_t{1} << memory.planes()) - 1;
+  options.plane_mask = SnapshotPool::AllPlanes(memory);
   options.token = token;
   options.cancelled = [&] { return !go_on(); };
   const absl::StatusOr<SnapshotState> snapshot = snapshots.Open(memory, options, deadline);

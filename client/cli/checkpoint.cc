@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "client/cli/json_text.h"
 #include "client/cli/text.h"
 #include "nlohmann/json.hpp"
 #include "proto/convert.h"
@@ -16,10 +17,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 using Names = google::protobuf::RepeatedPtrField<std::string>;
-
-std::string Dump(const Json& json) {
-  return absl::StrCat(json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace), "\n");
-}
 
 std::vector<std::string> List(const Names& names) { return {names.begin(), names.end()}; }
 

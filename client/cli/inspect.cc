@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "client/cli/json_text.h"
 #include "client/cli/tensor_list.h"
 #include "client/cli/text.h"
 #include "kernels/optimizer_kinds.h"
@@ -16,11 +17,6 @@ namespace sherd::cli {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-// Names from peers may hold any bytes: what is not UTF-8 is replaced.
-std::string Dump(const Json& json) {
-  return absl::StrCat(json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace), "\n");
-}
 
 std::string StateText(v1::Member::State state) {
   switch (state) {

@@ -8,6 +8,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "client/cli/json_text.h"
 #include "client/cli/tensor_list.h"
 #include "client/cli/text.h"
 #include "client/config/deepspeed_config.h"
@@ -296,7 +297,7 @@ absl::StatusOr<PlanTask> TaskFromFlags(const PlanOptions& options) {
 
 void WritePlan(const PlanTask& task, bool json, std::ostream& out) {
   if (json) {
-    out << PlanJson(task).dump(2, ' ', false, nlohmann::json::error_handler_t::replace) << "\n";
+    out << Dump(PlanJson(task));
     return;
   }
   const PlanRequest& r = task.request;

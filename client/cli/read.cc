@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "client/cli/json_text.h"
 #include "client/cli/slice_spec.h"
 #include "client/cli/tensor_list.h"
 #include "client/cli/text.h"
@@ -115,13 +116,11 @@ absl::Status ReadToFile(Context& context, const ReadOptions& options) {
   if (absl::Status status = formats::WriteNpy(options.file, result->values, result->shape); !status.ok())
     return status;
   if (context.json) {
-    context.out << nlohmann::ordered_json({{"file", options.file},
-                                           {"name", options.name},
-                                           {"plane", options.plane.empty() ? "param" : options.plane},
-                                           {"step", result->step},
-                                           {"shape", result->shape}})
-                       .dump(2, ' ', false, nlohmann::json::error_handler_t::replace)
-                << "\n";
+    context.out << Dump({{"file", options.file},
+                         {"name", options.name},
+                         {"plane", options.plane.empty() ? "param" : options.plane},
+                         {"step", result->step},
+                         {"shape", result->shape}});
   } else {
     context.out << options.file << ": " << ShapeText(result->shape) << " at step " << result->step << "\n";
   }

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "client/cli/json_text.h"
 #include "client/cli/push.h"
 #include "client/cli/text.h"
 #include "nlohmann/json.hpp"
@@ -15,11 +16,6 @@ namespace sherd::cli {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-// Paths may hold any bytes.
-std::string Dump(const Json& json) {
-  return absl::StrCat(json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace), "\n");
-}
 
 std::string RateText(uint64_t bytes, absl::Duration duration) {
   return absl::StrCat(HumanBytes(bytes / std::max(absl::ToDoubleSeconds(duration), 1e-3)), "/s");

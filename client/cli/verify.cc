@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "client/cli/json_text.h"
 #include "client/cli/text.h"
 #include "nlohmann/json.hpp"
 #include "proto/copies_text.h"
@@ -23,12 +24,11 @@ std::string AsJson(const v1::CompareCopiesResponse& r) {
                            {"hosts", std::vector<int>(d.hosts().begin(), d.hosts().end())},
                            {"apart", std::vector<int>(d.apart().begin(), d.apart().end())}});
   }
-  const Json json = {{"step", r.step()},
-                     {"copies", r.copies()},
-                     {"bytes", r.bytes()},
-                     {"differences", differences},
-                     {"more", r.more()}};
-  return absl::StrCat(json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace), "\n");
+  return Dump({{"step", r.step()},
+               {"copies", r.copies()},
+               {"bytes", r.bytes()},
+               {"differences", differences},
+               {"more", r.more()}});
 }
 
 }  // namespace
